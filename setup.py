@@ -47,6 +47,7 @@ PLOT = ["matplotlib"]
 CLOUD = ["boto3"]
 ONNX = ["onnx", "onnxruntime"]
 LLM = ["transformers>=5.23,<6", "peft>=0.18"]
+VAD = ["silero-vad>=6.2"]  # its weights are read, its code is not imported
 MEDIA = ["av"]  # PyAV decodes m4a, mp4 and webm
 TESTS = [
     "pytest",
@@ -76,7 +77,8 @@ setup(
         "onnx": ONNX,
         "llm": LLM,
         "media": MEDIA,
-        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *TESTS, *CHECKS],
+        "vad": VAD,
+        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *VAD, *TESTS, *CHECKS],
     },
     entry_points={"console_scripts": ["maya=maya.recipes.cli:main"]},
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from maya.audio.decoding import Source, open_audio
+from maya.audio.decoding import Source, check_rate, name_of, sample_blocks
 from maya.audio.load import select_channel
 from maya.audio.resampling import ResamplingStream
 from maya.errors import MayaError
@@ -18,13 +18,15 @@ def audio_blocks(
     A block is about `seconds` long. The errors are those of `load_audio`; one in the middle of a recording is
     raised when its block is read.
     """
-    with open_audio(source, whole=False) as audio:
-        if audio.num_samples == 0:
-            raise MayaError(f"{audio.name} holds no audio samples")
-        resampler = ResamplingStream(audio.sample_rate, sample_rate)
-        for samples in audio.blocks(max(1, int(seconds * audio.sample_rate))):
-            block = resampler.push(select_channel(samples, channel, audio.name))
-            if len(block):
-                yield torch.from_numpy(block)
-        if len(rest := resampler.finish()):
-            yield torch.from_numpy(rest)
+    name, resampler = name_of(source), None
+    for samples, rate in sample_blocks(source, seconds):
+        if resampler is None:
+            check_rate(rate, sample_rate)
+            resampler = ResamplingStream(rate, sample_rate)
+        block = resampler.push(select_channel(samples, channel, name))
+        if len(block):
+            yield torch.from_numpy(block)
+    if resampler is None:
+        raise MayaError(f"{name} holds no audio samples")
+    if len(rest := resampler.finish()):
+        yield torch.from_numpy(rest)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from maya.audio.byte_ranges import ByteRange, RangeFile, read_range, store_of
 from maya.audio.containers import DamagedAudio, Reader, Segment, layout, media_format
-from maya.audio.containers.media import read_media
+from maya.audio.containers.media import media_frames, read_media
 from maya.errors import MayaError
 
 # Kinds in which a place can be found without decoding what lies before it, by their first bytes.
@@ -81,8 +81,7 @@ class AudioFile:
                 pieces[0] if len(pieces) == 1 else np.concatenate(pieces) if pieces
                 else np.zeros((0, self.channels), np.float32)
             )  # fmt: skip
-        self._check_finite(samples)
-        return samples
+        return _finite(samples, self.name)
 
     def blocks(self, count: int) -> Iterator[NDArray[np.float32]]:
         """(n, C) in [-1, 1]: the whole recording in blocks of at most `count` samples, instead of `read`.
@@ -93,18 +92,7 @@ class AudioFile:
             return
         for part, length in zip(self._parts, self._lengths, strict=True):
             for begin in range(0, length, count):
-                samples = self._read_part(part, 0, min(count, length - begin))
-                self._check_finite(samples)
-                yield samples
-
-    def _check_finite(self, samples: NDArray[np.float32]) -> None:
-        flat = samples.reshape(-1)
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares = np.dot(flat, flat)  # needs no memory; may also overflow
-        if not np.isfinite(squares) and not np.isfinite(flat).all():
-            raise MayaError(
-                f"{self.name} holds samples that are not finite numbers (NaN or infinity); write it anew"
-            )
+                yield _finite(self._read_part(part, 0, min(count, length - begin)), self.name)
 
     def _read_part(self, part: soundfile.SoundFile, begin: int, count: int) -> NDArray[np.float32]:
         try:
@@ -148,6 +136,51 @@ def open_audio(source: Source, name: str | None = None, *, whole: bool = True) -
             yield audio
         except MayaError as error:
             raise _failure_of(file) or error from None
+
+
+def sample_blocks(source: Source, seconds: float) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """((n, C) samples in [-1, 1], sampling rate) of a recording, in blocks of about `seconds`.
+
+    No more than a block is in memory, compressed audio in object storage aside. Errors are those of
+    `open_audio` and of `AudioFile.read`; one in the middle is raised when its block is decoded.
+    """
+    name = name_of(source)
+    file = _opened(source, name, whole=False)
+    format = media_format(Reader(file).at(0, 64))
+    if format is not None:
+        try:
+            yield from _media_blocks(Reader(file), format, seconds, name)
+        except DamagedAudio as error:
+            raise _failure_of(file) or MayaError(f"cannot decode {name} as audio: it {error}") from None
+        return
+    with open_audio(source, name, whole=False) as audio:
+        for samples in audio.blocks(max(1, int(seconds * audio.sample_rate))):
+            yield samples, audio.sample_rate
+
+
+def _media_blocks(
+    reader: Reader, format: str, seconds: float, name: str
+) -> Iterator[tuple[NDArray[np.float32], int]]:
+    parts: list[NDArray[np.float32]] = []
+    count = rate = 0
+    for part, rate in media_frames(reader, format):
+        parts.append(part)
+        count += len(part)
+        if count >= seconds * rate:
+            yield _finite(np.concatenate(parts), name), rate
+            parts, count = [], 0
+    if parts:
+        yield _finite(np.concatenate(parts), name), rate
+
+
+def _finite(samples: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """The samples. Raises MayaError where they are not finite numbers."""
+    flat = samples.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.dot(flat, flat)  # needs no memory; may also overflow
+    if not np.isfinite(squares) and not np.isfinite(flat).all():
+        raise MayaError(f"{name} holds samples that are not finite numbers (NaN or infinity); write it anew")
+    return samples
 
 
 def _failure_of(file: BinaryIO) -> MayaError | None:

@@ -18,7 +18,7 @@ from maya.config import config
 from maya.decode.base import Method
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.pieces import samples_of_frame
-from maya.decode.streaming import copy_of, language_index
+from maya.decode.streaming import RecognizerStream, copy_of, language_index
 from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
@@ -63,6 +63,11 @@ class WindowBuffer:
         self._samples = torch.zeros(0)
         self._skip = 0  # frames of left context at the start of the samples
 
+    @property
+    def stored_samples(self) -> int:
+        """Samples that are kept for later windows."""
+        return len(self._samples)
+
     def push(self, samples: Tensor) -> list[Window]:
         """(n,) -> the windows that are complete."""
         self._samples = torch.cat([self._samples, samples])
@@ -102,11 +107,11 @@ def encode_windows(model: SpeechModel, windows: Sequence[Window]) -> Encoded:
     return Encoded(joined, torch.tensor([joined.shape[1]], device=device))
 
 
-class BufferedStream:
+class BufferedStream(RecognizerStream):
     """One utterance as it is spoken, for any encoder: `accept` samples as they come, then `finish`.
 
-    The interface is that of `maya.decode.streaming.RecognizerStream`. `latency_seconds` is the longest time
-    from a sound to its recognition. Raises MayaError for a method that decodes no streams.
+    `latency_seconds` is the longest time from a sound to its recognition. Raises MayaError for a method that
+    decodes no streams.
     """
 
     def __init__(
@@ -135,8 +140,11 @@ class BufferedStream:
         for window in self._buffer.push(samples):
             self._push([window], final=False)
 
-    def finish(self) -> Hypothesis:
-        """The end of the audio -> the whole hypothesis. The stream then takes the next utterance."""
+    def finish(self, *, same_speaker: bool = False) -> Hypothesis:
+        """The end of the audio -> the whole hypothesis. The stream then takes the next utterance. Raises
+        MayaError for `same_speaker`, because each window is encoded anew."""
+        if same_speaker:
+            raise MayaError("same_speaker needs a LaCT that streams; a buffered stream encodes windows anew")
         self._push([self._buffer.finish()], final=True)
         hyp = self._hypothesis()
         self._decoder = self.method.stream(1, self._langs)

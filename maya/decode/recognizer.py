@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from maya.audio.byte_ranges import ByteRange
 from maya.decode.base import Method, MethodConfig, MethodContext
+from maya.decode.buffered import BufferConfig, BufferedStream
 from maya.decode.calibration import Calibration
 from maya.decode.fusion import Fusion
 from maya.decode.head_choice import TrainedHeads
@@ -254,21 +255,26 @@ class Recognizer:
         return torch.where(detected, indices, langs), shown
 
     def stream(
-        self, language: str | None = None, *, method: str = AUTO, context: tuple[int, int] | None = None
-    ) -> RecognizerStream:
+        self, language: str | None = None, *, method: str = AUTO, context: tuple[int, int] | None = None,
+        buffer: BufferConfig | None = None,
+    ) -> RecognizerStream:  # fmt: skip
         """Recognise audio that is still coming: `accept(samples)` as they come, (n,) float in [-1, 1] at
         `sample_rate`, then `finish()`.
 
         `context` sets the look-ahead: one of the encoder's att_context_size, of a Zipformer frames of left
-        context and of a chunk; None takes the first of the configuration. `method` is a method that decodes
-        streams; "auto" is that of the best head on dev among those that can stream. Raises MayaError for a
-        model or a method that cannot stream, for a head that the model lacks or that was never trained, for
-        a language that it does not know, and for the language "auto", which only a whole recording can tell.
+        context and of a chunk; None takes the first of the configuration. `buffer` is for encoders that
+        cannot stream: chunks are encoded with so much audio around them, and the stream's `latency_seconds`
+        is that of a chunk and the audio after it. `method` is a method that decodes streams; "auto" is that
+        of the best head on dev among those that can stream. Raises MayaError for a model or a method that
+        cannot stream, for a head that the model lacks or that was never trained, for a language that it does
+        not know, and for the language "auto", which only a whole recording can tell.
         """
         if language == AUTO:
             raise MayaError(_no_streamed_identification(self.model))
         language = self.model_language(language)
         decoder = self.make_method(self.choose_method(method, stream=True))
+        if buffer is not None:
+            return BufferedStream(decoder, self.tokenizer, buffer, language=language)
         rules = self.word_rules(decoder.cfg.kind)
         return RecognizerStream(decoder, self.tokenizer, language=language, context=context, rules=rules)
 

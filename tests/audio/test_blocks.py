@@ -12,7 +12,8 @@ from maya.audio.blocks import audio_blocks
 from maya.audio.load import load_audio
 from maya.audio.resampling import ResamplingStream, resample_channels
 from maya.errors import MayaError
-from tests import sounds
+from tests.data.making import media
+from tools.bench import not_speech as sounds
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
@@ -26,6 +27,20 @@ def test_blocks_equal_the_whole(tmp_path: Path, suffix: str, rate: int) -> None:
         blocks = [*audio_blocks(path, 16000, channel, seconds=0.7)]
         assert len(blocks) >= 5 and max(len(block) for block in blocks) <= 0.9 * 16000
         assert torch.equal(torch.cat(blocks), expected)
+
+
+@pytest.mark.parametrize(
+    ("format", "codec"), [("ipod", "aac"), ("webm", "libopus"), ("matroska", "pcm_s16le")]
+)
+def test_blocks_of_media(tmp_path: Path, format: str, codec: str) -> None:
+    pytest.importorskip("av")
+    path = tmp_path / "a.media"
+    path.write_bytes(media(sounds.pink_noise(9, -20), format, codec, 48000))
+    blocks = [*audio_blocks(path, 16000, seconds=0.7)]
+    assert len(blocks) >= 4 and torch.equal(torch.cat(blocks), load_audio(path, 16000))
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(MayaError, match=f"cannot decode {path} as audio: it is (truncated|damaged)"):
+        list(audio_blocks(path))
 
 
 @pytest.mark.parametrize(("rate", "new_rate"), [(8000, 16000), (44100, 16000), (16000, 16000), (48000, 8000)])
@@ -67,8 +82,10 @@ def test_memory_does_not_grow_with_the_recording(tmp_path: Path, suffix: str) ->
         for seed in range(12):
             file.write(sounds.white_noise(15, seed=seed))  # 11 MB of float32 in all
     tracemalloc.start()
-    total = sum(len(block) for block in audio_blocks(path, seconds=5))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    try:
+        total = sum(len(block) for block in audio_blocks(path, seconds=5))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     assert total == pytest.approx(180 * 16000, abs=4000)
     assert peak < 3e6

@@ -19,7 +19,7 @@ from maya.audio.vad import Span, SpanTracker, SpeechDetector, VADConfig, detecto
 from maya.audio.vad.energy import EnergyVAD, level_and_flatness
 from maya.audio.vad.silero import SileroVAD, load_silero, packaged_weights, read_safetensors
 from maya.errors import MayaError
-from tests import sounds
+from tools.bench import not_speech as sounds
 
 WINDOW, RATE = 512, 16000
 

@@ -5,6 +5,7 @@ allowed, and no file that a container names is opened.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -46,7 +47,15 @@ def media_format(head: bytes) -> str | None:
 
 
 def read_media(reader: Reader, format: str) -> tuple[NDArray[np.float32], int]:
-    """((N, C), sampling rate): all of the one audio stream.
+    """((N, C), sampling rate): all of the one audio stream. Errors are those of `media_frames`."""
+    frames = [*media_frames(reader, format)]
+    if not frames:
+        return np.zeros((0, 1), np.float32), 0
+    return np.concatenate([samples for samples, _ in frames]), frames[0][1]
+
+
+def media_frames(reader: Reader, format: str) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """((n, C), sampling rate) of each frame of the one audio stream, as they are decoded.
 
     Raises DamagedAudio where the file is cut off or has no stream or several, and MayaError where PyAV is not
     installed.
@@ -63,12 +72,12 @@ def read_media(reader: Reader, format: str) -> tuple[NDArray[np.float32], int]:
         with av.open(
             reader.file, "r", format=format, options={"protocol_whitelist": ""}, io_open=_refuse
         ) as container:
-            return _decode(container)
+            yield from _decode(container)
     except av.error.FFmpegError as error:
         raise DamagedAudio(f"is damaged: {error.strerror or error}") from None
 
 
-def _decode(container: Any) -> tuple[NDArray[np.float32], int]:
+def _decode(container: Any) -> Iterator[tuple[NDArray[np.float32], int]]:
     streams = container.streams.audio
     if len(streams) != 1:
         count = f"{len(streams)} audio streams; write the one to be read to a file" if streams else "no audio"
@@ -77,21 +86,20 @@ def _decode(container: Any) -> tuple[NDArray[np.float32], int]:
 
     stream = streams[0]
     claimed = float(stream.duration * stream.time_base) if stream.duration else 0.0
-    parts: list[NDArray[np.float32]] = []
-    resampler, rate = None, 0
+    resampler, rate, samples = None, 0, 0
     for frame in container.decode(stream):
         if resampler is None:
             rate = frame.sample_rate
             resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=rate)
         if frame.sample_rate != rate:
             raise DamagedAudio(f"changes from {rate} to {frame.sample_rate} Hz; convert it to WAV or FLAC")
-        parts += [part.to_ndarray().T.astype(np.float32, copy=False) for part in resampler.resample(frame)]
-    samples = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
-    if math.isfinite(claimed) and rate and claimed - len(samples) / rate > _SHORT_SECONDS:
+        for part in resampler.resample(frame):
+            samples += part.samples
+            yield part.to_ndarray().T.astype(np.float32, copy=False), rate
+    if math.isfinite(claimed) and rate and claimed - samples / rate > _SHORT_SECONDS:
         raise DamagedAudio(
-            f"is truncated: its header gives {claimed:.2f} s, and {len(samples) / rate:.2f} s decode"
+            f"is truncated: its header gives {claimed:.2f} s, and {samples / rate:.2f} s decode"
         )
-    return samples, rate
 
 
 def _refuse(*names: Any, **options: Any) -> BinaryIO:
