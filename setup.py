@@ -40,7 +40,9 @@ INSTALL = [
     "soxr",
     "pyyaml",  # the configuration in NeMo's archives
     "kaldialign",
-    "tqdm",  # progress of preparation
+    "tqdm",  # progress of preparation and transcription
+    "pysubs2",  # subtitles: srt and vtt
+    "praatio",  # Praat's TextGrid
 ]
 MINI = ["espeakng-loader", "babel"]  # the built-in spoken corpus
 PLOT = ["matplotlib"]
@@ -48,6 +50,7 @@ CLOUD = ["boto3"]
 ONNX = ["onnx", "onnxruntime"]
 LLM = ["transformers>=5.23,<6", "peft>=0.18"]
 VAD = ["silero-vad>=6.2"]  # its weights are read, its code is not imported
+MIC = ["sounddevice"]
 MEDIA = ["av"]  # PyAV decodes m4a, mp4 and webm
 TESTS = [
     "pytest",
@@ -77,6 +80,7 @@ setup(
         "onnx": ONNX,
         "llm": LLM,
         "media": MEDIA,
+        "mic": MIC,
         "vad": VAD,
         "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *VAD, *TESTS, *CHECKS],
     },

@@ -25,6 +25,12 @@ class LetterTokenizer:
     def decode(self, tokens: list[int]) -> str:
         return "".join(chr(97 + t) for t in tokens)
 
+    def pieces(self, tokens: list[int]) -> list[str]:
+        return [chr(97 + t) for t in tokens]
+
+    def is_byte(self, token: int) -> bool:
+        return False
+
 
 def experiment() -> Experiment:
     exp = Experiment(
