@@ -185,11 +185,25 @@ class TranscribeOptions:
             raise MayaError("--raw describes samples on the standard input: name - as the audio")
         if self.resume and self.output_dir is None:
             raise MayaError("--resume looks at the files in --output-dir: name one")
-        if (self.stream or self.mic) and (self.output_dir or {*self.formats} - {"txt", "jsonl"}):
-            raise MayaError("a stream is printed as it is recognised, as --format txt or jsonl")
+        if self.stream or self.mic:
+            self._check_stream()
+        if self.words_per_line and not {*self.formats} & {"srt", "vtt"}:
+            raise MayaError("--words-per-line divides subtitles: add --format srt or vtt")
+        if self.search.n_best > 1 and not {*self.formats} & {"json", "jsonl"}:
+            raise MayaError("--n-best writes alternatives: add --format json or jsonl")
         files = [a for a in audio if a != STDIN and not glob.has_magic(a)]
         if files and not any(Path(a).exists() for a in files) and len(files) == len(audio):
             raise MayaError(f"{files[0]} is not a file")
+
+    def _check_stream(self) -> None:
+        if self.output_dir or {*self.formats} - {"txt", "jsonl"}:
+            raise MayaError("a stream is printed as it is recognised, as --format txt or jsonl")
+        unused = {
+            "--channel": self.channel != "mix", "--vad": self.vad != "auto",
+            "--batch-seconds": self.batch_seconds is not None,
+        }  # fmt: skip
+        if names := [name for name, given in unused.items() if given]:
+            raise MayaError(f"{names[0]} is for whole recordings: leave it or --stream out")
 
     def transcription(self, device: torch.device) -> TranscriptionConfig:
         """How recordings are read and cut. A CPU is as fast with small batches, which need less memory."""

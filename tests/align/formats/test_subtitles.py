@@ -50,7 +50,9 @@ def test_any_words_give_valid_subtitles(kind: str, seed: int) -> None:
     for start, end, lines in parsed:
         assert last <= start < end
         assert len(lines) <= cfg.lines
-        assert all(columns(line) <= cfg.line_columns or " " not in line for line in lines) or cfg.words_per_line
+        assert (
+            all(columns(line) <= cfg.line_columns or " " not in line for line in lines) or cfg.words_per_line
+        )
         last = end
     shown = " ".join(line for _, _, lines in parsed for line in lines)
     for written, plain in (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")):
