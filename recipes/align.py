@@ -39,9 +39,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
     text = "the text is what was spoken, word by word: leave nothing out and expect no other speech"
     p.add_argument("--exact", action="store_true", help=text)
     text = (
-        "nats that it costs to leave out a token; smaller: leave out more of what is heard badly; default: 4"
+        "nats that it costs to leave out a token; smaller: leave out more of what is heard badly; default: 6"
     )
-    p.add_argument("--skip-cost", type=number(float, Range(above=0)), default=4.0, metavar="N", help=text)
+    p.add_argument("--skip-cost", type=number(float, Range(above=0)), default=6.0, metavar="N", help=text)
     add_device(p)
 
 

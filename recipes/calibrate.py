@@ -51,11 +51,23 @@ def run(args: argparse.Namespace) -> None:
             "calibration reads prepared data: name the folder that `maya prepare` wrote with --data"
         )
     checkpoint = find_checkpoint(args.checkpoint or folder)
+    options = CalibrateOptions(
+        split=args.split, check=args.check, aggregation=args.aggregation, align_by=args.align_by
+    )
     for method in args.method or [experiment.decode.method]:
-        calibrate(
-            experiment, data, checkpoint, method=method, split=args.split, check=args.check,
-            aggregation=args.aggregation, align_by=args.align_by, device=args.device,
-        )  # fmt: skip
+        calibrate(experiment, data, checkpoint, method=method, options=options, device=args.device)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrateOptions:
+    """split: the prepared part to measure on. check: another one that the result is applied to, or "".
+    aggregation: of tokens to words. align_by: the head whose forced alignment gives the reference times, ""
+    for the default of `choose_head`."""
+
+    split: str = "dev"
+    check: str = ""
+    aggregation: Aggregation = "min"
+    align_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +80,24 @@ class JudgedWords:
 
 
 def calibrate(
-    experiment: Experiment, data: Path, checkpoint: Path, *, method: str = AUTO, split: str = "dev",
-    check: str = "", aggregation: Aggregation = "min", align_by: str = "", device: str = "auto",
+    experiment: Experiment, data: Path, checkpoint: Path, *, method: str = AUTO,
+    options: CalibrateOptions | None = None, device: str = "auto",
 ) -> MethodCalibration:  # fmt: skip
-    """Decode and align `data`/{split}.parquet; write the calibration of the method beside the checkpoint, and
-    print tables of times and confidences. check: another part that the result is applied to. align_by: the
-    head whose forced alignment gives the reference times.
+    """Decode and align a part of `data`; write the calibration of the method beside the checkpoint, and print
+    tables of times and confidences.
 
-    Raises MayaError for a method without word times, for a model that cannot align, and for a part without
-    a decoded word.
+    Raises MayaError for a method without word times, for a model that cannot align, and for a part without a
+    decoded word.
     """
+    options = options or CalibrateOptions()
+    split, check, aggregation = options.split, options.check, options.aggregation
     recognizer = maya.load(checkpoint, device, places=experiment.model)
     recognizer.calibration = None  # measure what the model does, not what an earlier measurement made of it
     cfg = DecodeConfig(method=method, methods=experiment.decode.methods)
     decoder, facts = make_method(cfg, recognizer, training_texts(data, recognizer.tokenizer))
     if decoder is None:
         raise MayaError(f"{checkpoint} has no text head to calibrate")
-    head = choose_head(recognizer, align_by)
+    head = choose_head(recognizer, options.align_by)
     rows = decoded_rows(recognizer, data, split, decoder, head)
     differences, judged = (
         word_differences(rows, recognizer),
@@ -99,7 +112,8 @@ def calibrate(
     measured = MethodCalibration(
         offset_seconds=differences.offset, aggregation=aggregation, curve=curve,
         facts={
-            "split": split, "head": head, "words": before.words, "wrong": before.wrong,
+            "split": split, "head": head, "measure": str(getattr(decoder.cfg, "confidence", "")),
+            "words": before.words, "wrong": before.wrong,
             "confidence": {"before": asdict(before), "after": asdict(after)},
             "times": {"before": differences.facts(), "after": differences.facts(differences.offset)},
         },

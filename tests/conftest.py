@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(signal, "SIGHUP"):  # tests of stop signals, even if the tests themselves run under `nohup`
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     torch.set_num_threads(config.getoption("--torch-threads"))
 
 

@@ -18,9 +18,9 @@ from maya.kernels.joint.kernel import (
     add_durations,
     add_product,
     contiguous,
-    duration_scores,
     prepared,
     product,
+    scores_by_chunk,
     unpadded,
 )
 from maya.kernels.joint.rows import (
@@ -45,20 +45,7 @@ def joint_scores_cublas(
     """See `joint_scores`; not for fp64. Extra memory is bounded by LOGIT_BYTES."""
     f2, g2, layer = prepared(f2, g2, layer)
     joint = CublasJoint(f2, g2, layer, settings)
-    n = len(rows)
-    norm = f2.new_empty(n, 2, dtype=torch.float32)
-    blank, label = norm.new_empty(n), norm.new_empty(n)
-    durations = None
-    if layer.duration_weight is not None:
-        durations = norm.new_empty(n, layer.duration_weight.shape[0])
-    with launching_on(f2):
-        for part in slices(n, joint.chunk_rows(LOGIT_BYTES, joint.stride)):
-            chunk = contiguous(rows.take(part))
-            hidden = joint.hidden(chunk)
-            joint.score_rows(joint.logits(hidden), chunk.label, norm[part], blank[part], label[part])
-            if durations is not None:
-                durations[part] = duration_scores(hidden, layer)
-    return RowScores(norm, blank, label, durations)
+    return scores_by_chunk(joint, layer, rows, joint.chunk_rows(LOGIT_BYTES, joint.stride))
 
 
 def joint_gradients_cublas(
@@ -97,11 +84,11 @@ class CublasJoint(JointKernels):
         out = self._buffer("dx", len(hidden), self.stride, hidden.dtype)[: len(hidden), : self.vocab]
         return torch.mm(hidden, self.weight.t(), out=out)
 
-    def score_rows(
-        self, logits: Tensor, label: Tensor, norm: Tensor, blank: Tensor, label_log_prob: Tensor
+    def score(
+        self, hidden: Tensor, label: Tensor, norm: Tensor, blank: Tensor, label_log_prob: Tensor
     ) -> None:
         """Fills the last three, fp32: norm (R, 2), log probabilities (R,)."""
-        block = self._block()
+        logits, block = self.logits(hidden), self._block()
         jit.row_score_kernel[(triton.cdiv(len(logits), block["BR"]),)](
             logits, self.bias, label, norm, blank, label_log_prob,
             len(logits), self.vocab, self.stride, self.settings.blank, **block,

@@ -91,15 +91,20 @@ def joint_scores_triton(
     """See `joint_scores`; not for fp64. Extra memory is bounded by HIDDEN_BYTES."""
     f2, g2, layer = prepared(f2, g2, layer)
     joint = JointKernels(f2, g2, layer, settings)
+    return scores_by_chunk(joint, layer, rows, joint.chunk_rows(HIDDEN_BYTES, f2.shape[1]))
+
+
+def scores_by_chunk(joint: "JointKernels", layer: OutputLayer, rows: RowList, chunk_rows: int) -> RowScores:
+    """The scores of rows, of which `chunk_rows` are in memory at a time."""
     n = len(rows)
-    norm = f2.new_empty(n, 2, dtype=torch.float32)
+    norm = joint.f.new_empty(n, 2, dtype=torch.float32)
     # Two allocations: a pointer into a common one is aligned for some n only, and would compile twice.
     blank, label = norm.new_empty(n), norm.new_empty(n)
     durations = None
     if layer.duration_weight is not None:
         durations = norm.new_empty(n, layer.duration_weight.shape[0])
-    with launching_on(f2):
-        for part in slices(n, joint.chunk_rows(HIDDEN_BYTES, f2.shape[1])):
+    with launching_on(joint.f):
+        for part in slices(n, chunk_rows):
             chunk = contiguous(rows.take(part))
             hidden = joint.hidden(chunk)
             joint.score(hidden, chunk.label, norm[part], blank[part], label[part])

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from maya.align.anchors import Leaf, leaves
-from maya.align.ctc import WILDCARD, Graph, SkipCosts, TokenSpans, align_graph
+from maya.align.ctc import WILDCARD, SkipCosts, SkipGraph, TokenSpans, align_graph
 from maya.align.text import SpelledText, spell
 from maya.align.transducer import align_transducer
-from maya.align.windows import Recording, Rows, Windows, encode_windows, open_recording
+from maya.align.windows import FrameRows, LongRecording, Windows, encode_windows, open_recording
 from maya.decode.hypothesis import Hypothesis, TextSegment, Word
 from maya.decode.recognizer import Recognizer
 from maya.decode.words import aggregate, fill_times, join_words, segments_of, token_spans
 from maya.errors import MayaError
-from maya.heads import CTCConfig, TransducerConfig
 
 _LEAF_SECONDS = 100.0
 _UNSPOKEN_SCORE = -4.0  # mean log probability of the tokens of a word that a transducer does not expect
@@ -58,10 +57,8 @@ def align(
     spelled = spell(text, recognizer.tokenizer, language)
     recording = open_recording(audio, recognizer.sample_rate)
     seconds = recording.samples / recognizer.sample_rate
-    if isinstance(recognizer.model.cfg.heads[name], CTCConfig):
-        spans = _by_ctc(recognizer, name, recording, spelled, language, options)
-    else:
-        spans = _by_transducer(recognizer, name, recording, spelled, language, options)
+    find = _ALIGNERS[_kind(recognizer, name)]
+    spans = find(recognizer, name, recording, spelled, language, options)
     words = words_from_spans(spelled, spans, recognizer.model.frame_seconds, seconds)
     return Hypothesis(
         text=join_words(spelled.words), words=words, segments=_lines(words, spelled), language=language,
@@ -72,17 +69,21 @@ def align(
 def choose_head(recognizer: Recognizer, name: str = "") -> str:
     """The head that aligns: `name`, or the first trained CTC head, or else the first transducer. Raises
     MayaError where the model has none, and for a head of another kind."""
-    heads, trained = recognizer.model.cfg.heads, recognizer.trained_heads()
+    trained = recognizer.trained_heads()
     if name:
-        if not isinstance(heads.get(name), (CTCConfig, TransducerConfig)):
+        if name not in recognizer.model.cfg.heads or _kind(recognizer, name) not in _ALIGNERS:
             raise MayaError(f"only CTC and transducer heads can align, and {name!r} is none in this model")
         trained.require(name, f"aligning with {name}")
         return name
-    for kind in (CTCConfig, TransducerConfig):
-        for head in trained.trained:
-            if isinstance(heads[head], kind):
-                return head
+    heads = {_kind(recognizer, head): head for head in reversed(trained.trained)}
+    for kind in _ALIGNERS:
+        if kind in heads:
+            return heads[kind]
     raise MayaError("this model cannot align: it has no trained CTC or transducer head")
+
+
+def _kind(recognizer: Recognizer, head: str) -> str:
+    return str(getattr(recognizer.model.cfg.heads[head], "kind", ""))
 
 
 def words_from_spans(
@@ -145,7 +146,7 @@ def _lines(words: list[Word], spelled: SpelledText) -> list[TextSegment]:
 
 
 def _by_ctc(
-    recognizer: Recognizer, name: str, recording: Recording, spelled: SpelledText, language: str | None,
+    recognizer: Recognizer, name: str, recording: LongRecording, spelled: SpelledText, language: str | None,
     options: AlignOptions,
 ) -> TokenSpans:  # fmt: skip
     head: Any = recognizer.model.head(name)
@@ -158,7 +159,7 @@ def _by_ctc(
         with torch.inference_mode():
             log_probs = head(part[None])
             decoder.push(part[None], torch.tensor([len(part)], device=part.device))
-        rows = rows or Rows(total, log_probs.shape[-1])
+        rows = rows or FrameRows(total, log_probs.shape[-1])
         rows.append(log_probs[0])
     assert rows is not None
     most = round(options.leaf_seconds / recognizer.model.frame_seconds)
@@ -174,7 +175,7 @@ def align_rows(
 
     def leaf_spans(leaf: Leaf) -> TokenSpans:
         first = spelled.first[(spelled.first >= leaf.begin) & (spelled.first < leaf.end)] - leaf.begin
-        graph = Graph(tokens=spelled.tokens[leaf.begin : leaf.end], first=first, blank=blank, costs=costs)
+        graph = SkipGraph(tokens=spelled.tokens[leaf.begin : leaf.end], first=first, blank=blank, costs=costs)
         return align_graph(
             lambda begin, end: rows(leaf.start + begin, leaf.start + end), leaf.stop - leaf.start, graph
         )
@@ -202,7 +203,7 @@ def _joined(
 
 
 def _by_transducer(
-    recognizer: Recognizer, name: str, recording: Recording, spelled: SpelledText, language: str | None,
+    recognizer: Recognizer, name: str, recording: LongRecording, spelled: SpelledText, language: str | None,
     options: AlignOptions,
 ) -> TokenSpans:  # fmt: skip
     """As `_by_ctc`. Tokens that the vocabulary lacks are left out, and words of which the transducer expects
@@ -216,7 +217,7 @@ def _by_transducer(
     for part in parts:
         with torch.inference_mode():
             decoder.push(part[None], torch.tensor([len(part)], device=part.device))
-        rows = rows or Rows(total, part.shape[-1])
+        rows = rows or FrameRows(total, part.shape[-1])
         rows.append(part)
     assert rows is not None
 
@@ -252,3 +253,7 @@ def _lattice_spans(enc: Tensor, tokens: Any, kept: Any, head: Any) -> TokenSpans
             confidence[place] = math.exp(log_prob)
         score = hyp.score
     return TokenSpans(start, end, confidence, score)
+
+
+_ALIGNERS = {"ctc": _by_ctc, "transducer": _by_transducer}
+"""How a text is found, by the kind of the head; the first that a model has is the default."""

@@ -34,13 +34,13 @@ class SkipCosts:
     """
 
     word: PosFloat = 2.0
-    token: NonNegFloat = 4.0
-    enter: PosFloat = 2.0
+    token: NonNegFloat = 6.0
+    enter: PosFloat = 6.0
     frame: PosFloat = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Graph:
+class SkipGraph:
     """The tokens (U,) to align, `WILDCARD` among them, and the index (N,) of the first token of each word,
     whose words have a token each at least. costs: None aligns exactly this text."""
 
@@ -99,7 +99,7 @@ Emissions = Callable[[int, int], Floats]
 """Log probabilities (n, V) of the frames from one number to another."""
 
 
-def align_graph(emissions: Emissions, frames: int, graph: Graph) -> TokenSpans:
+def align_graph(emissions: Emissions, frames: int, graph: SkipGraph) -> TokenSpans:
     """The best path of `frames` frames through a graph. Raises MayaError where no path has a probability
     above zero: without costs, CTC needs a frame for each token and one more between equal neighbours."""
     count = len(graph.tokens)
@@ -145,14 +145,14 @@ def wildcard_column(log_probs: Floats, blank: int) -> Floats:
     return others.max(1)
 
 
-def _emission(row: Floats, graph: Graph, place: int) -> float:
+def _emission(row: Floats, graph: SkipGraph, place: int) -> float:
     token = int(graph.tokens[place])
     if token != WILDCARD:
         return float(row[token])
     return float(wildcard_column(row[None], graph.blank)[0])
 
 
-def _start(graph: Graph) -> _Scores:
+def _start(graph: SkipGraph) -> _Scores:
     count, words = len(graph.tokens), len(graph.first)
     blank = np.full(count + 1, -math.inf)
     blank[0] = 0.0
@@ -160,7 +160,7 @@ def _start(graph: Graph) -> _Scores:
 
 
 def _forward(
-    emissions: Emissions, begin: int, end: int, graph: Graph, scores: _Scores, steps: list[_Steps] | None
+    emissions: Emissions, begin: int, end: int, graph: SkipGraph, scores: _Scores, steps: list[_Steps] | None
 ) -> _Scores:
     """The scores after the frames from `begin` to `end`; `steps` gets those of each frame."""
     for first in range(begin, end, _FRAMES_AT_ONCE):
@@ -177,7 +177,7 @@ def _forward(
 
 
 def _step(
-    graph: Graph, old: _Scores, labels: Floats, blank: float, best: float, steps: list[_Steps] | None
+    graph: SkipGraph, old: _Scores, labels: Floats, blank: float, best: float, steps: list[_Steps] | None
 ) -> _Scores:
     """One frame: labels (U,) log probabilities of the tokens, of blank, and of the best output."""
     bounds, costs, count = graph.bounds, graph.costs, len(graph.tokens)
@@ -223,7 +223,7 @@ def _step(
     return _Scores(new_label + labels, new_blank + blank, new_other)
 
 
-def _last(graph: Graph, scores: _Scores) -> tuple[tuple[int, int], float]:
+def _last(graph: SkipGraph, scores: _Scores) -> tuple[tuple[int, int], float]:
     """The state (kind, index) in which the best path ends, and its score."""
     bounds, count = graph.bounds, len(graph.tokens)
     before = np.concatenate([[-math.inf], scores.label])[bounds]
@@ -240,7 +240,7 @@ def _last(graph: Graph, scores: _Scores) -> tuple[tuple[int, int], float]:
     return (kind, place), float(choices[kind, word])
 
 
-def _before(graph: Graph, steps: _Steps, kind: int, place: int) -> tuple[int, int]:
+def _before(graph: SkipGraph, steps: _Steps, kind: int, place: int) -> tuple[int, int]:
     """The state before a state."""
     table = {_LABEL: steps.label, _BLANK: steps.blank, _OTHER: steps.other}[kind]
     step = int(table[place])

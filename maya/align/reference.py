@@ -19,7 +19,6 @@ from maya.decode.recognizer import Recognizer
 from maya.decode.words import WordRules, make_words
 from maya.encoders import Encoded
 from maya.errors import MayaError
-from maya.heads import CTCConfig
 from maya.models.speech_model import SpeechModel
 
 
@@ -72,23 +71,30 @@ def aligned_hypotheses(
     for row, (hyp, length) in enumerate(zip(hyps, encoded.lens.tolist(), strict=True)):
         frames = encoded.frames[row : row + 1, :length]
         try:
-            if isinstance(module.cfg, CTCConfig):
-                log_probs = module(frames)[0].float().cpu()
-                path, scores = align_ctc(
-                    log_probs, torch.tensor(hyp.tokens, dtype=torch.long), blank=module.blank
-                )
-                own = collapse_ctc(path.tolist(), scores.tolist(), blank=module.blank)
-            else:
-                (own,) = align_transducer(
-                    frames, torch.tensor([length]), [hyp.tokens], module.decoder, module.joint,
-                    blank=module.blank, durations=module.durations,
-                )  # fmt: skip
+            own = _PATHS[module.cfg.kind](module, frames, hyp.tokens)
         except MayaError:
             aligned.append(None)
             continue
         times = {name: getattr(own, name) for name in ("frames", "durations", "scores")}
         aligned.append(replace(hyp, **times, words=[], segments=[], alternatives=[]))
     return aligned
+
+
+def _ctc_path(head: Any, frames: Tensor, tokens: list[int]) -> Hypothesis:
+    """The likeliest path of tokens through frames (1, S, D)."""
+    log_probs = head(frames)[0].float().cpu()
+    path, scores = align_ctc(log_probs, torch.tensor(tokens, dtype=torch.long), blank=head.blank)
+    return collapse_ctc(path.tolist(), scores.tolist(), blank=head.blank)
+
+
+def _lattice_path(head: Any, frames: Tensor, tokens: list[int]) -> Hypothesis:
+    lens = torch.tensor([frames.shape[1]], device=frames.device)
+    options = {"blank": head.blank, "durations": head.durations}
+    (hyp,) = align_transducer(frames, lens, [tokens], head.decoder, head.joint, **options)
+    return hyp
+
+
+_PATHS = {"ctc": _ctc_path, "transducer": _lattice_path}  # by the kind of the head
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ class Windows:
     rows: int = 2
 
 
-class Rows:
+class FrameRows:
     """(S, D) numbers that are written once in order and read in slices. Large ones lie in a temporary file as
     fp16, smaller ones in memory as fp32."""
 
@@ -54,7 +54,7 @@ class Rows:
         self._written += len(values)
 
     def __call__(self, begin: int, end: int) -> NDArray[np.float32]:
-        """Rows from `begin` to `end`, (end - begin, D)."""
+        """FrameRows from `begin` to `end`, (end - begin, D)."""
         if self._file is None:
             return self._array[begin:end]
         self._file.seek(2 * begin * self.dim)
@@ -63,7 +63,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
+class LongRecording:
     """A recording of `samples` samples at the model's rate, of which any part can be read."""
 
     name: str
@@ -71,16 +71,16 @@ class Recording:
     read: Callable[[int, int], Tensor]
 
 
-def open_recording(source: str | Path | Tensor, rate: int) -> Recording:
+def open_recording(source: str | Path | Tensor, rate: int) -> LongRecording:
     """A file, or samples (N,). Of a file only the parts that are asked for are decoded, if it is long. Raises
     MayaError for a file that cannot be read or holds no samples."""
     if isinstance(source, Tensor):
-        return Recording("audio", len(source), lambda begin, end: source[begin:end])
+        return LongRecording("audio", len(source), lambda begin, end: source[begin:end])
     with open_audio(source, whole=False) as audio:
         seconds = audio.num_samples / audio.sample_rate
     if seconds < 600:
         whole = load_audio(source, sample_rate=rate)
-        return Recording(str(source), len(whole), lambda begin, end: whole[begin:end])
+        return LongRecording(str(source), len(whole), lambda begin, end: whole[begin:end])
     total = int(seconds * rate)
 
     def read(begin: int, end: int) -> Tensor:
@@ -88,11 +88,11 @@ def open_recording(source: str | Path | Tensor, rate: int) -> Recording:
         part = load_audio(source, sample_rate=rate, start=begin / rate, duration=(end - begin) / rate)
         return torch.nn.functional.pad(part, (0, max(0, end - begin - len(part))))[: end - begin]
 
-    return Recording(str(source), total, read)
+    return LongRecording(str(source), total, read)
 
 
 def encode_windows(
-    recognizer: Recognizer, recording: Recording, language: str | None, *, conditioned: bool,
+    recognizer: Recognizer, recording: LongRecording, language: str | None, *, conditioned: bool,
     windows: Windows | None = None,
 ) -> Iterator[Tensor]:  # fmt: skip
     """The encoder frames (n, D) of a recording, one part after another. conditioned: with the language added.

@@ -22,7 +22,7 @@ from maya.errors import MayaError
 from maya.models.config import with_vocabulary
 from maya.models.speech_model import build_model
 from maya.recipes.align import spoken
-from maya.recipes.calibrate import calibrate
+from maya.recipes.calibrate import CalibrateOptions, calibrate
 from maya.recipes.cli import main
 from maya.recipes.experiment import Experiment
 from maya.text.load import load_tokenizer
@@ -188,8 +188,11 @@ def test_decoded_words_against_alignment(run: Path) -> None:
 
 def test_calibrate_writes_what_load_applies(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     experiment: Experiment = tiny.experiment()
-    options = {"method": "transducer", "check": "test", "device": "cpu"}
-    measured = calibrate(experiment, run / "data", run / "run" / "best.pt", **options)  # type: ignore[arg-type]
+    options = CalibrateOptions(check="test")
+    checkpoint = run / "run" / "best.pt"
+    measured = calibrate(
+        experiment, run / "data", checkpoint, method="transducer", options=options, device="cpu"
+    )
     out = capsys.readouterr().out
     assert "transducer: words are emitted" in out and "after, by halves" in out and "ECE %" in out
     recognizer = maya.load(run / "run", "cpu")

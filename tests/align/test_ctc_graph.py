@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from maya.align import ctc
-from maya.align.ctc import WILDCARD, Graph, SkipCosts, TokenSpans, align_graph, wildcard_column
+from maya.align.ctc import WILDCARD, SkipCosts, SkipGraph, TokenSpans, align_graph, wildcard_column
 from maya.decode.ctc_alignment import align_ctc
 from maya.errors import MayaError
 
@@ -18,7 +18,7 @@ def random_log_probs(frames: int, vocab: int) -> np.ndarray:
     return (3 * torch.randn(frames, vocab, dtype=torch.float64)).log_softmax(-1).numpy()
 
 
-def aligned(log_probs: np.ndarray, graph: Graph) -> TokenSpans:
+def aligned(log_probs: np.ndarray, graph: SkipGraph) -> TokenSpans:
     return align_graph(lambda begin, end: log_probs[begin:end], len(log_probs), graph)
 
 
@@ -80,10 +80,12 @@ def _best_path(states, after_skip, log_probs, any_label, best, blank, costs, fra
     return max(ending(frames - 1, i) for i in ends)
 
 
-def graph_of(words: list[list[int]], blank: int, costs: SkipCosts | None) -> Graph:
+def graph_of(words: list[list[int]], blank: int, costs: SkipCosts | None) -> SkipGraph:
     tokens = [token for word in words for token in word]
     first = np.cumsum([0, *(len(word) for word in words)])[:-1]
-    return Graph(tokens=np.array(tokens, np.int64), first=first.astype(np.int64), blank=blank, costs=costs)
+    return SkipGraph(
+        tokens=np.array(tokens, np.int64), first=first.astype(np.int64), blank=blank, costs=costs
+    )
 
 
 @pytest.mark.parametrize("seed", range(60))

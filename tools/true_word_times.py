@@ -1,0 +1,160 @@
+"""Word times of a model beside the true ones, in the built-in corpus, where eSpeak NG reports them.
+
+    python tools/true_word_times.py exp/indic12/mini/mini --data exp/indic12/mini/data
+
+eSpeak's events give the sample at which each word begins; a word ends where the next begins, and the last at
+the closing pause. Of utterances that are decoded without an error the tool prints, in ms, the mean
+difference and the median and 95 % of the absolute differences of starts and ends, and the same of forced
+alignment. It serves models that were trained on the corpus as `./egs/indic12/run.sh` makes it."""
+
+import argparse
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_WORD, _PHONEME = 1, 7
+_PHONEME_EVENTS = 1  # espeakINITIALIZE_PHONEME_EVENTS
+_SIZES = {"train": 270, "dev": 24, "test": 24}
+
+
+class Event(ctypes.Structure):
+    """espeak_EVENT of speak_lib.h."""
+
+    _fields_ = (
+        ("type", ctypes.c_int), ("unique_identifier", ctypes.c_uint), ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int), ("audio_position", ctypes.c_int), ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p), ("id", ctypes.c_char * 8),
+    )  # fmt: skip
+
+
+def true_times(split: str) -> dict[str, list[tuple[float, float]]]:
+    """By utterance the start and end of each word in seconds. Without torch, whose threads do not survive the
+    forks of eSpeak."""
+    from egs.indic12 import speak  # noqa: PLC0415
+    from egs.indic12.data import plan_language  # noqa: PLC0415
+    from egs.indic12.words import LANGUAGES, words  # noqa: PLC0415
+
+    library = speak.library()
+    import espeakng_loader  # noqa: PLC0415
+
+    library.espeak_Initialize(2, 0, os.fsencode(espeakng_loader.get_data_path()), _PHONEME_EVENTS)
+    times = {}
+    for language in LANGUAGES:
+        for item in plan_language(language, words(language, 40), _SIZES, 1):
+            if item["split"] == split:
+                times[item["id"]] = _of_item(library, item, speak)
+    return times
+
+
+def _of_item(library: Any, item: dict[str, Any], speak: Any) -> list[tuple[float, float]]:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with os.fdopen(writer, "w") as pipe:
+            json.dump(_events(library, item, speak), pipe)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        events = json.load(pipe)
+    os.waitpid(pid, 0)
+    text = speak._precomposed(item["text"])
+    places = [1, *(i + 2 for i, char in enumerate(text) if char == " ")]
+    begins = {place: sample for kind, place, sample, _ in reversed(events) if kind == _WORD}
+    pause = next(sample for kind, _, sample, name in reversed(events) if kind == _PHONEME and name == "_:")
+    starts = [begins[place] for place in places]
+    lead = item["surroundings"]["lead"]
+    return [
+        (lead + start / speak.ESPEAK_RATE, lead + end / speak.ESPEAK_RATE)
+        for start, end in zip(starts, [*starts[1:], pause], strict=True)
+    ]
+
+
+def _events(library: Any, item: dict[str, Any], speak: Any) -> list[tuple[int, int, int, str]]:
+    """(type, place in the text, sample, phoneme) of all events of an utterance."""
+    events: list[tuple[int, int, int, str]] = []
+
+    def keep(wave: Any, count: int, reported: Any) -> int:
+        i = 0
+        while reported[i].type != 0:
+            event = reported[i]
+            name = event.id.decode("latin1") if event.type == _PHONEME else ""
+            events.append((event.type, event.text_position, event.sample, name))
+            i += 1
+        return 0
+
+    kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(Event))
+    callback = kind(keep)
+    library.espeak_SetSynthCallback(callback)
+    library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+    ctypes.CDLL(None).srand(1)
+    library.espeak_SetVoiceByName(f"{item['language']}+{item['variant']}".encode())
+    for name, value in ((1, item["rate"]), (2, 50), (3, item["pitch"]), (4, item["pitch_range"])):
+        library.espeak_SetParameter(name, value, 0)
+    data = speak._precomposed(item["text"]).encode()
+    library.espeak_Synth(data, len(data) + 1, 0, 1, 0, 1, None, None)
+    return events
+
+
+def compare(
+    run: Path, data: Path, split: str, truth: dict[str, list[tuple[float, float]]]
+) -> list[list[str]]:
+    """A row for each head's decoding and forced alignment."""
+    import maya  # noqa: PLC0415
+    from maya.align.reference import decode_and_align  # noqa: PLC0415
+    from maya.data.table.table import Table, part_path  # noqa: PLC0415
+    from maya.data.table.utterances import Utterances  # noqa: PLC0415
+    from maya.decode.words import WordRules, make_words  # noqa: PLC0415
+
+    recognizer = maya.load(run, "cpu")
+    recognizer.calibration = None
+    table = Table.open(part_path(data, split))
+    utterances = Utterances.from_table(table, recognizer.tokenizer, recognizer.model.cfg.languages)
+    texts = {entry.id: entry.text for entry in table.entries()}
+    rows = []
+    for head in recognizer.trained_heads().trained:
+        method = recognizer.make_method(recognizer.choose_method(head))
+        differences: dict[str, list[tuple[float, float]]] = {"decoded": [], "aligned": []}
+        for row in decode_and_align(recognizer, utterances, method, head):
+            if row.hypothesis.text != texts[row.id] or row.aligned is None:
+                continue
+            aligned = make_words(row.aligned, recognizer.tokenizer, WordRules(), seconds=row.seconds)
+            for kind, words in (("decoded", row.hypothesis.words), ("aligned", aligned)):
+                pairs = zip(words, truth[row.id], strict=True)
+                differences[kind] += [(w.start - a, w.end - b) for w, (a, b) in pairs]  # type: ignore[operator]
+        for kind, values in differences.items():
+            cells = [_cells(1000 * np.array(values)[:, side]) for side in (0, 1)]
+            rows.append([f"{head}, {kind}", str(len(values)), *cells[0], *cells[1]])
+    return rows
+
+
+def _cells(values: np.ndarray) -> list[str]:
+    sizes = np.abs(values)
+    return [f"{values.mean():+.0f}", f"{np.median(sizes):.0f}", f"{np.percentile(sizes, 95):.0f}"]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("run", type=Path, nargs="?", help="a run of the built-in corpus")
+    parser.add_argument("--data", type=Path, help="the folder that `maya prepare` wrote for it")
+    parser.add_argument("--split", default="test", choices=("dev", "test"))
+    args = parser.parse_args(argv)
+    if args.run is None:
+        json.dump(true_times(args.split), sys.stdout)
+        return
+    command = [sys.executable, __file__, "--split", args.split]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    rows = compare(args.run, args.data, args.split, json.loads(done.stdout))
+    head = ["head", "words", "start: mean", "median", "95 %", "end: mean", "median", "95 %"]
+    for row in [head, *rows]:
+        print(" | ".join(f"{cell:>12}" for cell in row))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    main()
