@@ -51,6 +51,7 @@ ONNX = ["onnx", "onnxruntime"]
 LLM = ["transformers>=5.23,<6", "peft>=0.18"]
 VAD = ["silero-vad>=6.2"]  # its weights are read, its code is not imported
 MIC = ["sounddevice"]
+KENLM = ["kenlm"]  # binaries of KenLM; ARPA files need no package
 MEDIA = ["av"]  # PyAV decodes m4a, mp4 and webm
 TESTS = [
     "pytest",
@@ -83,6 +84,8 @@ setup(
         "mic": MIC,
         "vad": VAD,
         "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *VAD, *TESTS, *CHECKS],
+        "kenlm": KENLM,
+        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *TESTS, *CHECKS],
     },
     entry_points={"console_scripts": ["maya=maya.recipes.cli:main"]},
 )

@@ -24,7 +24,7 @@ FOR_ALL = (
 KERNELS_MAY = {"torch", "triton"}
 OPTIONAL = (
     *("k2", "boto3", "onnx", "onnxruntime", "espeakng_loader", "babel", "matplotlib", "nemo"),
-    *("transformers", "tokenizers", "peft", "av"),
+    *("transformers", "tokenizers", "peft", "av", "kenlm"),
 )
 ENVIRONMENT = ("os.environ", "os.environb", "os.getenv", "os.putenv")
 

@@ -11,7 +11,6 @@ them. Weights of language models are chosen on dev.
 import argparse
 import json
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -349,8 +348,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"utterances. "
         f"Hot words: means over {args.lists} lists drawn at random."
     )
-    given = sys.argv[1:] if argv is None else list(argv)
-    command = " ".join(["python -m tools.bench.fusion", *(a.replace(str(args.run), "RUN") for a in given)])
+    options = f"--phrase-words {args.phrase_words} --lists {args.lists} --order {args.order}"
+    options += " --skip-lm" * args.skip_lm + " --skip-hotwords" * args.skip_hotwords
+    command = f"python -m tools.bench.fusion RUN {options} --name {args.name}"
     result = {"about": about, "command": command, "searches": searches}
     args.out.mkdir(parents=True, exist_ok=True)
     write_json(args.out / f"{args.name}.json", result)

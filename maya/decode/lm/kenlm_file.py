@@ -35,9 +35,8 @@ class KenLMBinary:
             kenlm = importlib.import_module("kenlm")
         except ImportError:
             raise MayaError(
-                f"{path} is a binary of KenLM, which needs the package kenlm (pip install kenlm); without "
-                f"it, "
-                "give the ARPA file that the binary was built from: it decodes faster, too"
+                f"{path} is a binary of KenLM, which needs pip install 'maya-asr[kenlm]'; without it give "
+                "the ARPA file that the binary was built from, which decodes faster, too"
             ) from None
         try:
             self._model: Any = kenlm.Model(str(path))

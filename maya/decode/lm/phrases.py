@@ -1,9 +1,12 @@
 """Lists of hot words: read from files, and written as tokens of a model.
 
-# one phrase a line; lines with # are comments
-Sundar Pichai
-Trivandrum :2.5        its own weight, times that of the list
-cat*                   also inside longer words that begin with it, such as catalog
+    # a comment
+    Sundar Pichai
+    Trivandrum :2.5
+    cat*
+
+The second phrase has a weight of its own, times that of the list. The third counts inside longer words that
+begin with it, such as catalog, too.
 """
 
 import re
