@@ -81,11 +81,10 @@ setup(
         "onnx": ONNX,
         "llm": LLM,
         "media": MEDIA,
+        "kenlm": KENLM,
         "mic": MIC,
         "vad": VAD,
         "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *VAD, *TESTS, *CHECKS],
-        "kenlm": KENLM,
-        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *TESTS, *CHECKS],
     },
     entry_points={"console_scripts": ["maya=maya.recipes.cli:main"]},
 )

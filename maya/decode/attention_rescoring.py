@@ -59,9 +59,10 @@ def attention_rescoring(
 ) -> list[Hypothesis]:
     """B encoded rows and CTC's log_probs (B, S, V) of them -> one Hypothesis per row.
 
-    start: language models and hot words of the first pass. The text with the highest ctc_scale * CTC + aed_scale * attention wins. The attention score counts the end
-    of the sentence and is not divided by the length, which CTC keeps in check. Frames, durations and scores
-    of the tokens are CTC's, as in `beam_ctc`. Put the modules in eval mode first.
+    start: language models and hot words of the first pass. The text with the highest
+    ctc_scale * CTC + aed_scale * attention wins. The attention score counts the end of the sentence and is
+    not divided by the length, which CTC keeps in check. Frames, durations and scores of the tokens are CTC's,
+    as in `beam_ctc`. Put the modules in eval mode first.
     """
     nbest = nbest_ctc(log_probs, encoded.lens, blank=blank, cfg=cfg, start=start)
     attention = attention_scores(encoded, decoder, [[text for text, _ in row] for row in nbest])

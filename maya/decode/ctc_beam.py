@@ -1,4 +1,4 @@
-"""CTC prefix beam search (Hannun et al. 2014, arXiv:1408.2873), with or without language models and hot words.
+"""CTC prefix beam search (Hannun et al. 2014, arXiv:1408.2873), with language models and hot words.
 
 Paths that spell the same tokens are one prefix, whose probability is the sum of theirs. What the text adds is
 counted when a token is added, so all prefixes of a frame are compared with it. All prefixes of all utterances

@@ -18,6 +18,7 @@ from maya.decode.ctc import GreedyCTCConfig
 from maya.decode.ctc_beam import BeamConfig
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis
+from maya.decode.k2_hlg import K2HLGConfig
 from maya.decode.language_model import GenerationConfig
 from maya.decode.maes import MAESConfig
 from maya.decode.modified_beam import ModifiedBeamConfig
@@ -33,7 +34,7 @@ METHODS = cast(dict[str, type[MethodConfig]], MethodConfig.kinds())
 """The configuration class of each method by name. A method of a user's file comes last."""
 for _cfg in (
     GreedyTransducerConfig(), ALSDConfig(), MAESConfig(), ModifiedBeamConfig(), GreedyCTCConfig(),
-    BeamConfig(), RescoringConfig(), AttentionBeamConfig(), GenerationConfig(),
+    BeamConfig(), K2HLGConfig(), RescoringConfig(), AttentionBeamConfig(), GenerationConfig(),
 ):  # fmt: skip
     METHODS[_cfg.kind] = METHODS.pop(_cfg.kind)  # the order of this list
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from maya.decode.hypothesis import Hypothesis
 
-
 _FIELDS = ("tokens", "scores", "frames", "durations")
 
 

@@ -18,7 +18,7 @@ from maya.decode.ctc_beam import BeamConfig, beam_ctc, nbest_ctc
 from maya.decode.fusion import Fusion, Part
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.lm.kneser_ney import NGram
-from tests.decode.reference_ctc import reference_ctc
+from tools.bench.ctc_beam_python import reference_ctc
 
 BLANK = 3
 WIDE = BeamConfig(beam=1000, token_beam=1000.0, lm_weight=0.0, token_bonus=0.0)

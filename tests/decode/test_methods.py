@@ -11,9 +11,11 @@ from torch import Tensor
 
 from maya.config import config
 from maya.decode.attention_beam import AttentionBeamConfig, attention_beam
-from maya.decode.base import Method, MethodConfig
+from maya.decode.base import Method, MethodConfig, MethodContext
+from maya.decode.beams.transducer_beams import TransducerParts
 from maya.decode.ctc import CTCDecoder
 from maya.decode.ctc_beam import BeamConfig
+from maya.decode.fusion import Fusion
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.methods import (
@@ -100,13 +102,20 @@ def test_greedy_methods_and_ctc_beam(texts: Texts, tokenizer: Tokenizer) -> None
 
 def test_each_row_is_decoded_with_the_model_of_its_language(texts: Texts, tokenizer: Tokenizer) -> None:
     ours = recognizer(presets.tiny(), tokenizer)
-    method: Any = ours.make_method(ours.choose_method("ctc_beam"), BeamConfig(lm_order=4), texts)
-    english, hindi, together = method.language_models(torch.tensor([0, 1, -1]), 3)
-    assert method.language_models(None, 2) == [together, together]
-    by_language = {"en": english, "hi": hindi}
+    options = BeamConfig(lm_order=4, lm_weight=1.0, token_bonus=0.0)
+    method: Any = ours.make_method(ours.choose_method("ctc_beam"), options, texts)
+
+    def total(ids: list[int], lang: int) -> float:
+        state = method.fusion.start(1, torch.tensor([lang]))
+        like, sum_of_scores = torch.zeros(1, ours.model.cfg.labels + 1), 0.0
+        for token in ids:
+            sum_of_scores += float(method.fusion.scores(state, like)[0, token])
+            state = method.fusion.advance(state, torch.tensor([token]))
+        return sum_of_scores + float(method.fusion.final(state, torch.zeros(1)))
+
     for language, ids in texts():
-        other = by_language["hi" if language == "en" else "en"]
-        assert by_language[language].score(ids) > together.score(ids) > other.score(ids)
+        own = ("en", "hi").index(language)
+        assert total(list(ids), own) > total(list(ids), -1) > total(list(ids), 1 - own)
 
 
 def test_beam_searches_of_icefall_heads(tokenizer: Tokenizer) -> None:
@@ -114,10 +123,9 @@ def test_beam_searches_of_icefall_heads(tokenizer: Tokenizer) -> None:
     encoded, langs = frames(ours)
     transducer, decoder = (ours.model.head(name) for name in ("transducer", "attention"))
     penalty = ModifiedBeamConfig(beam=3, blank_penalty=1.0)
-    assert search(ours, encoded, langs, "modified_beam", penalty) == modified_beam_search(
-        encoded.frames, encoded.lens, transducer.decoder, transducer.joint, blank=transducer.blank,
-        cfg=penalty,
-    )  # fmt: skip
+    parts = TransducerParts(predictor=transducer.decoder, joint=transducer.joint, blank=transducer.blank)
+    expected = modified_beam_search(encoded, parts, penalty)
+    assert search(ours, encoded, langs, "modified_beam", penalty) == expected
     wide = AttentionBeamConfig(beam=3)
     assert search(ours, encoded, langs, "attention", wide) == attention_beam(*encoded, decoder, wide)
     assert len(search(ours, encoded, langs, "attention_rescoring")) == 2
@@ -151,12 +159,28 @@ def test_method_without_its_head_is_refused(
     assert method not in possible_methods(ours.model.cfg, ours.trained_heads())
 
 
-def test_modified_beam_search_refuses_durations(tokenizer: Tokenizer) -> None:
-    ours = recognizer(icefall(transducer="tdt"), tokenizer)
-    with pytest.raises(
-        MayaError, match="modified_beam cannot decode this model: .* a TDT predicts durations"
-    ):
-        ours.choose_method("modified_beam")
+@pytest.mark.parametrize(
+    "method", ["alsd", "maes", "modified_beam", "ctc_beam", "attention", "attention_rescoring"]
+)
+def test_beam_searches_fuse_and_give_alternatives(tokenizer: Tokenizer, method: str) -> None:
+    """Of an RNN-T and a TDT, with CTC and attention. A penalty for each token gives shorter texts, and no
+    weight changes nothing."""
+    for kind in ("rnnt", "tdt"):
+        ours = recognizer(icefall(transducer=kind), tokenizer)
+        encoded, langs = frames(ours)
+        choice, cls = ours.choose_method(method), METHODS[method]
+        options: Any = cls(n_best=3, **({"lm_order": 0} if "lm_order" in cls.__dataclass_fields__ else {}))
+        blank = ours.model.cfg.blank
+        plain, zero, shorter = (
+            options.build(MethodContext(model=ours.model, heads=choice.heads, fusion=fusion))(encoded, langs)
+            for fusion in (None, Fusion([], blank=blank), Fusion([], blank=blank, token_bonus=-8.0))
+        )
+        assert zero == plain
+        assert sum(len(h.tokens) for h in shorter) < sum(len(h.tokens) for h in plain)
+        for hyp in plain:
+            scores = [h.search_score for h in (hyp, *hyp.alternatives)]
+            assert len(scores) > 1 and scores == sorted(scores, reverse=True)
+            assert len({tuple(h.tokens) for h in (hyp, *hyp.alternatives)}) == len(scores)
 
 
 def test_head_name_selects_the_method() -> None:

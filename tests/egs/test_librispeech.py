@@ -76,7 +76,7 @@ def test_tiny_is_small_and_has_every_head_but_attention() -> None:
     with torch.device("meta"):
         assert count_parameters(build_model(cfg)) < 2_000_000
     can = all_methods(cfg)
-    assert can == ["transducer", "modified_beam", "ctc", "ctc_beam"]
+    assert can == ["transducer", "alsd", "maes", "modified_beam", "ctc", "ctc_beam"]
     beam = exp.decode.methods["ctc_beam"]
     assert isinstance(beam, BeamConfig) and beam.lm_order == beam.token_bonus == 0  # as in icefall's tables
     aed = load("small_ctc_aed").model

@@ -111,8 +111,7 @@ def test_sizes_heads_and_decoding_methods(name: str) -> None:
         transducer = cfg.head("transducer", TransducerConfig)
         assert (transducer.loss, transducer.durations) == (heads, (0, 1, 2, 3, 4))
         assert isinstance(transducer.predictor, PredictorConfig)
-        beam = ["modified_beam"] if heads == "rnnt" else []
-        assert can == ["transducer", *beam, "ctc", "ctc_beam"]
+        assert can == ["transducer", "alsd", "maes", "modified_beam", "ctc", "ctc_beam"]
     if name in FULL:
         encoder = encoder_of(exp)
         assert (encoder.d_model, encoder.n_layers, encoder.fast_heads) == SIZES[name.split("_")[0]]

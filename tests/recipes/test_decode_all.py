@@ -42,7 +42,7 @@ def test_every_method_on_every_set(top: Path, capsys: pytest.CaptureFixture[str]
     exp.decode.methods["transducer"] = GreedyTransducerConfig(max_symbols=2)
     decode_all(exp, top / "data", run, splits=["dev", "test"], methods=["all"])
     folders = {str(path.parent.relative_to(run / "decode")) for path in run.rglob("hyps.jsonl")}
-    methods = ("transducer", "modified_beam", "ctc", "ctc_beam")
+    methods = ("transducer", "alsd", "maes", "modified_beam", "ctc", "ctc_beam")
     assert folders == {f"{method}/{split}" for method in methods for split in ("dev", "test")}
     assert exp.decode.method == "auto"  # the caller's experiment is as it was
     capsys.readouterr()
@@ -74,7 +74,8 @@ def test_score_table_places_each_rate(top: Path, capsys: pytest.CaptureFixture[s
 
 def test_unknown_methods_and_tables_are_refused(top: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        MayaError, match=r"unknown decoding method 'beem'; expected one of auto, transducer, modified_beam"
+        MayaError,
+        match=r"unknown decoding method 'beem'; expected one of auto, transducer, alsd, maes, modified_beam",
     ):
         decode_all(tiny.experiment(), top / "data", top / "run", splits=["dev"], methods=["beem"])
     with pytest.raises(
@@ -87,7 +88,9 @@ def test_unknown_methods_and_tables_are_refused(top: Path, tmp_path: Path) -> No
         score_all(tmp_path)
     tdt = tiny.experiment().model
     both = TrainedHeads(heads=("transducer", "ctc"), trained=("transducer", "ctc"))
-    assert possible_methods(tdt, both) == ["transducer", "ctc", "ctc_beam"]
+    assert possible_methods(tdt, both) == [
+        "transducer", "alsd", "maes", "modified_beam", "ctc", "ctc_beam",
+    ]  # fmt: skip
     ctc = TrainedHeads(heads=("transducer", "ctc"), trained=("ctc",))
     assert possible_methods(tdt, ctc) == ["ctc", "ctc_beam"]
 

@@ -1,4 +1,4 @@
-"""The best CTC paths that spell given texts, for many texts at once: `maya.decode.ctc_alignment` in a batch."""
+"""The best CTC paths that spell many texts at once; `maya.decode.ctc_alignment` has those of one text."""
 
 from collections.abc import Sequence
 

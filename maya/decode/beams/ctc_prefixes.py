@@ -1,7 +1,7 @@
 """The prefixes of a CTC beam search for a batch of utterances at once, in tensors.
 
-Each utterance goes from event to event (`maya.decode.beams.ctc_events`), at its own frames. What the frames in
-between add is summed in one step.
+Each utterance goes from event to event (`maya.decode.beams.ctc_events`), at its own frames. What the frames
+in between add is summed in one step.
 """
 
 import math
@@ -110,8 +110,8 @@ class CTCPrefixes:
         # The m-th term is that of m repetitions; there are fewer than there are frames.
         some = self.label.masked_fill(gaps[:, None] == 0, -torch.inf)
         if longest > 1:
-            more = repeated[..., :-1].masked_fill(outside[:, None, 1:], -torch.inf)
-            some = torch.logaddexp(some, self.label + more.logsumexp(-1))
+            repetitions = repeated[..., :-1].masked_fill(outside[:, None, 1:], -torch.inf)
+            some = torch.logaddexp(some, self.label + repetitions.logsumexp(-1))
         self.blank = torch.logaddexp(self.blank, some)
         self.label = self.label + repeated[..., -1]
 

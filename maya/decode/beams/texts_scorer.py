@@ -8,7 +8,6 @@ from torch import Tensor
 from maya.decode.fusion import State
 from maya.decode.lm.kneser_ney import Context, NGram
 
-
 _MOST_STATES = 20_000  # kept from one search to the next; with 1000 tokens 240 MB
 
 
@@ -17,8 +16,8 @@ class TextsScorer:
     together where it is unknown. An utterance whose language has none scores 0, without a bonus.
 
     A state is a number; scores and following states of those that a search has reached are kept in tables on
-    its device. A state that is new is looked up on the host. The tables start anew with a search once they are
-    large, so one search at a time may use a scorer.
+    its device. A state that is new is looked up on the host. The tables start anew with a search once they
+    are large, so one search at a time may use a scorer.
     """
 
     def __init__(
@@ -92,8 +91,8 @@ class TextsScorer:
     @torch.inference_mode(False)
     def _grow(self, size: int) -> None:
         """Tables of at least `size` rows."""
-        more = max(size, 2 * len(self._ends)) - len(self._ends)
+        added = max(size, 2 * len(self._ends)) - len(self._ends)
         if size > len(self._ends):
-            self._scores = torch.cat([self._scores, self._scores.new_zeros(more, self._scores.shape[1])])
-            self._ends = torch.cat([self._ends, self._ends.new_zeros(more)])
-            self._next = torch.cat([self._next, torch.full_like(self._next[:1], -1).expand(more, -1)])
+            self._scores = torch.cat([self._scores, self._scores.new_zeros(added, self._scores.shape[1])])
+            self._ends = torch.cat([self._ends, self._ends.new_zeros(added)])
+            self._next = torch.cat([self._next, torch.full_like(self._next[:1], -1).expand(added, -1)])

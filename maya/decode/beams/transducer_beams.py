@@ -7,7 +7,7 @@ differ in which hypotheses are active in a step. The labels are read from back-p
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -136,7 +136,8 @@ class TransducerBeams:
             blanks,
             parts.predictor.initial_state(len(blanks), enc.device),  # type: ignore[arg-type]
         )
-        self._g, self._state = parts.joint.project_predictor(pred), state  # type: Tensor, Any
+        self._g = parts.joint.project_predictor(pred)
+        self._state: Any = state
         table = (1,) if parts.durations is None else parts.durations
         self._durations = torch.tensor(table, device=enc.device)
         like = torch.zeros(1, parts.joint.num_tokens, device=enc.device)
