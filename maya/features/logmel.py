@@ -1,6 +1,7 @@
 """Log-mel spectrogram, equal to NeMo's front end for FastConformer models."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from maya.config import config
 from maya.errors import MayaError
 from maya.features.base import Features, FeaturesConfig
 from maya.features.frames import check_frames, frame_mask, frame_samples
+from maya.kernels import onednn
 from maya.ranges import NonNegFloat, PosFloat, PosInt, Share
 
 LOG_GUARD = 2.0**-24  # added before the logarithm, so that digital silence has a finite level
@@ -18,6 +20,7 @@ STD_GUARD = 1e-5  # added to the standard deviation, not to the variance
 # Audio of more than twice this many frames is transformed in stretches of this size, because spectra are six
 # times as large as the features (an hour at 80 mel bins: 0.7 GB beside 0.1).
 STRETCH_FRAMES = 16384
+BLOCK_FRAMES = 600  # of spectra that a CPU's cache holds: 1 MB
 
 
 @config
@@ -102,8 +105,9 @@ class LogMel(Features, config=LogMelConfig):
         with torch.autocast(audio.device.type, enabled=False):
             frames = max(1, audio.shape[1] // self.hop_samples + int(self.cfg.legacy))
             if self.training or frames <= 2 * STRETCH_FRAMES:
-                power = self._power(audio.float(), audio_lens)
-                feats = torch.log(power @ self.fb[0].float().t() + LOG_GUARD)[:, :frames]
+                feats = torch.cat(
+                    [self._log_of(self._power(x.float(), n)) for x, n in self._blocks(audio, audio_lens)]
+                )[:, :frames]
             else:
                 feats = self._in_stretches(audio, audio_lens, frames)
             valid = frame_mask(lens, frames)[:, :, None]
@@ -153,8 +157,19 @@ class LogMel(Features, config=LogMelConfig):
         The result is (B, (N - n_fft) // hop + 1, num_mels); nothing is added at the ends.
         """
         with torch.autocast(samples.device.type, enabled=False):
-            power = self._transform(samples, None)
-            return torch.log(power @ self.fb[0].float().t() + LOG_GUARD)
+            return self._log_of(self._transform(samples, None))
+
+    def _blocks(self, audio: Tensor, audio_lens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows whose spectra fit in a CPU's cache, which takes half the time; elsewhere all rows at once."""
+        rows = max(1, BLOCK_FRAMES * self.hop_samples // max(1, audio.shape[1]))
+        whole = self.training or not audio.is_cpu or len(audio) == 0
+        return zip(*(x.split(len(audio) if whole else rows) for x in (audio, audio_lens)), strict=True)
+
+    def _log_of(self, power: Tensor) -> Tensor:
+        """Power spectrum (B, T, n_fft // 2 + 1) -> log-mel (B, T, num_mels)."""
+        filters = self.fb[0].float()
+        mel = onednn.linear(power, filters) if onednn.available() else power @ filters.t()
+        return torch.log(mel + LOG_GUARD)
 
     def _transform(self, audio: Tensor, pad_mode: str | None) -> Tensor:
         """Power spectrum; frames are centred on hops, the ends padded, unless `pad_mode` is None."""
@@ -169,7 +184,8 @@ class LogMel(Features, config=LogMelConfig):
             return_complex=True,
         )
         # torch.stft lays frames out first and returns a transposed view, so this transpose costs nothing.
-        return torch.view_as_real(spectrum.transpose(1, 2)).square().sum(-1)
+        squares = torch.view_as_real(spectrum.transpose(1, 2)).square()
+        return squares[..., 0] + squares[..., 1]  # a sum over two is six times as slow
 
 
 class LogMelStream:
