@@ -7,8 +7,8 @@
 noise, into a file of so many minutes. Errors are counted against the texts, and against what the same model
 gives for each utterance alone. The latter are what the length costs, most of it because the model was trained
 on short utterances: so the error rate of utterances through which a border goes is compared with that of the
-others. Memory is the peak of this process's resident size in each tenth of the recording. `sounds` counts
-words in sounds that are not speech, with voice activity detection and without.
+others. Memory is the peak of this process's resident size in each tenth of the recording, and after
+it. `sounds` counts words in sounds that are not speech, with voice activity detection and without.
 """
 
 import argparse
@@ -102,6 +102,7 @@ def spliced(args: argparse.Namespace) -> dict[str, Any]:
             blocks, cfg = watched(audio_blocks(path), samples, memory), config(args, strategy)
             hyp = transcribe_long(recognizer, args.method, blocks, args.language, cfg)
             seconds = time.perf_counter() - begin
+            memory.append(resident("VmHWM") >> 20)  # the last batch and the join
             rows[strategy] = {
                 "seconds": round(seconds, 1),
                 "words": len(hyp.text.split()),
