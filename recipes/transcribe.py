@@ -27,7 +27,7 @@ from maya.ranges import Range
 from maya.recipes.arguments import COUNT, POSITIVE, add_checkpoint, add_device, add_list, number
 from maya.recipes.experiment_file import import_recorded
 from maya.recipes.pcm import RAW_KINDS, PCMFormat
-from maya.recipes.transcribe_inputs import STDIN, Inputs, StdinAudio, read_inputs
+from maya.recipes.transcribe_inputs import STDIN, RecordingList, StdinAudio, read_inputs
 from maya.recipes.transcribe_live import transcribe_stream
 from maya.recipes.transcribe_method import SearchOptions, make_decoder
 from maya.recipes.transcribe_outputs import (
@@ -245,7 +245,9 @@ def transcribe(checkpoint: Path, audio: Sequence[str | Path], options: Transcrib
         print(note, file=sys.stderr)
     outputs = _outputs(checkpoint, inputs, options)
     decoder = make_decoder(recognizer, options.search)
-    return _Run(recognizer=recognizer, inputs=inputs, outputs=outputs, options=options).run(decoder)
+    return _ManyRecordings(recognizer=recognizer, inputs=inputs, outputs=outputs, options=options).run(
+        decoder
+    )
 
 
 def _return_memory() -> None:
@@ -268,7 +270,7 @@ def load(checkpoint: Path, options: TranscribeOptions) -> Recognizer:
     return recognizer
 
 
-def _outputs(checkpoint: Path, inputs: Inputs, options: TranscribeOptions) -> Outputs:
+def _outputs(checkpoint: Path, inputs: RecordingList, options: TranscribeOptions) -> Outputs:
     cfg = FormatConfig(
         model=str(checkpoint), words_per_line=options.words_per_line, line_columns=options.line_length
     )
@@ -283,11 +285,11 @@ def _outputs(checkpoint: Path, inputs: Inputs, options: TranscribeOptions) -> Ou
 
 
 @dataclass(kw_only=True, slots=True)
-class _Run:
+class _ManyRecordings:
     """Many recordings, with their progress on stderr."""
 
     recognizer: Recognizer
-    inputs: Inputs
+    inputs: RecordingList
     outputs: Outputs
     options: TranscribeOptions
     audio_seconds: float = 0.0

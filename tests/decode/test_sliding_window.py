@@ -19,7 +19,7 @@ from maya.decode.sliding_window import (
 SIZE = WindowSize(batch=1000, ahead=4000)
 
 
-class Reader:
+class LengthsReader:
     """Reads recordings that are lists of piece lengths, and counts the samples that it gave out."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ def test_each_piece_comes_once_in_batches_within_the_limit() -> None:
     recordings = [[rng.randrange(1, 400) for _ in range(rng.randrange(4))] for _ in range(200)]
     recordings[50] = [300] * 100  # a long one
     recordings[70] = [2500]  # a piece longer than a batch
-    reader, decoded, largest = Reader(), 0, 0
+    reader, decoded, largest = LengthsReader(), 0, 0
     seen, ended = set(), []
     for tracks, batch in read_in_batches(recordings, reader, SIZE):
         ended += [track.place for track in tracks]
@@ -67,14 +67,14 @@ def test_results_come_before_the_end_of_the_input() -> None:
             taken += 1
             yield [200]
 
-    batches = read_in_batches(endless(), Reader(), SIZE)
+    batches = read_in_batches(endless(), LengthsReader(), SIZE)
     places = [slot.track.place for _ in range(20) for slot in next(batches)[1]]
     assert 0 in places and taken < 200
     batches.close()  # type: ignore[attr-defined]
 
 
 def test_the_first_batch_is_small() -> None:
-    first = next(batch for _, batch in read_in_batches([[50]] * 100, Reader(), SIZE) if batch)
+    first = next(batch for _, batch in read_in_batches([[50]] * 100, LengthsReader(), SIZE) if batch)
     assert sum(len(slot.samples) for slot in first) <= SIZE.batch / 8
 
 

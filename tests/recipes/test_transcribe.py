@@ -1,4 +1,4 @@
-"""`maya transcribe`: what it reads and writes, and what it says where it cannot."""
+"""`maya transcribe` (recipes/transcribe_inputs.py, transcribe_method.py and others): inputs, outputs, errors."""
 
 import io
 import json
@@ -17,6 +17,8 @@ import soundfile
 import maya
 from maya.recipes.cli import main
 from maya.recipes.pcm import PCMFormat, pcm_pieces, read_pcm
+from maya.recipes.transcribe_inputs import StdinAudio, read_inputs
+from maya.recipes.transcribe_method import SearchOptions
 from tests import tones
 from tests.recipes.transcribing import save_model, save_recordings
 
@@ -124,9 +126,9 @@ def test_manifests_patterns_and_parts(
 
 
 def test_channels(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    left, right = tones.speak("abc"), tones.speak("hgf")
-    soundfile.write(tmp_path / "two.wav", np.stack([left, right], 1), tones.RATE)
-    for name, samples in (("left", left), ("right", right)):
+    first, second = tones.speak("abc"), tones.speak("hgf")
+    soundfile.write(tmp_path / "two.wav", np.stack([first, second], 1), tones.RATE)
+    for name, samples in (("left", first), ("right", second)):
         soundfile.write(tmp_path / f"{name}.wav", samples, tones.RATE)
     two = tmp_path / "two.wav"
     _, out, _ = run(capsys, model, tmp_path / "left.wav", tmp_path / "right.wav", "--vad", "off")
@@ -250,6 +252,15 @@ def test_microphone(model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     finally:
         signal.signal(signal.SIGALRM, before)
     assert status == 130 and "listening; Ctrl-C ends" in err and len(out.strip()) > 0
+
+
+def test_inputs_of_a_folder_and_phrases_of_a_file(folder: Path, tmp_path: Path) -> None:
+    inputs = read_inputs([str(folder)], "mix", StdinAudio(sample_rate=16000))
+    assert [item.name for item in inputs.items] == [f"{i:04d}" for i in range(6)] + ["more/0000"]
+    assert all(item.recording.channel == "mix" for item in inputs.items)
+    (tmp_path / "names.txt").write_text("# names\nAnil Kapoor\nPune :2\n")
+    phrases = SearchOptions(hotwords=(str(tmp_path / "names.txt"), "Goa")).phrases()
+    assert [(p.text, p.weight) for p in phrases] == [("Anil Kapoor", 1.0), ("Pune", 2.0), ("Goa", 1.0)]
 
 
 def test_pcm_of_any_division() -> None:

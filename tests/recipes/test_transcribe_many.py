@@ -14,7 +14,7 @@ from tests.recipes.transcribing import save_model, save_recordings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class ProcessRun:
     """first_seconds: until the first line on stdout. peak: bytes of memory."""
 
     status: int
@@ -24,7 +24,7 @@ class Run:
     errors: str
 
 
-def transcribe(*arguments: str) -> Run:
+def transcribe(*arguments: str) -> ProcessRun:
     """`maya transcribe` as a process of its own."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "maya.recipes.cli", "transcribe", *arguments]
@@ -37,7 +37,7 @@ def transcribe(*arguments: str) -> Run:
     first, lines = time.perf_counter() - began, 1 + sum(1 for _ in process.stdout)
     _, status, usage = os.wait4(process.pid, 0)
     reader.join()
-    return Run(
+    return ProcessRun(
         status=os.waitstatus_to_exitcode(status), first_seconds=first, lines=lines,
         peak=usage.ru_maxrss * 1024, errors="".join(errors),
     )  # fmt: skip

@@ -67,7 +67,7 @@ def test_any_words_give_valid_subtitles(kind: str, seed: int) -> None:
 def test_texts_stay_as_they_are(language: str) -> None:
     text = TEXTS[language].replace("-->", "→")
     (_, _, lines), *others = strictly_parsed(srt(timed(TEXTS[language], step=0.3), FormatConfig()), "srt")
-    shown = " ".join([*lines, *(line for _, _, more in others for line in more)])
+    shown = " ".join([*lines, *(line for _, _, following in others for line in following)])
     assert shown == (text if language != "zh" else text.replace(" ", ""))
 
 
