@@ -1,4 +1,4 @@
-"""`maya transcribe` (recipes/transcribe_inputs.py, transcribe_method.py and others): inputs, outputs, errors."""
+"""`maya transcribe` (transcribe_inputs.py, transcribe_method.py and others): inputs, outputs, errors."""
 
 import io
 import json
@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 import maya
+from maya.decode.transcription import TranscriptionConfig
 from maya.recipes.cli import main
 from maya.recipes.pcm import PCMFormat, pcm_pieces, read_pcm
 from maya.recipes.transcribe_inputs import StdinAudio, read_inputs
@@ -61,8 +62,9 @@ def test_a_folder_with_a_bad_file(model: str, folder: Path, capsys: pytest.Captu
 
 def test_python_gives_the_same(model: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [*sorted(folder.glob("*.flac")), folder / "more" / "0000.wav"]
-    results = {r.id: r for r in maya.load(model, "cpu").transcribe_each(paths)}
-    _, out, _ = run(capsys, model, folder)
+    cfg = TranscriptionConfig(max_seconds_per_batch=0.1)  # each alone: a batch may round another way
+    results = {r.id: r for r in maya.load(model, "cpu").transcribe_each(paths, cfg=cfg)}
+    _, out, _ = run(capsys, model, folder, "--batch-seconds", "0.1")
     texts = {name: r.hypothesis.text for name, r in results.items() if r.hypothesis is not None}
     assert texts == dict(line.split("\t") for line in out.splitlines())
     bad = results[str(folder / "0005.flac")]
@@ -130,10 +132,10 @@ def test_channels(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     soundfile.write(tmp_path / "two.wav", np.stack([first, second], 1), tones.RATE)
     for name, samples in (("left", first), ("right", second)):
         soundfile.write(tmp_path / f"{name}.wav", samples, tones.RATE)
-    two = tmp_path / "two.wav"
-    _, out, _ = run(capsys, model, tmp_path / "left.wav", tmp_path / "right.wav", "--vad", "off")
+    two, alone = tmp_path / "two.wav", ("--vad", "off", "--batch-seconds", "0.1")
+    _, out, _ = run(capsys, model, tmp_path / "left.wav", tmp_path / "right.wav", *alone)
     texts = {Path(name).stem: text for name, text in (line.split("\t") for line in out.splitlines())}
-    _, out, _ = run(capsys, model, two, "--channel", "all", "--vad", "off")
+    _, out, _ = run(capsys, model, two, "--channel", "all", *alone)
     assert dict(line.split("\t") for line in out.splitlines()) == {
         f"{two}#1": texts["left"], f"{two}#2": texts["right"]
     }  # fmt: skip
