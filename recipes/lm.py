@@ -135,7 +135,7 @@ def perplexities(
             amounts = (score, len(tokens) + 1, len(text.split()) + 1, 1)
             sums[group] = [a + b for a, b in zip(sums[group], amounts, strict=True)]
     if len(sums) == 2:
-        sums = {"": sums[""]}  # type: ignore[assignment]
+        sums = {"": sums[""]}
     return {
         code: {
             "texts": int(count), "per_token": math.exp(-score / tokens), "per_word": math.exp(-score / words)

@@ -55,9 +55,9 @@ def train_lstm(
                 optimizer.step()
                 if schedule.last_epoch < total:
                     schedule.step()
-                loss_sum, count = loss_sum + losses.detach(), count + targets
+                loss_sum, count = loss_sum + float(losses.detach()), count + targets
             dev_loss = mean_loss(model, dev, options) if dev else math.inf
-            print(f"epoch {epoch}  training perplexity {math.exp(float(loss_sum) / count):.2f}"
+            print(f"epoch {epoch}  training perplexity {math.exp(loss_sum / count):.2f}"
                   + (f"  dev {math.exp(dev_loss):.2f}" if dev else ""), flush=True)  # fmt: skip
             if dev_loss < best or not dev:
                 best, kept = dev_loss, copy.deepcopy(model.state_dict())

@@ -186,7 +186,7 @@ def write_arpa(arpa: Arpa, path: Path | str) -> None:
     path = Path(path)
     with replacing(path) as partial:
         raw = gzip.GzipFile(partial, "wb", mtime=0) if path.suffix == ".gz" else partial.open("wb")
-        with io.TextIOWrapper(raw, encoding="utf-8", newline="\n") as file:  # type: ignore[type-var]
+        with io.TextIOWrapper(raw, encoding="utf-8", newline="\n") as file:
             file.write("\\data\\\n")
             file.writelines(f"ngram {n}={len(g.log_probs)}\n" for n, g in enumerate(arpa.grams, 1))
             for n, grams in enumerate(arpa.grams, 1):

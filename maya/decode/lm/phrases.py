@@ -56,7 +56,7 @@ def parse_phrase(line: str) -> Phrase:
 def read_phrases(path: Path | str) -> list[Phrase]:
     """The phrases of a file. Raises MayaError for a file that cannot be read or has none."""
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise MayaError(f"cannot read the hot words {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

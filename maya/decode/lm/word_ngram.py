@@ -8,6 +8,8 @@ A word is recognised by a hash of its UTF-8, whichever tokens spell it. This nee
 beginning of a word, as SentencePiece's and byte-level BPE do, and texts with spaces between words.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -40,7 +42,7 @@ class WordNGram(nn.Module):
         self.unknown_score = float(self.automaton.root_scores[0, self.automaton.unknown])
         words, ids, prefixes = _tables(self.automaton)
         spelled = [_hashed(spelling) for spelling in vocab.spellings]
-        buffers = {
+        buffers: dict[str, NDArray[Any]] = {
             "values": _signed([value for value, _ in spelled]),
             "powers": _signed([power for _, power in spelled]),
             "word_hashes": words,
