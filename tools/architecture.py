@@ -21,8 +21,8 @@ FOLDERS = (
     *("maya/data/plan", "maya/data/loading", "maya/features"),
     *("maya/encoders", "maya/encoders/conformer", "maya/encoders/zipformer", "maya/encoders/lact"),
     *("maya/heads", "maya/heads/transducer", "maya/losses", "maya/models", "maya/models/sizing"),
-    *("maya/decode", "maya/decode/lm", "maya/align", "maya/score", "maya/train", "maya/serve"),
-    "maya/convert",
+    *("maya/decode", "maya/decode/beams", "maya/decode/lm", "maya/align", "maya/score", "maya/train"),
+    *("maya/serve", "maya/convert"),
     *("maya/convert/nemo", "maya/convert/icefall", "maya/convert/onnx", "recipes"),
 )
 
