@@ -42,7 +42,7 @@ class BufferConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class AudioWindow:
     """samples (n,) to encode; of its frames `skip` are left context, and `take` follow for the decoder (None:
     all that remain)."""
 
@@ -68,27 +68,27 @@ class WindowBuffer:
         """Samples that are kept for later windows."""
         return len(self._samples)
 
-    def push(self, samples: Tensor) -> list[Window]:
+    def push(self, samples: Tensor) -> list[AudioWindow]:
         """(n,) -> the windows that are complete."""
         self._samples = torch.cat([self._samples, samples])
         windows = []
         while (
             len(self._samples) >= (needed := self._skip + self.chunk_frames + self.right_frames) * self.frame
         ):
-            windows.append(Window(self._samples[: needed * self.frame], self._skip, self.chunk_frames))
+            windows.append(AudioWindow(self._samples[: needed * self.frame], self._skip, self.chunk_frames))
             drop = max(0, self._skip + self.chunk_frames - self.left_frames)
             self._samples = self._samples[drop * self.frame :].clone()
             self._skip += self.chunk_frames - drop
         return windows
 
-    def finish(self) -> Window:
+    def finish(self) -> AudioWindow:
         """The last window. The buffer then begins anew."""
-        window = Window(self._samples, self._skip, None)
+        window = AudioWindow(self._samples, self._skip, None)
         self._samples, self._skip = torch.zeros(0), 0
         return window
 
 
-def encode_windows(model: SpeechModel, windows: Sequence[Window]) -> Encoded:
+def encode_windows(model: SpeechModel, windows: Sequence[AudioWindow]) -> Encoded:
     """The frames of the windows' chunks one after another: (1, S, D)."""
     device = next(model.parameters()).device
     if not any(len(window.samples) for window in windows):
@@ -150,7 +150,7 @@ class BufferedStream(RecognizerStream):
         self._decoder = self.method.stream(1, self._langs)
         return hyp
 
-    def _push(self, windows: list[Window], *, final: bool) -> None:
+    def _push(self, windows: list[AudioWindow], *, final: bool) -> None:
         with torch.inference_mode():
             encoded = self.method.conditioned(encode_windows(self.model, windows), self._langs)
             self._decoder.push(encoded.frames, encoded.lens, final)

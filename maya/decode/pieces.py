@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from maya.audio.vad import Span, SpeechDetector, VADConfig
+from maya.audio.vad import SpeechDetector, SpeechSpan, VADConfig
 from maya.encoders import FrameClock
 
 
@@ -24,7 +24,7 @@ class Piece:
     first_frame: int
     frame_samples: int
     samples: Tensor
-    spans: tuple[Span, ...] = ()
+    spans: tuple[SpeechSpan, ...] = ()
 
     @property
     def end_frame(self) -> int:
@@ -109,7 +109,7 @@ def speech_pieces(
     grouping = _Grouping(window_seconds, min(overlap_seconds, window_seconds / 2), join_seconds)
     detector, buffer = SpeechDetector(vad, rate), _AudioBuffer()
 
-    def pieces(groups: list["_Group"]) -> Iterator[Piece]:
+    def pieces(groups: list["_SpanGroup"]) -> Iterator[Piece]:
         for group in groups:
             first = max(0, int(group.start * rate) // frame)
             samples = buffer.take(first * frame, int(group.end * rate))
@@ -124,12 +124,12 @@ def speech_pieces(
 
 
 @dataclass(slots=True)
-class _Group:
+class _SpanGroup:
     """Spans that share a piece, and the seconds of audio that the piece takes."""
 
     start: float
     end: float
-    spans: list[Span]
+    spans: list[SpeechSpan]
 
 
 class _Grouping:
@@ -137,15 +137,15 @@ class _Grouping:
 
     def __init__(self, window: float, overlap: float, join: float) -> None:
         self.window, self.overlap, self.join = window, overlap, join
-        self._open: _Group | None = None
+        self._open: _SpanGroup | None = None
 
-    def push(self, spans: list[Span], settled: float) -> list[_Group]:
+    def push(self, spans: list[SpeechSpan], settled: float) -> list[_SpanGroup]:
         """The next spans; no later one begins before `settled`, in seconds."""
         done = []
         for span in spans:
             group = self._open
             if group is None:
-                self._open = _Group(span.start, span.end, [span])
+                self._open = _SpanGroup(span.start, span.end, [span])
                 continue
             pause = span.start - group.end
             if pause <= self.join and span.end - group.start <= self.window:
@@ -158,7 +158,7 @@ class _Grouping:
                 group.end = middle + self.overlap / 2
                 start = max(group.start, middle - self.overlap / 2)
             done.append(group)
-            self._open = _Group(start, span.end, [span])
+            self._open = _SpanGroup(start, span.end, [span])
         if self._open is not None and settled - self._open.end > self.join:
             done.append(self._open)
             self._open = None

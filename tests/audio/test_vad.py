@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from maya.audio.load import load_audio
-from maya.audio.vad import Span, SpanTracker, SpeechDetector, VADConfig, detector, speech_spans
+from maya.audio.vad import SpanTracker, SpeechDetector, SpeechSpan, VADConfig, detector, speech_spans
 from maya.audio.vad.energy import EnergyVAD, level_and_flatness
 from maya.audio.vad.silero import SileroVAD, load_silero, packaged_weights, read_safetensors
 from maya.errors import MayaError
@@ -261,7 +261,7 @@ def test_stream_gives_the_spans_of_the_recording(rate: int) -> None:
     assert len(expected) >= 5
     stream, draw = SpeechDetector(cfg, rate), random.Random(rate)
     for _ in range(2):  # the second time anew
-        spans: list[Span] = []
+        spans: list[SpeechSpan] = []
         i = 0
         while i < len(audio):
             count = draw.choice([1, 100, 511, 512, 5000, 100_000])

@@ -63,10 +63,10 @@ def test_chunks_give_the_hypothesis_of_the_whole(loss: str, method: str) -> None
 
 
 @pytest.mark.parametrize("encoder", ["fastconformer", "zipformer", "lact"])
-@pytest.mark.parametrize("left", [0.0, 1.0])
-def test_no_frame_is_lost_or_doubled(encoder: str, left: float) -> None:
+@pytest.mark.parametrize("left_seconds", [0.0, 1.0])
+def test_no_frame_is_lost_or_doubled(encoder: str, left_seconds: float) -> None:
     recognizer = untrained(encoder)
-    cfg = BufferConfig(left_seconds=left, chunk_seconds=1.0, right_seconds=0.5)
+    cfg = BufferConfig(left_seconds=left_seconds, chunk_seconds=1.0, right_seconds=0.5)
     for count in (0, 100, 16000, 16000 * 5 + 123, 24000):
         audio, buffer = speech(6)[:count], WindowBuffer(cfg, recognizer.model)
         windows = [window for block in audio.split(3000) for window in buffer.push(block)]

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maya.audio.vad import Span
+from maya.audio.vad import SpeechSpan
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.joining import Joiner, passage
 from maya.decode.joining import _Token as Token
@@ -238,11 +238,17 @@ def test_passage(before: list, after: list, expected: tuple[int, int]) -> None:
 
 def test_grouping_of_spans() -> None:
     grouping = _Grouping(window=10.0, overlap=2.0, join=1.0)
-    spans = [Span(0, 4), Span(4.5, 9), Span(9.4, 12), Span(20, 21), Span(22.5, 23)]
+    spans = [
+        SpeechSpan(0, 4),
+        SpeechSpan(4.5, 9),
+        SpeechSpan(9.4, 12),
+        SpeechSpan(20, 21),
+        SpeechSpan(22.5, 23),
+    ]
     groups = [(g.start, g.end, len(g.spans)) for g in grouping.push(spans, float("inf"))]
     # The first two share a piece; the third would be too long, and overlaps; the others stand alone.
     assert groups == [(0, 10.2, 2), (pytest.approx(8.2), 12, 1), (20, 21, 1), (22.5, 23, 1)]
-    assert grouping.push([Span(30, 31)], 31.5) == [] and grouping.earliest(31.5) == 28.0
+    assert grouping.push([SpeechSpan(30, 31)], 31.5) == [] and grouping.earliest(31.5) == 28.0
     assert len(grouping.push([], 32.5)) == 1 and grouping.earliest(50.0) == 48.0
 
 

@@ -22,7 +22,7 @@ def recording(rng: np.random.Generator, utterances: int) -> tuple[list[Tensor], 
 @pytest.mark.slow
 def test_borders_add_no_errors() -> None:
     """150 borders a strategy. The model alone, on each utterance, is the measure."""
-    recognizer = tone_recognizer.trained(steps=400)
+    recognizer = tone_recognizer.trained(steps=300)
     audio, texts = recording(np.random.default_rng(7), 150)
     alone = recognizer.transcribe(audio, method="transducer")
     own = wer(texts, [hyp.text for hyp in alone])

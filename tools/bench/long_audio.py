@@ -168,11 +168,11 @@ def errors(reference: str, text: str) -> dict[str, int]:
 
 
 def config(args: argparse.Namespace, strategy: str) -> LongAudioConfig:
-    left, right = args.window * 0.4, args.window * 0.2
+    chunk, after = args.window * 0.4, args.window * 0.2
     vad = speech_defaults()
     vad.detector, vad.weights = args.detector, args.weights
     options: Any = {"strategy": strategy, "window_seconds": args.window, "overlap_seconds": args.overlap}
-    buffer = BufferConfig(left_seconds=left, chunk_seconds=left, right_seconds=right)
+    buffer = BufferConfig(left_seconds=chunk, chunk_seconds=chunk, right_seconds=after)
     return LongAudioConfig(**options, buffer=buffer, vad=vad)
 
 

@@ -11,7 +11,7 @@ from maya.audio.resampling import ResamplingStream
 from maya.audio.vad.config import VADConfig
 from maya.audio.vad.energy import EnergyVAD
 from maya.audio.vad.silero import load_silero, packaged_weights
-from maya.audio.vad.spans import Span, SpanTracker
+from maya.audio.vad.spans import SpanTracker, SpeechSpan
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +61,11 @@ class SpeechDetector:
         """Seconds before which no span that is still to come begins."""
         return self._tracker.settled
 
-    def push(self, samples: Tensor) -> list[Span]:
+    def push(self, samples: Tensor) -> list[SpeechSpan]:
         """(n,) float in [-1, 1] at `sample_rate` -> the spans that are certain now."""
         return self._push(torch.from_numpy(self._resampler.push(samples.numpy())))
 
-    def finish(self) -> list[Span]:
+    def finish(self) -> list[SpeechSpan]:
         """The end of the audio -> the remaining spans. The detector then takes the next recording."""
         spans = self._push(torch.from_numpy(self._resampler.finish()))
         if len(self._rest):
@@ -76,21 +76,19 @@ class SpeechDetector:
         self._begin()
         return spans
 
-    def _push(self, samples: Tensor) -> list[Span]:
+    def _push(self, samples: Tensor) -> list[SpeechSpan]:
         self._samples += len(samples)
         audio = torch.cat([self._rest, samples])
         whole = len(audio) // self.model.window * self.model.window
         self._rest = audio[whole:].clone()
         return self._track(audio[:whole])
 
-    def _track(self, audio: Tensor) -> list[Span]:
-        if len(audio) == 0:  # MKL refuses a Fourier transform of nothing
-            return []
+    def _track(self, audio: Tensor) -> list[SpeechSpan]:
         probabilities, self._state = self.model(audio[None], self._state)
         return self._tracker.push(probabilities[0].tolist())
 
 
-def speech_spans(audio: Tensor, sample_rate: int = 16000, cfg: VADConfig | None = None) -> list[Span]:
+def speech_spans(audio: Tensor, sample_rate: int = 16000, cfg: VADConfig | None = None) -> list[SpeechSpan]:
     """The spans of speech in audio (N,), float in [-1, 1], in seconds and in order.
 
     Raises MayaError where `cfg` asks for silero's network and its weights are missing.

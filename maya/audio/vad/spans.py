@@ -12,7 +12,7 @@ from maya.audio.vad.config import VADConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class SpeechSpan:
     """Seconds from the start of the recording."""
 
     start: float
@@ -39,7 +39,7 @@ class SpanTracker:
         self._silence: int | None = None  # start of the silence at the end of the open span
         self._pause: tuple[int, int] | None = None  # the longest in the open span: start, length
         self._closed: tuple[int, int] | None = None  # the last closed span; its end is not padded yet
-        self._done: list[Span] = []
+        self._done: list[SpeechSpan] = []
 
     @property
     def speaking(self) -> bool:
@@ -54,7 +54,7 @@ class SpanTracker:
             start = min(start, self._closed[0])
         return max(0.0, start / self.rate)
 
-    def push(self, probabilities: Iterable[float]) -> list[Span]:
+    def push(self, probabilities: Iterable[float]) -> list[SpeechSpan]:
         """The next windows -> the spans that are certain now, in order."""
         for probability in probabilities:
             self._step(probability)
@@ -62,7 +62,7 @@ class SpanTracker:
             self._settle()
         return self._take()
 
-    def finish(self, samples: int | None = None) -> list[Span]:
+    def finish(self, samples: int | None = None) -> list[SpeechSpan]:
         """The end of the recording, which has so many samples -> the remaining spans."""
         length = self._position if samples is None else samples
         if self._start is not None and length - self._start > self._min_speech:
@@ -144,8 +144,8 @@ class SpanTracker:
             self._closed = None
 
     def _emit(self, start: float, end: float) -> None:
-        self._done.append(Span(int(start) / self.rate, int(end) / self.rate))
+        self._done.append(SpeechSpan(int(start) / self.rate, int(end) / self.rate))
 
-    def _take(self) -> list[Span]:
+    def _take(self) -> list[SpeechSpan]:
         done, self._done = self._done, []
         return done
