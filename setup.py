@@ -41,15 +41,18 @@ INSTALL = [
     "pyyaml",  # the configuration in NeMo's archives
     "kaldialign",
     "regex",  # grapheme clusters
-    "tqdm",  # progress of preparation
+    "tqdm",  # progress of preparation and transcription
+    "pysubs2",  # subtitles: srt and vtt
+    "praatio",  # Praat's TextGrid
 ]
 MINI = ["espeakng-loader", "babel"]  # the built-in spoken corpus
 PLOT = ["matplotlib"]
 CLOUD = ["boto3"]
 ONNX = ["onnx", "onnxruntime"]
 LLM = ["transformers>=5.23,<6", "peft>=0.18"]
-KENLM = ["kenlm"]  # binaries of KenLM; ARPA files need no package
 VAD = ["silero-vad>=6.2"]  # its weights are read, its code is not imported
+MIC = ["sounddevice"]
+KENLM = ["kenlm"]  # binaries of KenLM; ARPA files need no package
 MEDIA = ["av"]  # PyAV decodes m4a, mp4 and webm
 SCORE = ["whisper-normalizer>=0.1.15,<0.2", "indic-numtowords>=1.1,<2"]  # normal forms, numbers in words
 MEETINGS = ["meeteval>=0.4.3,<0.5"]  # cpWER, tcpWER, ORC-WER; it is built when installed, by a C++ compiler
@@ -84,6 +87,7 @@ setup(
         "kenlm": KENLM,
         "score": SCORE,
         "meetings": MEETINGS,
+        "mic": MIC,
         "vad": VAD,
         "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *VAD, *TESTS, *CHECKS],
     },

@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import glob
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from maya.ranges import Range
 from maya.recipes.arguments import COUNT, POSITIVE, add_checkpoint, add_device, add_list, number
 from maya.recipes.experiment_file import import_recorded
 from maya.recipes.pcm import RAW_KINDS, PCMFormat
-from maya.recipes.transcribe_inputs import STDIN, Inputs, StdinAudio, read_inputs
+from maya.recipes.transcribe_inputs import STDIN, RecordingList, StdinAudio, read_inputs
 from maya.recipes.transcribe_live import transcribe_stream
 from maya.recipes.transcribe_method import SearchOptions, make_decoder
 from maya.recipes.transcribe_outputs import (
@@ -185,11 +186,25 @@ class TranscribeOptions:
             raise MayaError("--raw describes samples on the standard input: name - as the audio")
         if self.resume and self.output_dir is None:
             raise MayaError("--resume looks at the files in --output-dir: name one")
-        if (self.stream or self.mic) and (self.output_dir or {*self.formats} - {"txt", "jsonl"}):
-            raise MayaError("a stream is printed as it is recognised, as --format txt or jsonl")
+        if self.stream or self.mic:
+            self._check_stream()
+        if self.words_per_line and not {*self.formats} & {"srt", "vtt"}:
+            raise MayaError("--words-per-line divides subtitles: add --format srt or vtt")
+        if self.search.n_best > 1 and not {*self.formats} & {"json", "jsonl"}:
+            raise MayaError("--n-best writes alternatives: add --format json or jsonl")
         files = [a for a in audio if a != STDIN and not glob.has_magic(a)]
         if files and not any(Path(a).exists() for a in files) and len(files) == len(audio):
             raise MayaError(f"{files[0]} is not a file")
+
+    def _check_stream(self) -> None:
+        if self.output_dir or {*self.formats} - {"txt", "jsonl"}:
+            raise MayaError("a stream is printed as it is recognised, as --format txt or jsonl")
+        unused = {
+            "--channel": self.channel != "mix", "--vad": self.vad != "auto",
+            "--batch-seconds": self.batch_seconds is not None,
+        }  # fmt: skip
+        if names := [name for name, given in unused.items() if given]:
+            raise MayaError(f"{names[0]} is for whole recordings: leave it or --stream out")
 
     def transcription(self, device: torch.device) -> TranscriptionConfig:
         """How recordings are read and cut. A CPU is as fast with small batches, which need less memory."""
@@ -221,7 +236,7 @@ def transcribe(checkpoint: Path, audio: Sequence[str | Path], options: Transcrib
     """
     arguments = [str(a) for a in audio]
     options.check(arguments)
-    _return_memory()
+    _bound_memory()
     recognizer = load(checkpoint, options)
     if options.stream or options.mic:
         return transcribe_stream(recognizer, arguments, options)
@@ -231,12 +246,24 @@ def transcribe(checkpoint: Path, audio: Sequence[str | Path], options: Transcrib
         print(note, file=sys.stderr)
     outputs = _outputs(checkpoint, inputs, options)
     decoder = make_decoder(recognizer, options.search)
-    return _Run(recognizer=recognizer, inputs=inputs, outputs=outputs, options=options).run(decoder)
+    return _ManyRecordings(recognizer=recognizer, inputs=inputs, outputs=outputs, options=options).run(
+        decoder
+    )
+
+
+def _bound_memory() -> None:
+    """Keep the memory of a process from growing with the number of recordings, see `_return_memory`.
+
+    oneDNN also keeps what it compiled for the last 1024 shapes, and each batch has another: 200 MB in 2000
+    files. It reads its limit from the environment, once, before the first product.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+    _return_memory()
 
 
 def _return_memory() -> None:
     """Let glibc return the memory of large tensors at once. By default it keeps most of it for later ones,
-    and batches of many shapes leave gaps: 2000 files took 1.4 times the memory of 20, and take 1.1 times."""
+    and batches of many shapes leave gaps: without it 2000 files took a fifth more memory."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         m_mmap_threshold, megabyte = -3, 1 << 20
@@ -254,7 +281,7 @@ def load(checkpoint: Path, options: TranscribeOptions) -> Recognizer:
     return recognizer
 
 
-def _outputs(checkpoint: Path, inputs: Inputs, options: TranscribeOptions) -> Outputs:
+def _outputs(checkpoint: Path, inputs: RecordingList, options: TranscribeOptions) -> Outputs:
     cfg = FormatConfig(
         model=str(checkpoint), words_per_line=options.words_per_line, line_columns=options.line_length
     )
@@ -269,11 +296,11 @@ def _outputs(checkpoint: Path, inputs: Inputs, options: TranscribeOptions) -> Ou
 
 
 @dataclass(kw_only=True, slots=True)
-class _Run:
+class _ManyRecordings:
     """Many recordings, with their progress on stderr."""
 
     recognizer: Recognizer
-    inputs: Inputs
+    inputs: RecordingList
     outputs: Outputs
     options: TranscribeOptions
     audio_seconds: float = 0.0

@@ -27,22 +27,22 @@ class Input:
 
 
 @dataclass(kw_only=True, slots=True)
-class Inputs:
+class RecordingList:
     """items: in the order of the arguments. notes: what was passed over, for a person."""
 
     items: list[Input] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def read_inputs(arguments: Sequence[str], channel: Channels, stdin: "StdinAudio") -> Inputs:
+def read_inputs(arguments: Sequence[str], channel: Channels, stdin: "StdinAudio") -> RecordingList:
     """All recordings. A file that does not exist is among them, and fails when it is read.
 
     Raises MayaError for a folder without audio, a pattern that matches nothing, and a damaged manifest.
     """
-    inputs = Inputs()
+    inputs = RecordingList()
     for argument in arguments:
         inputs.items += _read_argument(argument, inputs.notes, stdin)
-    return Inputs(items=_with_distinct_names(inputs.items, channel), notes=inputs.notes)
+    return RecordingList(items=_with_distinct_names(inputs.items, channel), notes=inputs.notes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,14 +95,14 @@ def _read_folder(folder: Path, notes: list[str]) -> Iterator[Input]:
     folder_notes = [f"{folder}: {note}" for note in walked.notes(folder)]
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(_NAMED))
-        more = ", ..." if len(others) > _NAMED else ""
+        rest = ", ..." if len(others) > _NAMED else ""
         count = others.total()
         files = "file that is" if count == 1 else "files that are"
-        folder_notes.append(f"{folder}: passed over {count} {files} no audio ({kinds}{more})")
+        folder_notes.append(f"{folder}: passed over {count} {files} no audio ({kinds}{rest})")
     if not audio:
-        known = " ".join(suffix[1:] for suffix in AUDIO_SUFFIXES[:6])
+        formats = " ".join(suffix[1:] for suffix in AUDIO_SUFFIXES[:6])
         reasons = "".join(f"; {note.removeprefix(f'{folder}: ')}" for note in folder_notes)
-        raise MayaError(f"{folder} holds no audio file ({known} ...){reasons}")
+        raise MayaError(f"{folder} holds no audio file ({formats} ...){reasons}")
     notes += folder_notes
     for path in audio:
         yield _file(path, path.relative_to(folder).as_posix())

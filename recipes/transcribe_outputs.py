@@ -151,7 +151,7 @@ def _read_ledger(path: Path) -> dict[str, dict[str, Any]]:
     """The last row of each name. A line that was cut off is left out."""
     rows: dict[str, dict[str, Any]] = {}
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         return rows
     for line in lines:

@@ -74,11 +74,11 @@ def read_in_batches(
     read: called with a recording and its place, and iterated by one thread at a time; what it raises is
     raised here. A batch has the piece that waits longest, and those nearest to it in length.
     """
-    window = _Window(size)
+    window = _WaitingSlots(size)
     items = enumerate(recordings)
     readers = min(_MOST_READERS, max(2, cpus()))
     pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
-    running: dict[Future[_Step], int] = {}
+    running: dict[Future[_ReadingStep], int] = {}
     paused: deque[tuple[int, Reading]] = deque()
     exhausted = False
     try:
@@ -112,7 +112,7 @@ def read_in_batches(
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _ReadingStep:
     """What a step of reading gave, and the reading itself if it has not come to its end."""
 
     slots: list[Slot]
@@ -121,7 +121,7 @@ class _Step:
 
 
 @torch.inference_mode()
-def _step(reading: Reading, samples: float) -> _Step:
+def _step(reading: Reading, samples: float) -> _ReadingStep:
     """Read on until there are so many samples. Runs in a thread."""
     slots: list[Slot] = []
     tracks: list[Track] = []
@@ -133,11 +133,11 @@ def _step(reading: Reading, samples: float) -> _Step:
         slots.append(item)
         total += len(item.samples)
         if total >= samples:
-            return _Step(slots, tracks, reading)
-    return _Step(slots, tracks, None)
+            return _ReadingStep(slots, tracks, reading)
+    return _ReadingStep(slots, tracks, None)
 
 
-class _Window:
+class _WaitingSlots:
     """The pieces that were read and wait for their decoding, in the order of their arrival."""
 
     def __init__(self, size: WindowSize) -> None:

@@ -14,6 +14,7 @@ from maya.audio.byte_ranges import ByteRange
 from maya.audio.load import as_audio, load_audio, load_channels
 from maya.config import config
 from maya.decode.hypothesis import Hypothesis
+from maya.decode.joined_nbest import joined_alternatives, search_score, without_samples
 from maya.decode.joining import Joiner
 from maya.decode.long_audio import LongAudioConfig
 from maya.decode.methods import AUTO
@@ -161,6 +162,10 @@ class Transcription:
         if parts.joiner is not None:
             assert self.cutting is not None
             hypothesis = self.cutting.finish(parts.joiner.finish(), track.seconds)
+            hypothesis.search_score = search_score(parts.rows)
+            if any(hyp.alternatives for _, hyp in parts.rows):
+                alternatives = joined_alternatives(parts.rows, self.cutting.joiner)
+                hypothesis.alternatives = [self.cutting.finish(h, track.seconds) for h in alternatives]
             if hypothesis.language is None and track.language != AUTO:
                 hypothesis.language = track.language
         if hypothesis is not None:
@@ -216,6 +221,7 @@ class _Parts:
         self.hypothesis: Hypothesis | None = None
         self.predictions: Mapping[str, Prediction] = {}
         self.is_read = False
+        self.rows: list[tuple[Piece, Hypothesis]] = []  # in order
         self._waiting: dict[int, tuple[Piece, Decoded]] = {}
         self._decoded = self._joined = self._longest = 0
 
@@ -231,6 +237,7 @@ class _Parts:
             piece, earlier = ready
             assert earlier.hypothesis is not None
             self.joiner.add(piece, earlier.hypothesis)
+            self.rows.append((without_samples(piece), earlier.hypothesis))
             self._joined += 1
 
     def is_complete(self, track: Track) -> bool:

@@ -25,7 +25,8 @@ from maya.recipes.cli import main, parser
         ("train --train.lr 3", "maya train: unknown option --train.lr; write --set train.lr=VALUE"),
         ("train --encoder 1", "maya train: unknown option --encoder; did you mean --encoder-lr?"),
         ("transcribe r a.wav --lang hi", "unknown option --lang; did you mean --language?"),
-        ("transcribe r a.wav --output jsn", "--output: unknown value 'jsn'; did you mean 'json'?"),
+        ("transcribe r a.wav --format jsn", "--format: unknown format 'jsn'; did you mean 'json'?"),
+        ("transcribe r a.wav --channel x", "--channel: expects a number from 1, all or mix, not 'x'"),
         (
             "export onnx a b --chunk 4",
             "unknown option --chunk; did you mean --chunk-frames?",
