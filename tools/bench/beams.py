@@ -26,8 +26,8 @@ from maya.decode.ctc import collapse_ctc
 from maya.decode.ctc_alignment import align_ctc
 from maya.decode.ctc_beam import beam_ctc
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.methods import METHODS, choose_method
 from maya.decode.lm.kneser_ney import ngrams_by_language
+from maya.decode.methods import METHODS, choose_method
 from maya.decode.recognizer import Recognizer
 from maya.encoders import Encoded
 from maya.recipes.decode import training_texts
