@@ -84,6 +84,8 @@ class SpeechDetector:
         return self._track(audio[:whole])
 
     def _track(self, audio: Tensor) -> list[SpeechSpan]:
+        if len(audio) == 0:  # MKL refuses a Fourier transform of nothing
+            return []
         probabilities, self._state = self.model(audio[None], self._state)
         return self._tracker.push(probabilities[0].tolist())
 
