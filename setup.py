@@ -61,6 +61,8 @@ TESTS = [
     "pytest-xdist",
     "hypothesis",
     "kaldi-native-fbank",  # a second opinion on the filter bank
+    "jiwer",  # a second opinion on error rates
+    "graphemeu",  # a second opinion on grapheme clusters
     "triton; platform_system == 'Linux'",  # runs the kernels on a CPU; torch's CPU build does not bring it
 ]
 CHECKS = ["ruff", "mypy", "pre-commit"]
@@ -89,7 +91,7 @@ setup(
         "meetings": MEETINGS,
         "mic": MIC,
         "vad": VAD,
-        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *VAD, *TESTS, *CHECKS],
+        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *VAD, *SCORE, *TESTS, *CHECKS],
     },
     entry_points={"console_scripts": ["maya=maya.recipes.cli:main"]},
 )

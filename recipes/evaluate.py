@@ -3,7 +3,7 @@
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from maya.data.measure.entry import Entry
 from maya.data.measure.probe import ProbeConfig, probe
 from maya.data.table.cuts import entry_cut
 from maya.decode.base import Method
-from maya.decode.lm.fusion_config import FusionConfig
 from maya.decode.methods import AUTO
 from maya.decode.recognizer import Recognizer
 from maya.decode.table import decode_table
@@ -73,8 +72,9 @@ def run(args: argparse.Namespace) -> None:
         evaluate_conditions(args, None if source.is_empty else source.entries)
         return
     evaluate(
-        args.checkpoint, source, method=args.method, language=args.language, num_samples=args.num_samples,
-        json_file=args.json, device=args.device, scoring=scoring_options(args), fusion=fusion_config(args),
+        args.checkpoint, source, decode=DecodeConfig(method=args.method, fusion=fusion_config(args)),
+        language=args.language, num_samples=args.num_samples, json_file=args.json, device=args.device,
+        scoring=scoring_options(args),
     )  # fmt: skip
 
 
@@ -112,39 +112,38 @@ def evaluate(
     checkpoint: Path,
     source: Source,
     *,
-    method: str = AUTO,
+    decode: DecodeConfig | None = None,
     language: str | None = None,
     num_samples: int = 0,
     json_file: Path | None = None,
     device: str = "auto",
     scoring: ScoringOptions | None = None,
-    fusion: FusionConfig | None = None,
 ) -> Report | None:
     """Transcribe and score a source, and print error rates; audio without references is only transcribed.
 
-    method: as decode.method. language: of utterances without one; "auto" lets the model identify each.
-    Without it, a model of a single language decodes in that. num_samples: utterances to show. json_file: all
-    results, for programs. scoring: normal form and further measures. fusion: language models and hot words.
-    Raises MayaError for an utterance that cannot be evaluated, and for a method whose head the model lacks or
-    that was never trained.
+    decode: the method, language models and hot words; its `language` is not read. language: of utterances
+    without one; "auto" lets the model identify each. Without it, a model of a single language decodes in
+    that. num_samples: utterances to show. json_file: all results, for programs. scoring: normal form and
+    further measures. Raises MayaError for an utterance that cannot be evaluated, and for a method whose head
+    the model lacks or that was never trained.
     """
+    cfg = DecodeConfig() if decode is None else replace(decode)
     if (source.manifest is None) == (not source.audio):
         raise MayaError("name what to evaluate once: audio files, or --manifest FILE")
     if source.manifest is not None and source.references:
         raise MayaError("--reference belongs to audio files; a manifest has its own texts: leave it out")
     if source.manifest is None and not source.references:
-        if fusion is not None and (fusion.lm or fusion.hotwords):
+        if cfg.fusion.lm or cfg.fusion.hotwords:
             raise MayaError("--lm and --hotwords are evaluated: give --reference the text of each file")
         if num_samples or json_file is not None:
             raise MayaError("--json and --num-samples show errors: give --reference the text of each file")
-        options = TranscribeOptions(language=language, search=SearchOptions(method=method), device=device)
+        options = TranscribeOptions(language=language, search=SearchOptions(method=cfg.method), device=device)
         if transcribe(checkpoint, source.audio, options):
             raise MayaError("some of the files were not transcribed, see above")
         return None
     scoring = scoring or ScoringOptions()
     recognizer = maya.load(checkpoint, device)
-    cfg = DecodeConfig(method=method, language="auto" if language == "auto" else "known")
-    cfg.fusion = fusion or cfg.fusion
+    cfg.language = "auto" if language == "auto" else "known"
     decoder, facts = make_method(cfg, recognizer, None)
     if decoder is None:
         raise MayaError(f"{checkpoint} has no text head to evaluate; `maya score` scores predicted labels")

@@ -18,10 +18,10 @@ def add_fusion(p: argparse.ArgumentParser) -> None:
     text = "a file of words and phrases to prefer, one a line; `name :2.5` gives one its own weight"
     p.add_argument("--hotwords", metavar="FILE", help=text)
     text = f"of the hot words, in nats a token; default {defaults.hotwords_weight:g}"
-    p.add_argument("--hotwords-weight", type=weight, default=defaults.hotwords_weight, metavar="X", help=text)
+    p.add_argument("--hotword-weight", type=weight, default=defaults.hotwords_weight, metavar="X", help=text)
 
 
 def fusion_config(args: argparse.Namespace) -> FusionConfig:
     """The configuration that the options of `add_fusion` give."""
-    values: dict[str, Any] = {"lm_weight": args.lm_weight, "hotwords_weight": args.hotwords_weight}
+    values: dict[str, Any] = {"lm_weight": args.lm_weight, "hotwords_weight": args.hotword_weight}
     return FusionConfig(lm=args.lm or "", hotwords=args.hotwords or "", **values)

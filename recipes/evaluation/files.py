@@ -12,7 +12,7 @@ from maya.recipes.arguments import number
 from maya.recipes.evaluation.options import list_language, measure_options, scoring_options
 from maya.score.files.objects import holds_both
 from maya.score.files.pairing import PairingOptions, pair_transcripts
-from maya.score.files.transcript import Transcript
+from maya.score.files.transcript import TranscriptRow
 from maya.score.files.transcripts import FORMATS, format_of, read_transcripts
 from maya.score.measures.normalizers import DROPS_EMPTY, make_normalizer
 from maya.score.measures.summary import measure, measures_result, measures_table
@@ -95,7 +95,7 @@ def score_files(args: argparse.Namespace) -> Report | dict[str, Any]:
     return report
 
 
-def _read(args: argparse.Namespace) -> tuple[list[Transcript], list[Transcript]]:
+def _read(args: argparse.Namespace) -> tuple[list[TranscriptRow], list[TranscriptRow]]:
     ref, ref_format = args.ref, args.ref_format
     if ref is None:
         of_json = (format_of(args.hyp) if args.hyp_format == "auto" else args.hyp_format) == "json"
@@ -113,7 +113,7 @@ def _without_empty(pairs: list[Utterance]) -> list[Utterance]:
 
 
 def _score_speakers(
-    refs: list[Transcript], hyps: list[Transcript], args: argparse.Namespace
+    refs: list[TranscriptRow], hyps: list[TranscriptRow], args: argparse.Namespace
 ) -> dict[str, Any]:
     """Print and return cpWER and its relatives where there are words, and DER where there are times."""
     normalizer, language = make_normalizer(args.normalizer), args.language or ""
@@ -146,9 +146,9 @@ def _score_speakers(
     return scores
 
 
-def _normal(row: Transcript, normalizer: Any, language: str) -> Transcript:
+def _normal(row: TranscriptRow, normalizer: Any, language: str) -> TranscriptRow:
     text = normalizer(row.text, row.language or language)
-    return Transcript(
+    return TranscriptRow(
         id=row.id, text=text, recording=row.recording, channel=row.channel, speaker=row.speaker,
         start=row.start, end=row.end, ignored=row.ignored,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from maya.ranges import Range
 from maya.recipes.arguments import number
 from maya.recipes.evaluation.options import add_normalizer
 from maya.score.files.objects import holds_both
-from maya.score.files.transcript import Transcript
+from maya.score.files.transcript import TranscriptRow
 from maya.score.files.transcripts import format_of, read_transcripts
 from maya.score.files.writing import write_transcripts
 from maya.score.measures.normalizers import make_normalizer
@@ -52,9 +52,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def combine(
-    systems: Sequence[Sequence[Transcript]], options: RoverOptions,
+    systems: Sequence[Sequence[TranscriptRow]], options: RoverOptions,
     normalizer: Callable[[str, str], str], language: str, *, names: Sequence[Path],
-) -> list[Transcript]:  # fmt: skip
+) -> list[TranscriptRow]:  # fmt: skip
     """The combined transcripts, in the order of the first system. language: of texts that name none. names:
     of the systems, for messages. Raises MayaError for systems of different utterances."""
     tables = [{_key(row): row for row in rows} for rows in systems]
@@ -71,11 +71,11 @@ def combine(
     return combined
 
 
-def _key(row: Transcript) -> tuple[str, str, str]:
+def _key(row: TranscriptRow) -> tuple[str, str, str]:
     return (row.id, "", "") if row.id else ("", row.recording, row.channel)
 
 
-def _words(row: Transcript, normalizer: Callable[[str, str], str], language: str) -> list[Word]:
+def _words(row: TranscriptRow, normalizer: Callable[[str, str], str], language: str) -> list[Word]:
     """The words of a transcript in normal form, those that a word becomes with its times and confidence."""
     code = row.language or language
     if not row.words:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from maya.errors import MayaError
-from maya.score.files.transcript import Transcript
+from maya.score.files.transcript import TranscriptRow
 from maya.score.meetings.diarization import best_pairs, diarization_errors
 from maya.score.meetings.words import meeting_errors
 
 
-def _turn(speaker: str, start: float, end: float, text: str = "", recording: str = "r") -> Transcript:
-    return Transcript(
+def _turn(speaker: str, start: float, end: float, text: str = "", recording: str = "r") -> TranscriptRow:
+    return TranscriptRow(
         id="", text=text, recording=recording, channel="1", speaker=speaker, start=start, end=end,
         seconds=end - start,
     )  # fmt: skip
@@ -70,7 +70,7 @@ def test_der_by_hand() -> None:
     split = [_turn("ann", 0, 6), _turn("ann", 4, 10), _turn("bob", 10, 20)]
     assert diarization_errors(split, refs).rate == 0.0  # turns of one speaker that overlap are one
     with pytest.raises(MayaError, match="without times or speaker"):
-        diarization_errors([Transcript(id="a", text="")], refs)
+        diarization_errors([TranscriptRow(id="a", text="")], refs)
 
 
 def test_best_pairs_are_the_best() -> None:

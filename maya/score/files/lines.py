@@ -7,7 +7,7 @@ from pathlib import Path
 from maya.data.corpus.manifest import read_lines
 from maya.decode.hypothesis import Word
 from maya.errors import MayaError
-from maya.score.files.transcript import Transcript
+from maya.score.files.transcript import TranscriptRow
 
 IGNORED = "ignore_time_segment_in_scoring"
 _TRN = re.compile(r"^(?P<text>.*?)\s*\((?P<id>[^()\s]+)\)\s*$")
@@ -16,27 +16,27 @@ _COMMENT = ";;"
 _ALTERNATIVES = re.compile(r"(?:^|\s)\{\s.*\s/\s.*\s\}(?:\s|$)")
 
 
-def read_kaldi_text(path: Path) -> list[Transcript]:
+def read_kaldi_text(path: Path) -> list[TranscriptRow]:
     """Lines `ID WORD WORD ...`; an id alone is an empty text."""
     rows = []
     for line, _ in _lines(path):
         id, _, text = line.strip().partition(" ")
-        rows.append(Transcript(id=id, text=text.strip()))
+        rows.append(TranscriptRow(id=id, text=text.strip()))
     return rows
 
 
-def read_trn(path: Path) -> list[Transcript]:
+def read_trn(path: Path) -> list[TranscriptRow]:
     """Lines `WORD WORD ... (ID)`. Raises MayaError for alternatives in braces."""
     rows = []
     for line, where in _lines(path, comments=True):
         match = _TRN.match(line)
         if match is None:
             raise MayaError(f"{where}: no utterance id in parentheses at the end of the line")
-        rows.append(Transcript(id=match["id"], text=_plain(match["text"], where)))
+        rows.append(TranscriptRow(id=match["id"], text=_plain(match["text"], where)))
     return rows
 
 
-def read_ctm(path: Path) -> list[Transcript]:
+def read_ctm(path: Path) -> list[TranscriptRow]:
     """The words of each recording and channel, by time: a transcript for each of them."""
     words: dict[tuple[str, str], list[Word]] = {}
     for line, where in _lines(path, comments=True):
@@ -51,7 +51,7 @@ def read_ctm(path: Path) -> list[Transcript]:
     for (recording, channel), own in words.items():
         own.sort(key=lambda word: word.start or 0.0)
         rows.append(
-            Transcript(
+            TranscriptRow(
                 id="", recording=recording, channel=channel, words=tuple(own), start=own[0].start,
                 end=max(word.end or 0.0 for word in own), text=" ".join(word.text for word in own),
             )
@@ -59,7 +59,7 @@ def read_ctm(path: Path) -> list[Transcript]:
     return rows
 
 
-def read_stm(path: Path) -> list[Transcript]:
+def read_stm(path: Path) -> list[TranscriptRow]:
     """The segments of recordings. Raises MayaError for alternatives in braces."""
     rows = []
     for line, where in _lines(path, comments=True):
@@ -73,7 +73,7 @@ def read_stm(path: Path) -> list[Transcript]:
             text = text[text.index(">") + 1 :]
         ignored = text.strip().lower() == IGNORED
         rows.append(
-            Transcript(
+            TranscriptRow(
                 id="", recording=recording, channel=channel, speaker=speaker, start=start, end=end,
                 text="" if ignored else _plain(text.strip(), where), seconds=end - start, ignored=ignored,
             )
@@ -81,7 +81,7 @@ def read_stm(path: Path) -> list[Transcript]:
     return rows
 
 
-def read_rttm(path: Path) -> list[Transcript]:
+def read_rttm(path: Path) -> list[TranscriptRow]:
     """Who spoke when: the lines of type SPEAKER, without text. Others, such as SPKR-INFO, are left out."""
     rows = []
     for line, where in _lines(path, comments=True):
@@ -92,7 +92,7 @@ def read_rttm(path: Path) -> list[Transcript]:
             raise MayaError(f"{where}: an RTTM line has at least 8 fields, not {len(fields)}")
         start, seconds = _seconds(fields[3], where), _seconds(fields[4], where)
         rows.append(
-            Transcript(
+            TranscriptRow(
                 id="", recording=fields[1], channel=fields[2], speaker=fields[7], start=start,
                 end=start + seconds, text="", seconds=seconds,
             )

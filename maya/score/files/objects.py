@@ -8,7 +8,7 @@ from typing import Any
 from maya.data.corpus.manifest import parse_object, read_lines
 from maya.decode.hypothesis import Word
 from maya.errors import MayaError
-from maya.score.files.transcript import Side, Transcript
+from maya.score.files.transcript import Side, TranscriptRow
 
 _IDS = ("id", "utt_id", "utterance_id", "key", "audio_filepath")
 _TEXTS: dict[Side, tuple[str, ...]] = {
@@ -18,7 +18,7 @@ _TEXTS: dict[Side, tuple[str, ...]] = {
 _LANGUAGES = ("language", "lang", "target_lang")
 
 
-def read_objects(path: Path, side: Side) -> list[Transcript]:
+def read_objects(path: Path, side: Side) -> list[TranscriptRow]:
     """The rows of JSON lines, or of a JSON list. Raises MayaError that names the row at fault."""
     return [_transcript(values, side, where) for values, where in _objects(path)]
 
@@ -55,7 +55,7 @@ def _objects(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     yield from ((row, f"{path}, object {i}") for i, row in enumerate(rows, 1))
 
 
-def _transcript(values: Mapping[str, Any], side: Side, where: str) -> Transcript:
+def _transcript(values: Mapping[str, Any], side: Side, where: str) -> TranscriptRow:
     start, end = _seconds(values, "start_time", where), _seconds(values, "end_time", where)
     recording = str(values.get("session_id", ""))
     id = next((str(values[name]) for name in _IDS if values.get(name) not in (None, "")), "")
@@ -64,7 +64,7 @@ def _transcript(values: Mapping[str, Any], side: Side, where: str) -> Transcript
     if "audio_filepath" in values and "offset" in values and "id" not in values:
         id += f" {values['offset']}"  # several utterances of one file
     speaker, language = values.get("speaker"), _first(values, _LANGUAGES)
-    return Transcript(
+    return TranscriptRow(
         id=id,
         text=_text(values, side, where),
         recording=recording,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from maya.decode.hypothesis import Word
 from maya.errors import MayaError
-from maya.score.files.transcript import Transcript
+from maya.score.files.transcript import TranscriptRow
 from maya.score.report import Utterance
 
 Normalizer = Callable[[str, str], str]  # text, language → text
@@ -23,7 +23,10 @@ class PairingOptions:
 
 
 def pair_transcripts(
-    refs: Sequence[Transcript], hyps: Sequence[Transcript], normalizer: Normalizer, options: PairingOptions
+    refs: Sequence[TranscriptRow],
+    hyps: Sequence[TranscriptRow],
+    normalizer: Normalizer,
+    options: PairingOptions,
 ) -> list[Utterance]:
     """The utterances to score, in the order of the references.
 
@@ -47,7 +50,7 @@ def pair_transcripts(
 
 
 def _utterance(
-    ref: Transcript, hyp: Transcript, normalizer: Normalizer, options: PairingOptions
+    ref: TranscriptRow, hyp: TranscriptRow, normalizer: Normalizer, options: PairingOptions
 ) -> Utterance:
     language = ref.language or hyp.language or options.language or ""
     return Utterance(
@@ -62,8 +65,8 @@ def _utterance(
 
 
 def _by_id(
-    refs: Sequence[Transcript], hyps: Sequence[Transcript], options: PairingOptions
-) -> list[tuple[Transcript, Transcript]]:
+    refs: Sequence[TranscriptRow], hyps: Sequence[TranscriptRow], options: PairingOptions
+) -> list[tuple[TranscriptRow, TranscriptRow]]:
     texts = _unique(hyps, "hypotheses")
     own = _unique(refs, "references")
     if extra := [id for id in texts if id not in own]:
@@ -74,11 +77,11 @@ def _by_id(
             f"{len(missing)} of {len(own)} references have no hypothesis, the first is {missing[0]!r}; "
             "--missing-as-empty counts their words as deletions"
         )
-    return [(ref, texts.get(id) or Transcript(id=id, text="")) for id, ref in own.items()]
+    return [(ref, texts.get(id) or TranscriptRow(id=id, text="")) for id, ref in own.items()]
 
 
-def _unique(rows: Sequence[Transcript], what: str) -> dict[str, Transcript]:
-    by_id: dict[str, Transcript] = {}
+def _unique(rows: Sequence[TranscriptRow], what: str) -> dict[str, TranscriptRow]:
+    by_id: dict[str, TranscriptRow] = {}
     for row in rows:
         if row.id in by_id:
             raise MayaError(f"the {what} hold {row.id!r} twice; every id must appear once")
@@ -86,13 +89,13 @@ def _unique(rows: Sequence[Transcript], what: str) -> dict[str, Transcript]:
     return by_id
 
 
-def _place(row: Transcript) -> tuple[str, str]:
+def _place(row: TranscriptRow) -> tuple[str, str]:
     return row.recording, row.channel
 
 
 def _by_time(
-    refs: Sequence[Transcript], hyps: Sequence[Transcript], options: PairingOptions
-) -> list[tuple[Transcript, Transcript]]:
+    refs: Sequence[TranscriptRow], hyps: Sequence[TranscriptRow], options: PairingOptions
+) -> list[tuple[TranscriptRow, TranscriptRow]]:
     segments = defaultdict(list)
     for ref in refs:
         segments[_place(ref)].append(ref)
@@ -107,14 +110,14 @@ def _by_time(
         for word in words.get(place, []):
             shares[_segment_of(word, own)].append(word.text)
         pairs += [
-            (_named(ref), Transcript(id="", text=" ".join(share)))
+            (_named(ref), TranscriptRow(id="", text=" ".join(share)))
             for ref, share in zip(own, shares, strict=True)
             if not ref.ignored
         ]
     return pairs
 
 
-def _segment_of(word: Word, segments: Sequence[Transcript]) -> int:
+def _segment_of(word: Word, segments: Sequence[TranscriptRow]) -> int:
     """The index of the segment that holds the middle of the word, or of the nearest one; the later of two."""
     middle = ((word.start or 0.0) + (word.end or 0.0)) / 2
     last = bisect.bisect_right([s.start or 0.0 for s in segments], middle) - 1
@@ -128,32 +131,32 @@ def _segment_of(word: Word, segments: Sequence[Transcript]) -> int:
 
 
 def _by_recording(
-    refs: Sequence[Transcript], hyps: Sequence[Transcript], options: PairingOptions
-) -> list[tuple[Transcript, Transcript]]:
+    refs: Sequence[TranscriptRow], hyps: Sequence[TranscriptRow], options: PairingOptions
+) -> list[tuple[TranscriptRow, TranscriptRow]]:
     sides = []
     for rows in (refs, hyps):
-        groups: dict[tuple[str, str], list[Transcript]] = defaultdict(list)
+        groups: dict[tuple[str, str], list[TranscriptRow]] = defaultdict(list)
         for row in rows:
             groups[_place(row)].append(row)
         sides.append({place: _joined(place, group) for place, group in groups.items()})
     own, others = sides
     _check_places(own, others, options)
-    return [(ref, others.get(place) or Transcript(id="", text="")) for place, ref in own.items()]
+    return [(ref, others.get(place) or TranscriptRow(id="", text="")) for place, ref in own.items()]
 
 
-def _joined(place: tuple[str, str], rows: list[Transcript]) -> Transcript:
+def _joined(place: tuple[str, str], rows: list[TranscriptRow]) -> TranscriptRow:
     """The texts of one recording and channel as one, by time."""
     rows = sorted(rows, key=lambda row: row.start or 0.0)
-    return Transcript(
+    return TranscriptRow(
         id=" ".join(filter(None, place)), text=" ".join(row.text for row in rows if row.text),
         seconds=sum(row.seconds for row in rows), language=rows[0].language,
     )  # fmt: skip
 
 
-def _named(ref: Transcript) -> Transcript:
+def _named(ref: TranscriptRow) -> TranscriptRow:
     """A segment with an id of its place and time."""
     where = " ".join(filter(None, _place(ref)))
-    return Transcript(
+    return TranscriptRow(
         id=f"{where} {ref.start:.2f}-{ref.end:.2f} {ref.speaker or ''}".strip(), text=ref.text,
         speaker=ref.speaker, language=ref.language, seconds=ref.seconds,
     )  # fmt: skip

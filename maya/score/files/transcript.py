@@ -9,7 +9,7 @@ Side = Literal["ref", "hyp"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Transcript:
+class TranscriptRow:
     """What was said or recognised in an utterance, a segment of a recording, or a whole recording.
 
     id: of the utterance; "" in formats that name recordings. recording, channel: where it is from. start,

@@ -21,7 +21,7 @@ from maya.data.corpus.manifest import read_lines
 from maya.errors import MayaError
 from maya.score.files.lines import read_ctm, read_kaldi_text, read_rttm, read_stm, read_trn
 from maya.score.files.objects import read_objects
-from maya.score.files.transcript import Side, Transcript
+from maya.score.files.transcript import Side, TranscriptRow
 
 FileFormat = Literal["auto", "kaldi", "trn", "ctm", "stm", "rttm", "json"]
 FORMATS: tuple[str, ...] = ("auto", "kaldi", "trn", "ctm", "stm", "rttm", "json")
@@ -29,12 +29,12 @@ _SUFFIXES = {
     ".txt": "kaldi", ".trn": "trn", ".ctm": "ctm", ".stm": "stm", ".rttm": "rttm",
     ".json": "json", ".jsonl": "json",
 }  # fmt: skip
-_READERS: dict[str, Callable[[Path], list[Transcript]]] = {
+_READERS: dict[str, Callable[[Path], list[TranscriptRow]]] = {
     "kaldi": read_kaldi_text, "trn": read_trn, "ctm": read_ctm, "stm": read_stm, "rttm": read_rttm,
 }  # fmt: skip
 
 
-def read_transcripts(path: Path, side: Side, kind: FileFormat = "auto") -> list[Transcript]:
+def read_transcripts(path: Path, side: Side, kind: FileFormat = "auto") -> list[TranscriptRow]:
     """The transcripts of a file, in its order. side: whether to take references or hypotheses, for formats
     that hold both. kind: "auto" for that of the file's name, or of its first line.
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from maya.errors import MayaError
 from maya.files import writing
-from maya.score.files.transcript import Transcript
+from maya.score.files.transcript import TranscriptRow
 
 WRITABLE = ("kaldi", "trn", "ctm", "json")
 
 
-def write_transcripts(rows: Iterable[Transcript], path: Path, kind: str, refs: dict[str, str]) -> None:
+def write_transcripts(rows: Iterable[TranscriptRow], path: Path, kind: str, refs: dict[str, str]) -> None:
     """Write transcripts as Kaldi text, trn, CTM or JSON lines with words.
 
     refs: reference by id, added to JSON lines. Raises MayaError for another format, and for CTM without times
@@ -26,7 +26,7 @@ def write_transcripts(rows: Iterable[Transcript], path: Path, kind: str, refs: d
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def _lines(row: Transcript, kind: str, refs: dict[str, str]) -> list[str]:
+def _lines(row: TranscriptRow, kind: str, refs: dict[str, str]) -> list[str]:
     if kind == "kaldi":
         return [f"{row.id or row.recording} {row.text}".rstrip()]
     if kind == "trn":
@@ -43,7 +43,7 @@ def _lines(row: Transcript, kind: str, refs: dict[str, str]) -> list[str]:
     return lines
 
 
-def _values(row: Transcript, refs: dict[str, str]) -> dict[str, Any]:
+def _values(row: TranscriptRow, refs: dict[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {"id": row.id or row.recording, "text": row.text}
     if row.id in refs:
         values["ref"] = refs[row.id]

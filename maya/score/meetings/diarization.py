@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maya.errors import MayaError
-from maya.score.files.transcript import Transcript
+from maya.score.files.transcript import TranscriptRow
 
 Turns = dict[str, list[tuple[float, float]]]  # by speaker, in order and apart
 
@@ -42,7 +42,7 @@ class DiarizationErrors:
 
 
 def diarization_errors(
-    refs: Sequence[Transcript], hyps: Sequence[Transcript], *, collar: float = 0.0, overlap: bool = True
+    refs: Sequence[TranscriptRow], hyps: Sequence[TranscriptRow], *, collar: float = 0.0, overlap: bool = True
 ) -> DiarizationErrors:
     """DER of all recordings together, over all the time in which either side has speech.
 
@@ -130,7 +130,7 @@ def _activity(turns: Turns, middles: NDArray[np.float64]) -> NDArray[np.float64]
     return rows
 
 
-def _by_recording(rows: Sequence[Transcript], side: str) -> dict[str, Turns]:
+def _by_recording(rows: Sequence[TranscriptRow], side: str) -> dict[str, Turns]:
     """By recording and speaker the turns, those that overlap or touch as one."""
     turns: dict[str, Turns] = defaultdict(lambda: defaultdict(list))
     for row in rows:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maya.errors import MayaError
-from maya.score.files.transcript import Transcript
+from maya.score.files.transcript import TranscriptRow
 
 COLLAR = 5.0  # seconds, meeteval's usual one for tcpWER
 
@@ -40,7 +40,7 @@ class MeetingErrors:
 
 
 def meeting_errors(
-    refs: Sequence[Transcript], hyps: Sequence[Transcript], *, collar: float = COLLAR
+    refs: Sequence[TranscriptRow], hyps: Sequence[TranscriptRow], *, collar: float = COLLAR
 ) -> list[MeetingErrors]:
     """cpWER and ORC-WER of segments of recordings, and tcpWER where both sides have times.
 
@@ -75,7 +75,7 @@ def meeting_errors(
     return scores
 
 
-def _segments(meeteval: Any, rows: Sequence[Transcript], recording: str) -> Any:
+def _segments(meeteval: Any, rows: Sequence[TranscriptRow], recording: str) -> Any:
     """meeteval's list of the segments of a recording. Without a speaker, the channel parts the streams."""
     segments: list[dict[str, Any]] = []
     for row in rows:
