@@ -44,13 +44,13 @@ INSTALL = [
     "tqdm",  # progress of preparation and transcription
     "pysubs2",  # subtitles: srt and vtt
     "praatio",  # Praat's TextGrid
+    "silero-vad>=6.2",  # the weights of voice activity detection; its code is not imported
 ]
 MINI = ["espeakng-loader", "babel"]  # the built-in spoken corpus
 PLOT = ["matplotlib"]
 CLOUD = ["boto3"]
 ONNX = ["onnx", "onnxruntime"]
 LLM = ["transformers>=5.23,<6", "peft>=0.18"]
-VAD = ["silero-vad>=6.2"]  # its weights are read, its code is not imported
 MIC = ["sounddevice"]
 KENLM = ["kenlm"]  # binaries of KenLM; ARPA files need no package
 MEDIA = ["av"]  # PyAV decodes m4a, mp4 and webm
@@ -90,8 +90,7 @@ setup(
         "score": SCORE,
         "meetings": MEETINGS,
         "mic": MIC,
-        "vad": VAD,
-        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *VAD, *SCORE, *TESTS, *CHECKS],
+        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *SCORE, *TESTS, *CHECKS],
     },
     entry_points={"console_scripts": ["maya=maya.recipes.cli:main"]},
 )

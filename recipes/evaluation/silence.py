@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -25,11 +26,14 @@ _MINUTE = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SilenceScore:
-    """What was written for one kind of sound without speech. texts: how often each was written, "" too."""
+    """What was written for one kind of sound without speech. words: where all of it is decoded; with_vad:
+    where voice activity detection chooses what is decoded, as in `maya transcribe`. texts: how often each was
+    written without it, "" too."""
 
     name: str
     minutes: float
     words: int
+    with_vad: int
     texts: Counter[str]
 
     @property
@@ -46,29 +50,34 @@ def silence_test(
 
     Audio is cut into pieces of 20 s. Raises MayaError for a folder without audio.
     """
-    rate = recognizer.sample_rate
+    rate, decoder = recognizer.sample_rate, recognizer.make_method(recognizer.choose_method(method))
     sounds: dict[str, Iterator[Tensor]] = dict(_made(rate, max(1, round(minutes * _MINUTE / PIECE))))
     for folder in folders:
         sounds[folder.name or str(folder)] = _recorded(folder, rate)
     scores = []
     for name, pieces in sounds.items():
         texts: Counter[str] = Counter()
-        seconds = 0.0
+        seconds, with_vad = 0.0, 0
         for piece in pieces:
             (hyp,) = recognizer.transcribe([piece], language, method=method)
+            (speech,) = recognizer.transcribe_each([piece], language, decoder=decoder, predictions=False)
+            assert speech.hypothesis is not None, speech.error
             texts[hyp.text.strip()] += 1
+            with_vad += len(words_of(speech.hypothesis.text))
             seconds += len(piece) / rate
         words = sum(len(words_of(text)) * times for text, times in texts.items())
-        scores.append(SilenceScore(name=name, minutes=seconds / _MINUTE, words=words, texts=texts))
+        length = seconds / _MINUTE
+        scores.append(SilenceScore(name=name, minutes=length, words=words, with_vad=with_vad, texts=texts))
     return scores
 
 
 def silence_table(scores: Sequence[SilenceScore]) -> str:
     """The scores as text for a terminal, with the most frequent text of each kind."""
-    rows = [["sound", "minutes", "words", "words/min", "most frequent text", ""]]
+    rows = [["sound", "minutes", "words", "words/min", "words with VAD", "most frequent text", ""]]
     for s in scores:
-        text = next((f"{text!r} ({n})" for text, n in s.texts.most_common() if text), "-")
-        rows.append([s.name, f"{s.minutes:.1f}", str(s.words), f"{s.words_per_minute:.2f}", text, ""])
+        text = next((f"{shorten(text, 40)!r} ({n})" for text, n in s.texts.most_common() if text), "-")
+        counts = [str(s.words), f"{s.words_per_minute:.2f}", str(s.with_vad)]
+        rows.append([s.name, f"{s.minutes:.1f}", *counts, text, ""])
     return "\n".join(columns(rows))
 
 
@@ -76,7 +85,7 @@ def silence_result(scores: Sequence[SilenceScore]) -> list[dict[str, Any]]:
     """The scores as JSON values."""
     return [
         {"sound": s.name, "minutes": s.minutes, "words": s.words, "words_per_minute": s.words_per_minute,
-         "texts": dict(s.texts)}
+         "words_with_vad": s.with_vad, "texts": dict(s.texts)}
         for s in scores
     ]  # fmt: skip
 

@@ -307,11 +307,11 @@ def test_the_choice_of_a_model_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, silero: SileroVAD, tmp_path: Path
 ) -> None:
     caplog.set_level("INFO")
-    detector.vad_model.cache_clear()
+    detector.load_vad.cache_clear()
     monkeypatch.setattr(detector, "packaged_weights", lambda: None)
     for _ in range(2):
         assert isinstance(SpeechDetector().model, EnergyVAD)
-    assert caplog.messages == ["voice activity by energy; for silero's network: pip install 'maya-asr[vad]'"]
+    assert caplog.messages == ["voice activity by energy; for silero's network: pip install silero-vad"]
     monkeypatch.setattr("maya.audio.vad.silero.packaged_weights", lambda: None)
     with pytest.raises(MayaError, match="the package silero-vad is not installed"):
         SpeechDetector(VADConfig(detector="silero"))
@@ -320,7 +320,7 @@ def test_the_choice_of_a_model_is_logged_once(
         path, {n.replace("lstm.", "lstm_cell.").replace("_l0", ""): x for n, x in silero.state_dict().items()}
     )
     assert isinstance(SpeechDetector(VADConfig(weights=str(path))).model, SileroVAD)
-    detector.vad_model.cache_clear()
+    detector.load_vad.cache_clear()
 
 
 def test_silero_ignores_what_is_not_speech(shared: Path) -> None:

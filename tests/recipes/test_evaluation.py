@@ -205,6 +205,7 @@ def test_silence(tmp_path: Path) -> None:
     scores = silence_test(streaming_recognizer(), method="ctc", language="hi", minutes=0.1)
     assert len(scores) == 6 and all(s.minutes == pytest.approx(1 / 3) for s in scores)
     assert any(s.words > 0 for s in scores)  # an untrained model writes something
+    assert [s.with_vad for s in scores[:4]] == [0] * 4  # silence and noise
     assert [r["words_per_minute"] for r in silence_result(scores)] == [s.words * 3 for s in scores]
     with pytest.raises(MayaError, match="not a file or folder with audio"):
         silence_test(streaming_recognizer(), [tmp_path], method="ctc", language="hi", minutes=0.1)

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import threading
 from typing import Any
 
 import torch
@@ -16,14 +17,23 @@ from maya.audio.vad.spans import SpanTracker, SpeechSpan
 log = logging.getLogger(__name__)
 
 
-@functools.cache
+_loading = threading.Lock()  # recordings are read in several threads
+
+
 def vad_model(detector: str = "auto", weights: str = "") -> Any:
     """The model of a configuration, `SileroVAD` or `EnergyVAD`; which one it is is logged once.
 
     Raises MayaError where silero is asked for and its weights are missing.
     """
+    with _loading:
+        return load_vad(detector, weights)
+
+
+@functools.cache
+def load_vad(detector: str, weights: str) -> Any:
+    """As `vad_model`, for one thread."""
     if detector == "energy" or (detector == "auto" and not weights and packaged_weights() is None):
-        hint = "" if detector == "energy" else "; for silero's network: pip install 'maya-asr[vad]'"
+        hint = "" if detector == "energy" else "; for silero's network: pip install silero-vad"
         log.info("voice activity by energy%s", hint)
         return EnergyVAD()
     model = load_silero(weights)
