@@ -32,6 +32,19 @@ class LetterTokenizer:
         return False
 
 
+class NumberTokenizer:
+    """A tokenizer whose text is the list of ids."""
+
+    def decode(self, tokens: list[int]) -> str:
+        return " ".join(map(str, tokens))
+
+    def pieces(self, tokens: list[int]) -> list[str]:
+        return [f"\u2581{token}" for token in tokens]
+
+    def is_byte(self, token: int) -> bool:
+        return False
+
+
 def experiment() -> Experiment:
     exp = Experiment(
         name="tests/tiny",

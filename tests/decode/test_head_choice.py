@@ -56,12 +56,9 @@ def recognizer(without: str = "") -> Recognizer:
     cfg = with_vocabulary(tiny.experiment().model, 12, ("en", "hi"))
     cfg.heads["attention"] = AttentionDecoderConfig(layers=1, dim=16, heads=2, feed_forward=32)
     cfg.heads.pop(without, None)
-    return Recognizer(model=SpeechModel(cfg).eval(), tokenizer=Numbers(), device=torch.device("cpu"))  # type: ignore[arg-type]
-
-
-class Numbers:
-    def decode(self, tokens: list[int]) -> str:
-        return " ".join(map(str, tokens))
+    return Recognizer(
+        model=SpeechModel(cfg).eval(), tokenizer=tiny.NumberTokenizer(), device=torch.device("cpu")
+    )  # type: ignore[arg-type]
 
 
 def test_transcribe_with_each_head_and_with_the_best(caplog: pytest.LogCaptureFixture) -> None:

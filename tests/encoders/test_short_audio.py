@@ -63,18 +63,13 @@ PAIRS = [(name, "logmel") for name in ENCODERS] + [
 ]
 
 
-class Numbers:
-    def decode(self, tokens: list[int]) -> str:
-        return " ".join(map(str, tokens))
-
-
 def model_of(encoder: str, features: str, **head: Any) -> Recognizer:
     torch.manual_seed(0)
     cfg = hybrid(
         encoder=ENCODERS[encoder], features=FEATURES[features], vocab_size=20, languages=("en", "hi"),
         **(SMALL | (head or HEADS["tdt"])),
     )  # fmt: skip
-    numbers: Any = Numbers()
+    numbers: Any = tiny.NumberTokenizer()
     return Recognizer(model=build_model(cfg).eval(), tokenizer=numbers, device=torch.device("cpu"))
 
 

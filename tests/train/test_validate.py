@@ -26,13 +26,6 @@ LANGS = [0, -1, 1, 1, -1]  # -1: the corpus has a language that the model does n
 TEXTS = ["1 2", "3", "4 5 6", "7", "8 9"]
 
 
-class Numbers:
-    """A tokenizer whose text is the list of ids."""
-
-    def decode(self, tokens: list[int]) -> str:
-        return " ".join(map(str, tokens))
-
-
 def model_of(**options: Any) -> SpeechModel:
     return SpeechModel(tiny.hybrid(**({"attention_weight": 0.3, "language_id_weight": 0.2} | options)))
 
@@ -47,7 +40,7 @@ def batches(langs: list[int]) -> list[Batch]:
 
 def validate_of(given: list[Batch], method: Any = "auto") -> Any:
     texts = {f"u{i}": text for i, text in enumerate(TEXTS)}
-    return make_validate(lambda: given, texts, Numbers(), LANGUAGES, method=method)  # type: ignore[arg-type]
+    return make_validate(lambda: given, texts, tiny.NumberTokenizer(), LANGUAGES, method=method)  # type: ignore[arg-type]
 
 
 def expected_rates(model: SpeechModel, given: list[Batch], head: Any, lang: int) -> tuple[float, float]:
@@ -59,7 +52,7 @@ def expected_rates(model: SpeechModel, given: list[Batch], head: Any, lang: int)
             for name, code, hyp in zip(batch.ids, batch.langs.tolist(), hyps_of_head, strict=True):
                 if code == lang:
                     refs.append(TEXTS[int(name[1:])])
-                    hyps.append(Numbers().decode(hyp.tokens))
+                    hyps.append(tiny.NumberTokenizer().decode(hyp.tokens))
     model.train()
     return wer(refs, hyps).rate, cer(refs, hyps).rate
 
