@@ -31,7 +31,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--language", help="code of the language of the text, such as hi; default: not given")
     text = "files to write, their format by the suffix: " + " ".join(sorted(_SUFFIXES))
     p.add_argument("--out", type=Path, nargs="+", default=[], metavar="FILE", help=text + "; default: print")
-    text = "what to print without --out; default: json, in which words that were not spoken have null times"
+    text = "the format that is printed without --out; default: json, where words not spoken have null times"
     p.add_argument("--format", default="json", choices=sorted(FORMATS), help=text)
     p.add_argument(
         "--head", default="", help="the CTC or transducer head that aligns; default: the first CTC head"

@@ -57,7 +57,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
         "the folder to write; it is made if missing. An n-gram gets a file for each language and all.arpa.gz"
     )
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
-    p.add_argument("--order", type=POSITIVE, default=6, metavar="N", help="of the n-gram: 6")
+    p.add_argument("--order", type=POSITIVE, default=6, metavar="N", help="order of the n-gram (default: 6)")
     p.add_argument("--hidden", type=POSITIVE, default=256, metavar="N", help="width of the LSTM: 256")
     p.add_argument("--layers", type=POSITIVE, default=2, metavar="N", help="layers of the LSTM: 2")
     p.add_argument("--epochs", type=POSITIVE, default=20, metavar="N", help="passes over the texts: 20")

@@ -3,7 +3,6 @@
 import argparse
 import ctypes
 import glob
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -236,7 +235,7 @@ def transcribe(checkpoint: Path, audio: Sequence[str | Path], options: Transcrib
     """
     arguments = [str(a) for a in audio]
     options.check(arguments)
-    _bound_memory()
+    _return_memory()
     recognizer = load(checkpoint, options)
     if options.stream or options.mic:
         return transcribe_stream(recognizer, arguments, options)
@@ -249,16 +248,6 @@ def transcribe(checkpoint: Path, audio: Sequence[str | Path], options: Transcrib
     return _ManyRecordings(recognizer=recognizer, inputs=inputs, outputs=outputs, options=options).run(
         decoder
     )
-
-
-def _bound_memory() -> None:
-    """Keep the memory of a process from growing with the number of recordings, see `_return_memory`.
-
-    oneDNN also keeps what it compiled for the last 1024 shapes, and each batch has another: 200 MB in 2000
-    files. It reads its limit from the environment, once, before the first product.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
-    _return_memory()
 
 
 def _return_memory() -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from maya.audio.decoding import Source, check_rate, first_line, open_audio, samples_in
+from maya.audio.decoding import AudioFile, Source, check_rate, first_line, open_audio, samples_in
 from maya.audio.resampling import resample_channels
 from maya.audio.sound import cancelled_share, channel_average
 from maya.errors import MayaError
@@ -44,8 +44,12 @@ def load_audio(
     no such channel, or has channels that cancel each other in the average; and where a `duration` is given
     and the recording has another one.
     """
-    samples, rate, name = _read(source, start, duration, stored_rate)
-    return resample(torch.from_numpy(select_channel(samples, channel, name)), rate, sample_rate)
+    with open_audio(source, whole=start is None) as audio:
+        begin, expected = _part(audio, start, duration)
+        samples = audio.read(begin, None if start is None else expected)
+    _check(audio, samples, expected, stored_rate)
+    samples = select_channel(samples, channel, audio.name)
+    return resample(torch.from_numpy(samples), audio.sample_rate, sample_rate)
 
 
 def load_channels(
@@ -56,20 +60,24 @@ def load_channels(
     duration: float | None = None,
 ) -> list[torch.Tensor]:
     """As `load_audio`, but every channel by itself: (N,) float32 of each, in the order of the file."""
-    samples, rate, _ = _read(source, start, duration)
-    channels = (np.ascontiguousarray(samples[:, channel]) for channel in range(samples.shape[1]))
-    return [resample(torch.from_numpy(channel), rate, sample_rate) for channel in channels]
-
-
-def _read(
-    source: Source, start: float | None, duration: float | None, stored_rate: int | None = None
-) -> tuple[np.ndarray, int, str]:
-    """Samples (N, C), N > 0, their rate in Hz, and the name of the source; see `load_audio`."""
     with open_audio(source, whole=start is None) as audio:
-        rate, name = audio.sample_rate, audio.name
-        begin = samples_in(start, rate) if start else 0
-        expected = audio.num_samples - begin if duration is None else samples_in(duration, rate)
+        begin, expected = _part(audio, start, duration)
         samples = audio.read(begin, None if start is None else expected)
+    _check(audio, samples, expected)
+    channels = (np.ascontiguousarray(samples[:, channel]) for channel in range(samples.shape[1]))
+    return [resample(torch.from_numpy(channel), audio.sample_rate, sample_rate) for channel in channels]
+
+
+def _part(audio: AudioFile, start: float | None, duration: float | None) -> tuple[int, int]:
+    """The first sample of a part and the number of its samples."""
+    begin = samples_in(start, audio.sample_rate) if start else 0
+    rest = audio.num_samples - begin
+    return begin, rest if duration is None else samples_in(duration, audio.sample_rate)
+
+
+def _check(audio: AudioFile, samples: np.ndarray, expected: int, stored_rate: int | None = None) -> None:
+    """The checks of `load_audio` on samples (N, C) that were read."""
+    name, rate = audio.name, audio.sample_rate
     if len(samples) == 0:
         raise MayaError(f"{name} holds no audio samples")
     if stored_rate not in (None, rate):
@@ -78,7 +86,6 @@ def _read(
         raise MayaError(
             f"{name} has {len(samples)} samples where {expected} are expected; prepare the data again"
         )
-    return samples, rate, name
 
 
 def load_cut_audio(cut: "Cut", sample_rate: int | None = None) -> torch.Tensor:

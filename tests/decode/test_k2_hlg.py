@@ -1,6 +1,7 @@
 """The adapter of k2: its sentence where k2 is missing, and its calls, with a stand-in for the module."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,6 +73,7 @@ def test_calls_of_k2(model: SpeechModel, monkeypatch: pytest.MonkeyPatch, tmp_pa
     frames = 3 * torch.randn(3, 20, head.decoder_layers[0].in_channels)
     lens = torch.tensor([7, 0, 20])
     hyps = method(Encoded(frames, lens))
-    assert hyps == greedy_ctc(head(frames), lens, blank=head.blank)
+    greedy = greedy_ctc(head(frames), lens, blank=head.blank)
+    assert [replace(hyp, confidences=[]) for hyp in greedy] == hyps
     assert sum(len(hyp.tokens) for hyp in hyps) > 5
     assert calls["max_active_states"] == 7 and calls["graph"].keys() == graph.keys()

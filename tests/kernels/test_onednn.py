@@ -16,15 +16,16 @@ class Counting:
     """Counts the products that go through oneDNN."""
 
     def __init__(self):
-        self.calls, self.op = 0, torch.ops.mkldnn._linear_pointwise
+        self.calls, self.rows, self.op = 0, set(), torch.ops.mkldnn._linear_pointwise
 
     def __call__(self, *args):
         self.calls += 1
+        self.rows.add(len(args[0]))
         return self.op(*args)
 
 
 @needs
-@pytest.mark.parametrize("shape", [(1, 64), (5, 64), (3, 7, 64), (0, 64)])
+@pytest.mark.parametrize("shape", [(1, 64), (5, 64), (3, 7, 64), (0, 64), (64, 64), (3, 411, 64)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_errs_at_most_twice_what_torch_does(shape, bias):
     layer, x = nn.Linear(64, 33, bias=bias), torch.randn(*shape)
@@ -39,7 +40,7 @@ def test_errs_at_most_twice_what_torch_does(shape, bias):
 
 @needs
 def test_layers_go_through_it_only_without_gradients():
-    net, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(6, 8)
+    net, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(66, 8)
     with patch.object(torch.ops.mkldnn, "_linear_pointwise", Counting()) as op:
         with torch.no_grad(), onednn.linear_layers(x):
             inside = net(x)
@@ -54,6 +55,17 @@ def test_layers_go_through_it_only_without_gradients():
         assert op.calls == 2
     torch.testing.assert_close(inside, net(x))
     assert all(p.grad is not None for p in net.parameters())
+
+
+@needs
+def test_few_shapes_are_prepared():
+    """Each would be kept with a copy of the weights."""
+    layer = nn.Linear(8, 16)
+    with patch.object(torch.ops.mkldnn, "_linear_pointwise", Counting()) as op, torch.no_grad():
+        for rows in range(0, 1500, 7):
+            x = torch.randn(rows, 8)
+            torch.testing.assert_close(onednn.linear(x, layer.weight, layer.bias), layer(x))
+    assert op.rows == set(onednn.BLOCKS)
 
 
 def test_torch_without_onednn_computes_as_before():

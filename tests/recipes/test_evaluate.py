@@ -91,11 +91,11 @@ def test_single_files(top: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", model, *files, "--method", "ctc", "--language", "hi"]) == 0
     said = capsys.readouterr().out
     assert main(["transcribe", model, *files, "--method", "ctc", "--language", "hi"]) == 0
-    assert capsys.readouterr().out == said and said.startswith(files[0] + "\t")
+    assert sorted(capsys.readouterr().out) == sorted(said) and files[0] + "\t" in said
     assert main(["transcribe", model, *files, "--method", "ctc_beam", "--language", "hi"]) == 0
-    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == files
-    texts = dict(line.split("\t") for line in said.splitlines())
-    result = _evaluated(top, *files, "--language", "hi", "--reference", texts[files[0]], "a b c")
+    assert sorted(line.split("\t")[0] for line in capsys.readouterr().out.splitlines()) == files
+    (whole,) = maya.load(model).transcribe([files[0]], "hi", method="ctc")
+    result = _evaluated(top, *files, "--language", "hi", "--reference", whole.text, "a b c")
     assert [u["id"] for u in result["utterances"]] == files
     assert [u["errors"] == 0 for u in result["utterances"]] == [True, False]
     assert result["utterances"][1]["words"] == 3

@@ -322,7 +322,7 @@ def _difference(row: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None, allow_abbrev=False)
     p.add_argument("run", type=Path)
     p.add_argument("--data", type=Path)
     p.add_argument("--search", nargs="+", default=list(SEARCHES), choices=list(SEARCHES))
