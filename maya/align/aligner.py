@@ -145,25 +145,35 @@ def _lines(words: list[Word], spelled: SpelledText) -> list[TextSegment]:
     return segments
 
 
+def _rows_of(
+    recognizer: Recognizer, name: str, recording: LongRecording, language: str | None, options: AlignOptions,
+    outputs: Callable[[Tensor], Tensor],
+) -> tuple[FrameRows, Hypothesis]:  # fmt: skip
+    """What `outputs` makes of the encoder's frames (1, n, D), for all frames; and the greedy hypothesis."""
+    head: Any = recognizer.model.head(name)
+    total = int(recognizer.model.cfg.clock.frames(recording.samples))
+    rows, decoder = None, recognizer.make_method(recognizer.choose_method(name)).stream(1)
+    for part in encode_windows(
+        recognizer, recording, language, conditioned=head.conditioned, windows=options.windows
+    ):
+        with torch.inference_mode():
+            of_frames = outputs(part[None])
+            decoder.push(part[None], torch.tensor([len(part)], device=part.device))
+        rows = rows or FrameRows(total, of_frames.shape[-1])
+        rows.append(of_frames[0])
+    assert rows is not None
+    return rows, decoder.hyps[0]
+
+
 def _by_ctc(
     recognizer: Recognizer, name: str, recording: LongRecording, spelled: SpelledText, language: str | None,
     options: AlignOptions,
 ) -> TokenSpans:  # fmt: skip
     head: Any = recognizer.model.head(name)
     total = int(recognizer.model.cfg.clock.frames(recording.samples))
-    rows, decoder = None, recognizer.make_method(recognizer.choose_method(name)).stream(1)
-    parts = encode_windows(
-        recognizer, recording, language, conditioned=head.conditioned, windows=options.windows
-    )
-    for part in parts:
-        with torch.inference_mode():
-            log_probs = head(part[None])
-            decoder.push(part[None], torch.tensor([len(part)], device=part.device))
-        rows = rows or FrameRows(total, log_probs.shape[-1])
-        rows.append(log_probs[0])
-    assert rows is not None
+    rows, decoded = _rows_of(recognizer, name, recording, language, options, head)
     most = round(options.leaf_seconds / recognizer.model.frame_seconds)
-    return align_rows(rows, total, spelled, decoder.hyps[0], blank=head.blank, costs=options.costs, most=most)
+    return align_rows(rows, total, spelled, decoded, blank=head.blank, costs=options.costs, most=most)
 
 
 def align_rows(
@@ -210,16 +220,7 @@ def _by_transducer(
     no token are taken as not spoken, once: the others are aligned again without them."""
     head: Any = recognizer.model.head(name)
     total = int(recognizer.model.cfg.clock.frames(recording.samples))
-    rows, decoder = None, recognizer.make_method(recognizer.choose_method(name)).stream(1)
-    parts = encode_windows(
-        recognizer, recording, language, conditioned=head.conditioned, windows=options.windows
-    )
-    for part in parts:
-        with torch.inference_mode():
-            decoder.push(part[None], torch.tensor([len(part)], device=part.device))
-        rows = rows or FrameRows(total, part.shape[-1])
-        rows.append(part)
-    assert rows is not None
+    rows, decoded = _rows_of(recognizer, name, recording, language, options, lambda frames: frames)
 
     def leaf_spans(leaf: Leaf) -> TokenSpans:
         enc = torch.from_numpy(np.array(rows(leaf.start, leaf.stop)))[None].to(recognizer.device)
@@ -232,7 +233,7 @@ def _by_transducer(
         return _lattice_spans(enc, tokens, (tokens != WILDCARD) & spoken, head)
 
     most = round(options.leaf_seconds / recognizer.model.frame_seconds)
-    return _joined(spelled, decoder.hyps[0], total, most, leaf_spans)
+    return _joined(spelled, decoded, total, most, leaf_spans)
 
 
 def _lattice_spans(enc: Tensor, tokens: Any, kept: Any, head: Any) -> TokenSpans:
