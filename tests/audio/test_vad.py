@@ -211,7 +211,7 @@ def test_weights_from_safetensors(silero: SileroVAD, tmp_path: Path) -> None:
     (tmp_path / "a.jit").write_bytes(b"no archive")
     with pytest.raises(MayaError, match="is not a TorchScript file"):
         load_silero(tmp_path / "a.jit")
-    with pytest.raises(MayaError, match=r"there is no file .*b.jit; pip install silero-vad"):
+    with pytest.raises(MayaError, match=r"there is no file .*b.jit$"):
         load_silero(tmp_path / "b.jit")
 
 

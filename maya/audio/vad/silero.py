@@ -98,8 +98,9 @@ def load_silero(weights: str | Path = "") -> SileroVAD:
     """
     path = Path(weights) if weights else packaged_weights()
     if path is None or not path.is_file():
-        place = f"there is no file {weights}" if weights else "the package silero-vad is not installed"
-        raise MayaError(f"no weights for voice activity: {place}; pip install silero-vad")
+        missing = "the package silero-vad is not installed; pip install silero-vad"
+        place = f"there is no file {weights}" if weights else missing
+        raise MayaError(f"no weights for voice activity: {place}")
     tensors = read_safetensors(path) if path.suffix == ".safetensors" else _read_torchscript(path)
     tensors = {_own_name(name): x for name, x in tensors.items() if not name.startswith("_model_8k.")}
     model = SileroVAD()
