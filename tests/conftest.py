@@ -31,8 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if hasattr(signal, "SIGHUP"):  # tests of stop signals, even if the tests themselves run under `nohup`
+    # Tests of stop signals, even if the tests themselves run under `nohup` or in the background of a script.
+    if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(config.getoption("--torch-threads"))
 
 
