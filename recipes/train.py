@@ -39,11 +39,11 @@ from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoint import load_checkpoint, start_from, step_checkpoints
 from maya.train.config import TrainConfig
-from maya.train.distributed import all_reduce_sum, barrier, rank, world_size
+from maya.train.distributed import all_reduce_sum, barrier, make_accelerator, rank, world_size
 from maya.train.failure import OutOfMemory
 from maya.train.heads import check_heads_begin, trained_names
 from maya.train.lock import locked
-from maya.train.loop import Material, make_accelerator
+from maya.train.loop import Material
 from maya.train.loop import train as run_loop
 from maya.train.samples import Samples
 from maya.train.schedule import frozen_throughout

@@ -121,6 +121,6 @@ def interrupted(after: int) -> Iterator[None]:
         stats.stop = len(calls) == after
         return stats
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(loop.Interrupted):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(loop, "train_step", stopping)
         yield

@@ -29,11 +29,13 @@ from maya.kernels.bench.peak import forked, resident
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import build_model
 from maya.train.averaging import RunningAverage
+from maya.train.config import TrainConfig
+from maya.train.distributed import make_accelerator
 from maya.train.failure import is_out_of_memory
-from maya.train.loop import Step, TrainConfig, make_accelerator, train_step
 from maya.train.optim import make_optimizer
 from maya.train.schedule import frozen_throughout
 from maya.train.state import State
+from maya.train.step import Step, train_step
 
 # Of a launcher: the program is not one of its ranks.
 _RANK_VARIABLES = (

@@ -21,9 +21,11 @@ from maya.heads import ClassifyConfig, CTCConfig, LanguageConfig
 from maya.kernels import checks
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel, build_model
-from maya.train.loop import Step, TrainConfig, make_accelerator, train_step
+from maya.train.config import TrainConfig
+from maya.train.distributed import make_accelerator
 from maya.train.optim import make_optimizer
 from maya.train.state import State
+from maya.train.step import Step, train_step
 from tests import tiny, tiny_zipformer
 from tests.no_waiting import no_waiting
 

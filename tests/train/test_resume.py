@@ -292,7 +292,7 @@ def test_a_stop_while_validating_or_saving_is_safe(
         return real(*args, **options)
 
     monkeypatch.setattr(loop, during, stopped)
-    with pytest.raises(loop.Interrupted, match="stopped after step 3"):
+    with pytest.raises(Interrupted, match="stopped after step 3"):
         train(experiment(), top / "data", run, cpu=True)
     monkeypatch.undo()
     assert [step for step, _ in step_checkpoints(run)] == [2, 3] and not list(run.rglob("*.partial"))

@@ -22,7 +22,7 @@ import torch
 from maya.config import to_dict
 from maya.models.sizing import Training, count_frames, memory, meta_model
 from maya.models.speech_model import count_parameters
-from maya.train.loop import TrainConfig
+from maya.train.config import TrainConfig
 from maya.train.memory_steps import Order, Steps
 from tools.bench.checkout import Checkout, model_config
 from tools.bench.common import markdown, parser_of
