@@ -14,20 +14,20 @@ from accelerate import Accelerator
 from maya.data.loading.batch import Batch
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
-from maya.train import schedule
-from maya.train.checkpoint import step_path
+from maya.train.checkpoints.checkpoint import step_path
+from maya.train.checkpoints.resume import resume
+from maya.train.checkpoints.state import Position, Run, State, keep_best, record_validation, save
 from maya.train.config import TrainConfig, check
 from maya.train.distributed import wrap_again
-from maya.train.eden import adjusted_steps
 from maya.train.failure import watched
 from maya.train.forecast import Forecast, Pace
 from maya.train.heads import begins, head_to_show, trained_heads
-from maya.train.optim import make_optimizer
+from maya.train.optimizers import schedule
+from maya.train.optimizers.eden import adjusted_steps
+from maya.train.optimizers.optim import make_optimizer
 from maya.train.report import Window, report
-from maya.train.resume import resume
 from maya.train.runlog import RunLog
 from maya.train.samples import Samples
-from maya.train.state import Position, Run, State, keep_best, record_validation, save
 from maya.train.step import Clock, Step, train_step
 from maya.train.stop import Interrupted, StopRequest
 from maya.train.training_data import TrainingData

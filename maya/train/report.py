@@ -6,9 +6,9 @@ from typing import Any
 from maya.heads import head_weights
 from maya.models.config import ENCODER
 from maya.models.speech_model import SpeechModel, part_name
-from maya.train import schedule
+from maya.train.checkpoints.state import Run, State
 from maya.train.forecast import Forecast, Pace
-from maya.train.state import Run, State
+from maya.train.optimizers import schedule
 from maya.train.step import Clock, StepStats
 
 SUMMED = ("loss", "count", "tokens", "utterances", "audio_seconds", "grad_norm")

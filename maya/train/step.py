@@ -12,13 +12,13 @@ from torch import Tensor
 from maya.data.loading.batch import Batch
 from maya.encoders.zipformer.regularizers import set_loss_scale
 from maya.models.speech_model import SpeechModel
-from maya.train import schedule
+from maya.train.checkpoints.state import State
 from maya.train.config import TrainConfig
 from maya.train.distributed import all_reduce_sum
 from maya.train.failure import Tally, stop_unless_finite
-from maya.train.optim import clip, gradient_norm
-from maya.train.scaled_adam import ScaledAdam
-from maya.train.state import State
+from maya.train.optimizers import schedule
+from maya.train.optimizers.optim import clip, gradient_norm
+from maya.train.optimizers.scaled_adam import ScaledAdam
 
 
 @dataclass(kw_only=True, slots=True)

@@ -14,10 +14,11 @@ from maya.heads import LanguageConfig, head_weights
 from maya.models.speech_model import build_model
 from maya.recipes.experiment import Experiment
 from maya.recipes.train import train
-from maya.train import loop, schedule
-from maya.train.checkpoint import load_checkpoint, step_path
+from maya.train import loop
+from maya.train.checkpoints.checkpoint import load_checkpoint, step_path
+from maya.train.checkpoints.state import State
 from maya.train.config import TrainConfig
-from maya.train.state import State
+from maya.train.optimizers import schedule
 from tests import tiny
 from tests.pair import Pair
 from tests.train.test_two_processes import _batch, _cfg
