@@ -14,6 +14,7 @@ import importlib
 import sys
 import types
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,10 +38,8 @@ MODEL_FILES = Path("egs/librispeech/ASR/zipformer")
 
 def load_icefall(checkout: Path, saved: Mapping[str, Any]) -> Any:
     """icefall's AsrModel with the options and weights of `saved`, loaded strictly."""
-    _stand_in_for_k2()
-    sys.path.insert(0, str(checkout / MODEL_FILES))
     names = ("zipformer", "subsampling", "decoder", "joiner", "attention_decoder", "model")
-    parts = {name: importlib.import_module(name) for name in names}
+    parts = {name: icefall_file(checkout, name) for name in names}
     many = {name: tuple(map(int, v.split(","))) for name, v in saved.items() if isinstance(v, str)}
     dims, vocabulary = many["encoder_dim"], saved["vocab_size"]
     chunks = {name: many[name] for name in ("chunk_size", "left_context_frames") if name in many}
@@ -125,15 +124,30 @@ def _bounded(what: str, ours: Tensor, peer: Tensor) -> Row:
     return (what, f"{BAR:g}", f"{error.max():.1e}", ours.shape == peer.shape and error.max().item() <= BAR)
 
 
+def icefall_file(checkout: Path, name: str) -> Any:
+    """A module of the Zipformer recipe, such as zipformer or optim."""
+    if "k2" not in sys.modules:
+        _stand_in_for_k2()
+        sys.path.insert(0, str(checkout / MODEL_FILES))
+    return importlib.import_module(name)
+
+
 def _stand_in_for_k2() -> None:
     """Replacements of k2's two activations, and icefall's helpers that the model's files import."""
 
     def swoosh(x: Tensor, shift: float, offset: float) -> Tensor:
-        return torch.logaddexp(torch.zeros_like(x), x - shift) - 0.08 * x - offset
+        return torch.nn.functional.softplus(x - shift) - 0.08 * x - offset
+
+    def with_slope(x: Tensor, shift: float, offset: float) -> tuple[Tensor, Tensor]:
+        return swoosh(x, shift, offset), torch.sigmoid(x - shift) - 0.08
 
     k2 = MagicMock()
-    k2.swoosh_l = k2.swoosh_l_forward = lambda x: swoosh(x, 4.0, 0.035)
-    k2.swoosh_r = k2.swoosh_r_forward = lambda x: swoosh(x, 1.0, 0.313261687)
+    for letter, numbers in (("l", (4.0, 0.035)), ("r", (1.0, 0.313261687))):
+        function = partial(swoosh, shift=numbers[0], offset=numbers[1])
+        setattr(k2, f"swoosh_{letter}", function)
+        setattr(k2, f"swoosh_{letter}_forward", function)
+        slope = partial(with_slope, shift=numbers[0], offset=numbers[1])
+        setattr(k2, f"swoosh_{letter}_forward_and_deriv", slope)
     utils = types.ModuleType("icefall.utils")
     utils.__dict__.update(
         torch_autocast=lambda **_: contextlib.nullcontext(),

@@ -103,7 +103,7 @@ def nemo_config(cfg: SpeechModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
             "manifest_filepath": None, "sample_rate": f.sample_rate, "use_start_end_token": False,
             "defer_setup": True,
         },
-        "preprocessor": _features(f), "encoder": _encoder(e),
+        "preprocessor": _features(f), "encoder": encoder_section(e),
         "spec_augment": {
             "_target_": MODULES + "SpectrogramAugmentation", "freq_masks": spec.freq_masks,
             "freq_width": spec.freq_width, "time_masks": spec.time_masks, "time_width": spec.time_width,
@@ -133,7 +133,8 @@ def _features(f: LogMelConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _encoder(e: FastConformerConfig) -> dict[str, Any]:
+def encoder_section(e: FastConformerConfig) -> dict[str, Any]:
+    """The options of NeMo's ConformerEncoder, as its yaml has them."""
     contexts = [list(pair) for pair in e.att_context_size]
     return {
         "_target_": MODULES + "ConformerEncoder", "feat_out": -1, "subsampling": "dw_striding",
