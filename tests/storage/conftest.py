@@ -1,0 +1,41 @@
+"""The S3 server of these tests."""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maya.storage.s3 import Place, connect
+from maya.storage.watcher import Watcher, WatchOptions
+from tests.storage import s3_server
+from tests.storage.s3_server import BUCKET, Proxy
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[int]:
+    pytest.importorskip("moto.server", reason="moto's server is not installed")
+    with s3_server.serve() as port:
+        yield port
+
+
+@pytest.fixture
+def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    with s3_server.before(server) as proxy:
+        for name, value in s3_server.environment(proxy.url).items():
+            monkeypatch.setenv(name, value)
+        yield proxy
+
+
+@pytest.fixture
+def place() -> Place:
+    return Place(BUCKET, f"runs/{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    return tmp_path / "run"
