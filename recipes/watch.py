@@ -23,7 +23,9 @@ ENOUGH = 1_000_000  # train.keep with which a training deletes nothing
 
 def arguments(p: argparse.ArgumentParser) -> None:
     add_run(p)
-    p.add_argument("--to", required=True, metavar="URL", help="the storage: s3://bucket/folder of this run alone")
+    p.add_argument(
+        "--to", required=True, metavar="URL", help="the storage: s3://bucket/folder of this run alone"
+    )
     p.add_argument("--once", action="store_true", help="upload what is there, verify it, and end")
     p.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides",
@@ -66,6 +68,6 @@ def warn_of_keep(run: Path) -> None:
     keep = read_json(run / "config.json").get("train", {}).get("keep", 0)
     if 0 < keep < ENOUGH:
         log.warning(
-            "the training keeps its newest %d checkpoints and deletes older ones, uploaded or not; train with "
-            "--train.keep %d so that the watcher alone deletes", keep, ENOUGH,
+            "the training keeps its newest %d checkpoints and deletes older ones, uploaded or not; give "
+            "train.keep=%d, so that only the watcher deletes", keep, ENOUGH,
         )  # fmt: skip

@@ -24,7 +24,18 @@ FOR_ALL = (
 )  # files of maya that all layers but the kernels may import
 KERNELS_MAY = {"torch", "triton"}
 OPTIONAL = (
-    *("k2", "boto3", "botocore", "moto", "onnx", "onnxruntime", "espeakng_loader", "babel", "matplotlib", "nemo"),
+    *(
+        "k2",
+        "boto3",
+        "botocore",
+        "moto",
+        "onnx",
+        "onnxruntime",
+        "espeakng_loader",
+        "babel",
+        "matplotlib",
+        "nemo",
+    ),
     *("transformers", "tokenizers", "peft", "av", "kenlm"),
     *("meeteval", "scipy", "whisper_normalizer", "indic_numtowords"),
 )

@@ -88,7 +88,7 @@ class _Trial:
     def write(self) -> str:
         answer = self.client.put_object(**self.small, Body=self.data, ContentMD5=content_md5(self.data))
         if answer["ETag"].strip('"') != hashlib.md5(self.data, usedforsecurity=False).hexdigest():
-            return f"{len(self.data)} bytes; its ETag is no MD5, so each upload is verified by reading it back"
+            return f"{len(self.data)} bytes; its ETag is no MD5: uploads are verified by reading them back"
         return f"{len(self.data)} bytes, and the server's checksum is right"
 
     def read(self) -> str:

@@ -43,7 +43,8 @@ def digest_file(file: BinaryIO, wanted: int) -> FileDigest:
     """Read a file once. wanted: bytes a part. The pages that it brings into memory are given back, so that
     hashing a checkpoint does not push the training data out of the page cache."""
     size = os.fstat(file.fileno()).st_size
-    part_size, whole, parts, offset = part_size_for(size, wanted), hashlib.sha256(), [], 0
+    part_size, whole, offset = part_size_for(size, wanted), hashlib.sha256(), 0
+    parts: list[bytes] = []
     while True:
         data = read_at(file, offset, part_size)
         if not data and parts:

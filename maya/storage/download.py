@@ -1,5 +1,6 @@
 """Bringing a run back from object storage: verified by SHA-256, continued where a download broke off."""
 
+import functools
 import hashlib
 import logging
 import os
@@ -78,7 +79,9 @@ class _Downloads:
         began, aside = time.monotonic(), self.run / f"{name}.partial"
         for file in manifest.files:
             if not self.file(file.key, aside / file.path, file.sha256, file.size):
-                log.warning("%s is not whole in the storage: %s has other bytes than were sent", name, file.path)
+                log.warning(
+                    "%s is not whole in the storage: %s has other bytes than were sent", name, file.path
+                )
                 shutil.rmtree(aside, ignore_errors=True)
                 return False
         _put_in_place(manifest, aside, self.run)
@@ -93,7 +96,7 @@ class _Downloads:
             path = self.run / key.removeprefix(prefix)
             if path.exists() or ".." in Path(key).parts:
                 continue
-            facts = self.persist(lambda key=key: head(self.client, self.place.bucket, key))
+            facts = self.persist(functools.partial(head, self.client, self.place.bucket, key))
             partial = path.with_name(path.name + ".partial")
             if facts and self.file(key, partial, facts["Metadata"].get("sha256", ""), facts["ContentLength"]):
                 partial.replace(path)

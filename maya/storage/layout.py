@@ -96,7 +96,9 @@ def read_manifest(client: Any, place: Place, name: str) -> Manifest | None:
             raise ValueError("a path outside of the run folder")
         return Manifest(name=name, files=files)
     except (ValueError, KeyError, TypeError):
-        raise MayaError(f"s3://{place.bucket}/{manifest_key(place, name)} is not a manifest of Maya") from None
+        raise MayaError(
+            f"s3://{place.bucket}/{manifest_key(place, name)} is not a manifest of Maya"
+        ) from None
 
 
 def identity(data: bytes) -> str:

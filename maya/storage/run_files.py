@@ -66,7 +66,9 @@ def other_files(run: Path) -> list[str]:
 
 def best_step(run: Path) -> int | None:
     """The step whose validation had the lowest error, where the run records it."""
-    errors = {int(step): error for step, error in read_json(run / "validations.json").items() if step.isdigit()}
+    errors = {
+        int(step): error for step, error in read_json(run / "validations.json").items() if step.isdigit()
+    }
     return min(errors, key=lambda step: (errors[step], step)) if errors else None
 
 

@@ -127,9 +127,7 @@ class Uploader:
         return best
 
     def _right_parts(self, key: str, upload: str, digest: FileDigest) -> dict[int, str]:
-        pages = self.client.get_paginator("list_parts").paginate(
-            Bucket=self.bucket, Key=key, UploadId=upload
-        )
+        pages = self.client.get_paginator("list_parts").paginate(Bucket=self.bucket, Key=key, UploadId=upload)
         etags: dict[int, str] = {}
         try:
             for part in (part for page in pages for part in page.get("Parts", ())):
@@ -154,7 +152,9 @@ class Uploader:
             self.sent += size
             if not has_md5(answer) or answer["ETag"].strip('"') == digest.parts[part].hex():
                 return answer
-        raise MayaError(f"part {part + 1} arrived damaged {_TRIES} times; the network or its proxy changes data")
+        raise MayaError(
+            f"part {part + 1} arrived damaged {_TRIES} times; the network or its proxy changes data"
+        )
 
     def _wait_turn(self, size: int) -> None:
         """Sleep so that all threads together stay below the rate. Raises Stopped."""

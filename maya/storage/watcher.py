@@ -76,7 +76,9 @@ class Watcher:
         self.run, self.place, self.client = run, place, client
         self.options = options or WatchOptions()
         self.stop, self.damage = stop or threading.Event(), damage
-        self.uploader = Uploader(client=client, bucket=place.bucket, options=self.options.upload, stop=self.stop)
+        self.uploader = Uploader(
+            client=client, bucket=place.bucket, options=self.options.upload, stop=self.stop
+        )
         self.status = WatchStatus(storage=str(place), process=os.getpid())
         self._claimed = self._permanent = False
         self._verified: dict[str, tuple] = {}  # stamps, by name
@@ -175,7 +177,9 @@ class Watcher:
         stored = []
         for path in item.files:
             if why := self._why_damaged(path):
-                log.error("%s is damaged (%s): it is not uploaded and no older one is deleted for it", path, why)
+                log.error(
+                    "%s is damaged (%s): it is not uploaded and no older one is deleted for it", path, why
+                )
                 self._damaged[item.name] = stamp
                 return
             try:
@@ -196,7 +200,11 @@ class Watcher:
         size, seconds = sum(file.size for file in stored), time.monotonic() - began
         new = self.uploader.sent - before
         log.info(
-            "%s: %.1f MB verified in the storage, %.1f MB sent in %.1f s", item.name, size / 1e6, new / 1e6, seconds
+            "%s: %.1f MB verified in the storage, %.1f MB sent in %.1f s",
+            item.name,
+            size / 1e6,
+            new / 1e6,
+            seconds,
         )
         self._say()
 
@@ -242,7 +250,9 @@ class Watcher:
 
     def _delete_local(self) -> None:
         """Delete training checkpoints that are verified and neither among the newest nor the best."""
-        items = [i for i in run_files.checkpoints(self.run) if i.step is not None and i.name not in self._damaged]
+        items = [
+            i for i in run_files.checkpoints(self.run) if i.step is not None and i.name not in self._damaged
+        ]
         items.sort(key=lambda item: -(item.step or 0))
         oldest = self._oldest_wanted()
         for item in items[self.options.keep_local :]:
@@ -255,14 +265,22 @@ class Watcher:
             delete_local(self.run / item.name, [self.run / path for path in item.files])
             self._verified.pop(item.name, None)
             self.status.deleted.append(item.name)
-            why = "is older than all that the storage shall keep" if superseded else "is verified in the storage"
+            why = (
+                "is older than all that the storage shall keep"
+                if superseded
+                else "is verified in the storage"
+            )
             log.info("%s %s: deleted here", item.name, why)
 
     def _is_whole(self, item: LocalCheckpoint) -> bool:
         """Whether the server has all files of a checkpoint now; if not, it will be uploaded again."""
         manifest = layout.read_manifest(self.client, self.place, item.name)
         whole = manifest is not None and {f.path for f in manifest.files} == set(item.files)
-        if manifest is None or not whole or not all(is_stored(self.client, self.place, f) for f in manifest.files):
+        if (
+            manifest is None
+            or not whole
+            or not all(is_stored(self.client, self.place, f) for f in manifest.files)
+        ):
             log.error("%s is no longer whole in the storage: it stays here and is uploaded again", item.name)
             self._verified.pop(item.name, None)
             self._steps.discard(item.step or 0)
@@ -318,7 +336,10 @@ def backoff(failures: int) -> float:
 def is_stored(client: Any, place: Place, file: StoredFile) -> bool:
     """Whether the server has the bytes that a manifest names, by size and its own digest."""
     answer = head(client, place.bucket, file.key)
-    return answer is not None and (answer["ContentLength"], answer["ETag"].strip('"')) == (file.size, file.etag)
+    return answer is not None and (answer["ContentLength"], answer["ETag"].strip('"')) == (
+        file.size,
+        file.etag,
+    )
 
 
 def delete_local(path: Path, files: list[Path]) -> None:
@@ -336,4 +357,3 @@ def _stamp(item: LocalCheckpoint, run: Path) -> tuple | None:
         return item.stamp(run)
     except OSError:
         return None
-

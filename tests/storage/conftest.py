@@ -1,16 +1,12 @@
 """The S3 server of these tests."""
 
-import threading
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from maya.storage.s3 import Place, connect
-from maya.storage.watcher import Watcher, WatchOptions
+from maya.storage.s3 import Place
 from tests.storage import s3_server
 from tests.storage.s3_server import BUCKET, Proxy
 

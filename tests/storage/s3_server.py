@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
@@ -135,7 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault and fault.action == "cut answer":
             self.wfile.write(data[: len(data) // 2])
-            return self._cut()
+            self.close_connection = True
+            return
         if fault and fault.action == "slow":
             for start in range(0, len(data), 1 << 16):
                 self.wfile.write(data[start : start + (1 << 16)])
@@ -163,10 +164,8 @@ class _Handler(BaseHTTPRequestHandler):
             pass
 
     def handle(self) -> None:
-        try:
+        with suppress(OSError):
             super().handle()
-        except OSError:
-            pass
 
     def log_message(self, *_: Any) -> None: ...
 
