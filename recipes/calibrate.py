@@ -25,7 +25,7 @@ from maya.recipes.plan_text import text_table
 from maya.recipes.recorded import finished_run
 from maya.score.measures.normalizers import normal_form
 from maya.score.wer import MISSING, align
-from maya.train.checkpoint import find_checkpoint
+from maya.train.checkpoints.checkpoint import find_checkpoint
 
 
 def arguments(p: argparse.ArgumentParser) -> None:

@@ -35,7 +35,7 @@ from maya.recipes.markers import (
 )
 from maya.recipes.recorded import finished_run
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoint import find_checkpoint, load_checkpoint
+from maya.train.checkpoints.checkpoint import find_checkpoint, load_checkpoint
 from maya.train.heads import read_heads
 
 ALL = "all"

@@ -37,17 +37,17 @@ from maya.recipes.memory import advice, plan_within_memory
 from maya.recipes.tokenizer import require
 from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoint import load_checkpoint, start_from, step_checkpoints
+from maya.train.checkpoints.checkpoint import load_checkpoint, start_from, step_checkpoints
+from maya.train.checkpoints.lock import locked
+from maya.train.checkpoints.state import flat, is_free
 from maya.train.config import TrainConfig
-from maya.train.distributed import all_reduce_sum, barrier, rank, world_size
+from maya.train.distributed import all_reduce_sum, barrier, make_accelerator, rank, world_size
 from maya.train.failure import OutOfMemory
 from maya.train.heads import check_heads_begin, trained_names
-from maya.train.lock import locked
-from maya.train.loop import Material, make_accelerator
+from maya.train.loop import Material
 from maya.train.loop import train as run_loop
+from maya.train.optimizers.schedule import frozen_throughout
 from maya.train.samples import Samples
-from maya.train.schedule import frozen_throughout
-from maya.train.state import flat, is_free
 from maya.train.training_data import TrainingData, describe_data
 from maya.train.validate import Validate, make_validate
 
@@ -93,7 +93,8 @@ def train(
 
     source: the user's own file that the experiment is from; the run records it, see `record_file`.
 
-    Raises MayaError while another process trains in `run`, and for what `maya.train.resume` refuses.
+    Raises MayaError while another process trains in `run`, and for what
+    `maya.train.checkpoints.resume` refuses.
     """
     identity = training_identity(experiment, data)
     tokenizer = load_tokenizer(require(run / "tokenizer.model", "run stage 2 (tokenizer) first"))

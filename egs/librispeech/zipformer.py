@@ -12,7 +12,7 @@ from maya.heads import AttentionDecoderConfig, CTCConfig, TransducerConfig
 from maya.models.config import SpeechModelConfig
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
-from maya.train.eden import EdenConfig
+from maya.train.optimizers.eden import EdenConfig
 
 from .shared import librispeech
 

@@ -8,7 +8,7 @@ import torch
 
 from egs.librispeech import zipformer
 from maya.config import from_dict, to_dict
-from maya.decode.ctc_beam import BeamConfig
+from maya.decode.ctc.beam import BeamConfig
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.methods import possible_methods
 from maya.heads import CTCConfig, TransducerConfig
