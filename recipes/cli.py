@@ -56,6 +56,7 @@ COMMANDS = {
     "ready": Command("ready", "check whether a long run can start: disk, GPUs, tokenizer, data, storage"),
     "check-storage": Command("check_storage", "check whether object storage (S3, R2) can take a run"),
     "watch": Command("watch", "bring a run's checkpoints and logs to object storage while it trains"),
+    "supervise": Command("supervise", "check, train and upload in one command, on one machine"),
     "restore": Command("restore", "bring a run from object storage into a folder, to continue it"),
     "diagnose": Command("diagnose", "find the module whose losses or gradients are not finite"),
     "diff": Command("diff", "show the options that differ between two runs"),

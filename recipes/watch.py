@@ -13,7 +13,7 @@ from maya.files import read_json, try_lock
 from maya.recipes.arguments import add_run
 from maya.storage.s3 import Place, connect
 from maya.storage.watcher import Watcher, WatchOptions
-from maya.train.checkpoint import damage
+from maya.train.checkpoints.checkpoint import damage
 
 log = logging.getLogger("maya.watch")
 LOCK = "watch.lock"

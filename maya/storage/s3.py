@@ -75,7 +75,8 @@ def connect(*, attempts: int = _ATTEMPTS, read_seconds: float = _READ_SECONDS, t
         response_checksum_validation="when_required",
     )
     try:
-        return boto3.client("s3", config=settings)
+        # A session of its own reads the credentials as they are now.
+        return boto3.session.Session().client("s3", config=settings)
     except Exception as error:  # botocore's errors have no common base that is part of its interface
         raise MayaError(f"cannot connect to the object storage: {reason(error)}") from None
 

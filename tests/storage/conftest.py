@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from maya.storage import watcher
 from maya.storage.s3 import Place
 from tests.storage import s3_server
 from tests.storage.s3_server import BUCKET, Proxy
@@ -20,6 +21,8 @@ def server() -> Iterator[int]:
 
 @pytest.fixture
 def proxy(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before the server, which boto3 uses; pauses between tries are short."""
+    monkeypatch.setattr(watcher, "_LONGEST_PAUSE", 0.05)
     with s3_server.before(server) as proxy:
         for name, value in s3_server.environment(proxy.url).items():
             monkeypatch.setenv(name, value)

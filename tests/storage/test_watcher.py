@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,11 @@ from maya.storage.download import restore
 from maya.storage.s3 import Place, connect, keys
 from maya.storage.upload import UploadOptions
 from maya.storage.watcher import Watcher, WatchOptions
+from tests.storage.faults import DOWNLOAD_FAULTS, UPLOAD_FAULTS
 from tests.storage.s3_server import BUCKET, Fault, Proxy
 
 SMALL = UploadOptions(part_mib=1, threads=2)
 MIB = 1 << 20
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watcher, "_LONGEST_PAUSE", 0.05)
 
 
 def make(run: Path, step: int, size: int = 1000) -> Path:
@@ -113,12 +110,7 @@ def test_folders_and_checksums_beside(run: Path, place: Place, proxy: Proxy, tmp
     ]  # fmt: skip
     assert restored(place, tmp_path / "a") == {n: d for n, d in sent.items() if "step-0000004" in n}
     restore(connect(), place, tmp_path / "b", name="step-0000002")
-    got = {
-        str(p.relative_to(tmp_path / "b")): p.read_bytes() for p in (tmp_path / "b").rglob("*") if p.is_file()
-    }
-    assert {n: d for n, d in got.items() if "step" in n} == {
-        n: d for n, d in sent.items() if "step-0000002" in n
-    }
+    assert contents(tmp_path / "b") == {n: d for n, d in sent.items() if "step-0000002" in n}
 
 
 def test_an_overwritten_best_replaces_the_earlier(
@@ -201,32 +193,13 @@ def test_permanent_errors_end_the_first_look(run: Path, place: Place, proxy: Pro
         watching(run, Place("no-such-bucket", "a")).watch()
 
 
-FAULTS = {
-    "connection cut in an upload": Fault(action="cut upload", when=r"PUT .*partNumber=2", times=3),
-    "connection cut in an answer": Fault(
-        action="cut answer", when="GET .*list-type|GET .*manifests", times=3
-    ),
-    "upload corrupted": Fault(action="corrupt upload", when=r"PUT .*partNumber=2", times=2),
-    "small upload corrupted": Fault(action="corrupt upload", when="PUT .*metrics.jsonl", times=2),
-    "manifest corrupted": Fault(action="corrupt upload", when="PUT .*manifests", times=1),
-    "500": Fault(action="500", when=".", times=12),
-    "500 after the parts were joined": Fault(action="500 after", when=r"POST .*uploadId", times=1),
-    "500 after an upload was begun": Fault(action="500 after", when=r"POST .*uploads", times=1),
-    "503 SlowDown": Fault(action="SlowDown", when="PUT", times=6),
-    "slow": Fault(action="slow", when=r"PUT .*partNumber", times=9, rate=4e6),
-    "no answer": Fault(action="hang", when=r"PUT .*partNumber=1", times=1),
-    "connection refused": Fault(action="refuse", when=".", times=6),
-}
-
-
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", UPLOAD_FAULTS)
 def test_uploads_survive(name: str, run: Path, place: Place, proxy: Proxy, tmp_path: Path) -> None:
     """Whatever happens, what was sent is verified in the end, and an older one is deleted only then."""
     make(run, 1, 1000)
     sent = make(run, 2, 3 * MIB + 17).read_bytes()
     (run / "metrics.jsonl").write_text("{}\n")
-    fault = FAULTS[name]
-    fault.happened = 0
+    fault = replace(UPLOAD_FAULTS[name])
     proxy.faults.append(fault)
     assert watching(run, place, keep_local=1).finish() == []
     assert fault.happened > 0
@@ -237,22 +210,11 @@ def test_uploads_survive(name: str, run: Path, place: Place, proxy: Proxy, tmp_p
     assert not list(watcher.uploads(connect(), BUCKET, place.prefix))  # nothing begun is left to be paid for
 
 
-DOWNLOAD_FAULTS = {
-    "connection cut in an answer": Fault(action="cut answer", when="GET .*files/checkpoints", times=3),
-    "answer corrupted": Fault(action="corrupt answer", when="GET .*files/checkpoints", times=1),
-    "500": Fault(action="500", when="GET", times=4),
-    "503 SlowDown": Fault(action="SlowDown", when="GET", times=4),
-    "slow": Fault(action="slow", when="GET .*files/checkpoints", times=1, rate=8e6),
-    "connection refused": Fault(action="refuse", when=".", times=4),
-}
-
-
 @pytest.mark.parametrize("name", DOWNLOAD_FAULTS)
 def test_downloads_survive(name: str, run: Path, place: Place, proxy: Proxy, tmp_path: Path) -> None:
     sent = make(run, 2, 3 * MIB + 17).read_bytes()
     assert watching(run, place).finish() == []
-    fault = DOWNLOAD_FAULTS[name]
-    fault.happened = 0
+    fault = replace(DOWNLOAD_FAULTS[name])
     proxy.faults.append(fault)
     assert restored(place, tmp_path / "back")["checkpoints/step-0000002.pt"] == sent
     assert fault.happened > 0
