@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -81,6 +82,9 @@ class Case:
         return total
 
 
+Scenario = Callable[[Case], tuple[str, str, int]]  # -> (injected, happened, bytes sent twice)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A row. happened: what the watcher did. again: bytes that were sent or read twice."""
@@ -93,7 +97,7 @@ class Outcome:
     lost: int
 
 
-def during_upload(case: Case, name: str, fault: Fault) -> tuple[str, str, int]:
+def during_upload(case: Case, fault: Fault) -> tuple[str, str, int]:
     """Two checkpoints go up while a fault happens; the older one is deleted here only when it is safe."""
     case.write(100)
     case.write(200)
@@ -111,7 +115,7 @@ def during_upload(case: Case, name: str, fault: Fault) -> tuple[str, str, int]:
     return f"{fault.happened} × {fault.action}", text, max(0, seen.uploader.sent - size)
 
 
-def during_download(case: Case, name: str, fault: Fault) -> tuple[str, str, int]:
+def during_download(case: Case, fault: Fault) -> tuple[str, str, int]:
     case.write(200)
     case.watcher().finish()
     case.proxy.faults.append(fault)
@@ -150,8 +154,10 @@ def killed_at(case: Case, request: str, skip: int = 0) -> tuple[str, str, int]:
     size = sum(size for _, size in case.written.values())
     sent = case.proxy.body_bytes - before
     verdict = ended[0] if ended else "all verified"
-    text = f"{stored} of 2 checkpoints were whole; the next watcher sent {sent / MB:.1f} of {size / MB:.1f} MB; {verdict}"
-    return f"SIGKILL at {request.replace('.*', ' … ')}", text, 0
+    text = (
+        f"{stored} of 2 checkpoints were whole; the next watcher sent {sent / MB:.1f} of {size / MB:.1f} MB"
+    )
+    return f"SIGKILL at {request.replace('.*', ' … ')}", f"{text}; {verdict}", 0
 
 
 def outage(case: Case) -> tuple[str, str, int]:
@@ -268,7 +274,7 @@ def deleted_early(case: Case) -> tuple[str, str, int]:
     )
 
 
-SPECIAL: dict[str, Callable[[Case], tuple[str, str, int]]] = {
+SPECIAL: dict[str, Scenario] = {
     "watcher killed in a part": lambda case: killed_at(case, "PUT .*partNumber=4"),
     "watcher killed while parts are joined": lambda case: killed_at(case, "POST .*uploadId"),
     "watcher killed before the manifest": lambda case: killed_at(case, "PUT .*manifests"),
@@ -285,15 +291,13 @@ SPECIAL: dict[str, Callable[[Case], tuple[str, str, int]]] = {
 
 def rows(port: int) -> list[Outcome]:
     """All faults, one after another."""
-    plans: list[tuple[str, Callable[[Case], tuple[str, str, int]]]] = []
+    plans: dict[str, Scenario] = {}
     for name, fault in UPLOAD_FAULTS.items():
-        plans.append((f"upload: {name}", lambda case, n=name, f=fault: during_upload(case, n, replace(f))))
+        plans[f"upload: {name}"] = partial(during_upload, fault=replace(fault))
     for name, fault in DOWNLOAD_FAULTS.items():
-        plans.append(
-            (f"download: {name}", lambda case, n=name, f=fault: during_download(case, n, replace(f)))
-        )
+        plans[f"download: {name}"] = partial(during_download, fault=replace(fault))
     outcomes = []
-    for title, plan in [*plans, *SPECIAL.items()]:
+    for title, plan in (plans | SPECIAL).items():
         with tempfile.TemporaryDirectory() as folder, s3_server.before(port) as proxy:
             os.environ |= s3_server.environment(proxy.url)
             case, began = Case(Path(folder), proxy), time.monotonic()
