@@ -95,7 +95,8 @@ def figures(report: dict[str, Any]) -> Figures:
     train, time = report["config"]["train"], report["time"]
     return Figures(
         parameters=sum(report["parameters"].values()), step_seconds=time["step_seconds"],
-        steps=train["steps"], save_every=train["save_every"], hours=time["hours"], padded_per_step=time["padded_seconds_per_step"],
+        steps=train["steps"], save_every=train["save_every"], hours=time["hours"],
+        padded_per_step=time["padded_seconds_per_step"],
     )  # fmt: skip
 
 
@@ -109,7 +110,7 @@ def run_table(run: Figures, hash_rate: float) -> list[str]:
         ("between checkpoints", "train.save_every × seconds a step", f"{run.interval / 60:.0f} min"),
         ("checkpoints", "train.steps ÷ train.save_every", f"{run.count}"),
         ("upload of one", "C ÷ rate", ", ".join(upload)),
-        ("rate that keeps pace", "C ÷ time between checkpoints", f"{run.checkpoint / 1e6 / run.interval:.0f} MB/s"),
+        ("rate that keeps pace", "C ÷ time between them", f"{run.checkpoint / 1e6 / run.interval:.0f} MB/s"),
         ("digests of one", f"C ÷ {hash_rate:.0f} MB/s of one core, at nice 19",
          f"{run.checkpoint / 1e6 / hash_rate:.0f} s of a core"),
         ("local disk", "(keep_local + 2) C + 3 weights + logs", f"{run.disk(2, 0) / GB:.0f} GB"),
@@ -131,7 +132,7 @@ def money_table(run: Figures) -> list[str]:
     for text, kept in (("all (keep_remote=0)", run.count), ("keep_remote=5", 5)):
         size = (kept * run.checkpoint + 2 * run.weights) / GB
         costs = [
-            f"${size * p.stored:.2f} a month + ${run.count * run.requests / 1e6 * p.writes:.2f} for requests; "
+            f"${size * p.stored:.2f} a month + ${run.count * run.requests / 1e6 * p.writes:.2f} of requests; "
             f"${run.checkpoint / GB * p.leaving:.2f} to read one back"
             for p in PROVIDERS
         ]

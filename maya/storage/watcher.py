@@ -105,11 +105,11 @@ class Watcher:
         Gives up for what a person must mend, and after eight tries in a row that sent nothing.
         """
         before = -1
-        while problem := self._try_pass(logs=True):
+        while (problem := self._try_pass(logs=True)) or self._waiting():
             before, vain = self.uploader.sent, before == self.uploader.sent
             if self._permanent or self.stop.is_set() or (vain and self.status.failures >= _TRIES):
                 return [problem]
-            self.stop.wait(self._pause(problem))
+            self.stop.wait(self._pause(problem))  # without a problem, a file was written again meanwhile
         return [f"{name} is damaged" for name in self._damaged]
 
     def _pause(self, problem: str) -> float:
