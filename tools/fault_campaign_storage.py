@@ -32,9 +32,9 @@ from maya.storage.download import restore
 from maya.storage.s3 import Place, connect, keys
 from maya.storage.upload import UploadOptions
 from maya.storage.watcher import Watcher, WatchOptions
-from tests.storage import s3_server
-from tests.storage.faults import DOWNLOAD_FAULTS, UPLOAD_FAULTS
-from tests.storage.s3_server import BUCKET, Fault, Proxy
+from tools import s3_server
+from tools.s3_faults import DOWNLOAD_FAULTS, UPLOAD_FAULTS
+from tools.s3_server import BUCKET, Fault, Proxy
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reliability-storage.md"
 BEGIN, END = "<!-- rows: python -m tools.fault_campaign_storage -->", "<!-- end of rows -->"
@@ -42,7 +42,7 @@ MB = 1_000_000
 
 
 @dataclass
-class Case:
+class FaultCase:
     """A run folder and its place in the storage. written: the SHA-256 of each checkpoint, by its name."""
 
     top: Path
@@ -82,7 +82,7 @@ class Case:
         return total
 
 
-Scenario = Callable[[Case], tuple[str, str, int]]  # -> (injected, happened, bytes sent twice)
+Scenario = Callable[[FaultCase], tuple[str, str, int]]  # -> (injected, happened, bytes sent twice)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Outcome:
     lost: int
 
 
-def during_upload(case: Case, fault: Fault) -> tuple[str, str, int]:
+def during_upload(case: FaultCase, fault: Fault) -> tuple[str, str, int]:
     """Two checkpoints go up while a fault happens; the older one is deleted here only when it is safe."""
     case.write(100)
     case.write(200)
@@ -115,7 +115,7 @@ def during_upload(case: Case, fault: Fault) -> tuple[str, str, int]:
     return f"{fault.happened} × {fault.action}", text, max(0, seen.uploader.sent - size)
 
 
-def during_download(case: Case, fault: Fault) -> tuple[str, str, int]:
+def during_download(case: FaultCase, fault: Fault) -> tuple[str, str, int]:
     case.write(200)
     case.watcher().finish()
     case.proxy.faults.append(fault)
@@ -127,14 +127,14 @@ def during_download(case: Case, fault: Fault) -> tuple[str, str, int]:
     return f"{fault.happened} × {fault.action}", f"restored, SHA-256 {'right' if right else 'WRONG'}", 0
 
 
-def spawn(case: Case) -> subprocess.Popen:
+def spawn(case: FaultCase) -> subprocess.Popen:
     command = [sys.executable, "-m", "maya.recipes.cli", "watch", str(case.run), "--to", str(case.place)]
     for option in ("upload.part_mib=1", "upload.threads=1", "every_seconds=0.1", "keep_local=1"):
         command += ["--set", option]
     return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 
-def killed_at(case: Case, request: str, skip: int = 0) -> tuple[str, str, int]:
+def killed_at(case: FaultCase, request: str, skip: int = 0) -> tuple[str, str, int]:
     """SIGKILL of the watcher while a request waits for its answer; then another watcher."""
     case.write(100)
     case.write(200)
@@ -160,7 +160,7 @@ def killed_at(case: Case, request: str, skip: int = 0) -> tuple[str, str, int]:
     return f"SIGKILL at {request.replace('.*', ' … ')}", f"{text}; {verdict}", 0
 
 
-def outage(case: Case) -> tuple[str, str, int]:
+def outage(case: FaultCase) -> tuple[str, str, int]:
     """The storage is away while five checkpoints are written."""
     seen = case.watcher()
     fault = Fault(action="refuse", when=".", times=10**6)
@@ -176,7 +176,7 @@ def outage(case: Case) -> tuple[str, str, int]:
     return "no connection while 5 checkpoints are written", text + (ended[0] if ended else "all verified"), 0
 
 
-def vanished(case: Case) -> tuple[str, str, int]:
+def vanished(case: FaultCase) -> tuple[str, str, int]:
     """Someone deletes a verified object before the watcher deletes its local copy."""
     case.write(100)
     seen = case.watcher()
@@ -195,7 +195,7 @@ def vanished(case: Case) -> tuple[str, str, int]:
     )
 
 
-def corrupt_in_storage(case: Case) -> tuple[str, str, int]:
+def corrupt_in_storage(case: FaultCase) -> tuple[str, str, int]:
     """The newest object changes in the storage after it was verified, and the machine is lost."""
     case.write(100)
     case.write(200)
@@ -207,7 +207,7 @@ def corrupt_in_storage(case: Case) -> tuple[str, str, int]:
     return "the stored object itself is changed; its local copy still exists", text, 0
 
 
-def damaged_newest(case: Case) -> tuple[str, str, int]:
+def damaged_newest(case: FaultCase) -> tuple[str, str, int]:
     """The newest checkpoint is cut off on the local disk."""
     from maya.train.checkpoints.checkpoint import damage
 
@@ -223,7 +223,7 @@ def damaged_newest(case: Case) -> tuple[str, str, int]:
     return "the newest checkpoint is cut off on the disk", f"{ended[0]}: not uploaded; here stay {kept}", 0
 
 
-def full_disk(case: Case) -> tuple[str, str, int]:
+def full_disk(case: FaultCase) -> tuple[str, str, int]:
     """No byte can be written locally; the uploads are what makes room."""
     case.write(100)
     case.write(200)
@@ -239,7 +239,7 @@ def full_disk(case: Case) -> tuple[str, str, int]:
     )
 
 
-def clock_jump(case: Case) -> tuple[str, str, int]:
+def clock_jump(case: FaultCase) -> tuple[str, str, int]:
     case.write(100)
     case.write(200)
     seen = case.watcher()
@@ -252,7 +252,7 @@ def clock_jump(case: Case) -> tuple[str, str, int]:
     )
 
 
-def deleted_early(case: Case) -> tuple[str, str, int]:
+def deleted_early(case: FaultCase) -> tuple[str, str, int]:
     """The training deletes a checkpoint while its parts are sent."""
     path = case.write(100)
     fault = Fault(action="slow", when="partNumber=1", rate=2e6)
@@ -300,7 +300,7 @@ def rows(port: int) -> list[Outcome]:
     for title, plan in (plans | SPECIAL).items():
         with tempfile.TemporaryDirectory() as folder, s3_server.before(port) as proxy:
             os.environ |= s3_server.environment(proxy.url)
-            case, began = Case(Path(folder), proxy), time.monotonic()
+            case, began = FaultCase(Path(folder), proxy), time.monotonic()
             injected, happened, again = plan(case)
             seconds = time.monotonic() - began
             outcomes.append(Outcome(title, injected, happened, seconds, again, case.lost()))

@@ -313,18 +313,18 @@ class Watcher:
 
 def claim(client: Any, place: Place, run: Path) -> None:
     """Mark the place as this run's. MayaError if it is another run's."""
-    mine, key = read_json(run / IDENTITY).get("id"), place.key(layout.RUN)
+    run_id, key = read_json(run / IDENTITY).get("id"), place.key(layout.RUN)
     data = layout.read_object(client, place, key)
-    theirs = layout.identity(data) if data is not None else ""
-    if theirs and theirs != mine:
+    stored_id = layout.identity(data) if data is not None else ""
+    if stored_id and stored_id != run_id:
         raise MayaError(
             f"{place} holds another run: choose another place, or bring that run here by `maya restore`"
         )
-    if not mine:
-        mine = uuid.uuid4().hex
-        write_json(run / IDENTITY, {"id": mine, "storage": str(place)})
-    if not theirs:
-        layout.write_object(client, place, key, json.dumps({"format": layout.FORMAT, "id": mine}).encode())
+    if not run_id:
+        run_id = uuid.uuid4().hex
+        write_json(run / IDENTITY, {"id": run_id, "storage": str(place)})
+    if not stored_id:
+        layout.write_object(client, place, key, json.dumps({"format": layout.FORMAT, "id": run_id}).encode())
 
 
 def backoff(failures: int) -> float:

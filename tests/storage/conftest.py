@@ -8,8 +8,8 @@ import pytest
 
 from maya.storage import watcher
 from maya.storage.s3 import Place
-from tests.storage import s3_server
-from tests.storage.s3_server import BUCKET, Proxy
+from tools import s3_server
+from tools.s3_server import BUCKET, Proxy
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import pytest
 
 from maya.recipes.cli import main
 from maya.storage.s3 import Place, connect, keys
-from tests.storage.s3_server import BUCKET, Fault, Proxy
+from tools.s3_server import BUCKET, Fault, Proxy
 
 TOPICS = ["credentials", "bucket", "write", "read", "overwrite", "list", "multipart", "delete"]
 

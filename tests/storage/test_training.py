@@ -14,7 +14,7 @@ from maya.recipes.train import train
 from maya.storage.s3 import Place
 from maya.train.checkpoints.checkpoint import load_checkpoint, step_checkpoints
 from tests import tiny
-from tests.storage.s3_server import Proxy
+from tools.s3_server import Proxy
 
 
 def test_a_run_moves_to_another_machine(
@@ -31,9 +31,9 @@ def test_a_run_moves_to_another_machine(
     assert [step for step, _ in step_checkpoints(other)] == [8]
     for folder in (run, other):
         train(tiny.experiment(), data, folder, cpu=True)
-    here, there = (load_checkpoint(step_checkpoints(f)[-1][1], training=True) for f in (run, other))
-    assert here.step == there.step == 12 and here.weights.keys() == there.weights.keys()
-    assert all(torch.equal(here.weights[name], there.weights[name]) for name in here.weights)
+    stayed, moved = (load_checkpoint(step_checkpoints(f)[-1][1], training=True) for f in (run, other))
+    assert stayed.step == moved.step == 12 and stayed.weights.keys() == moved.weights.keys()
+    assert all(torch.equal(stayed.weights[name], moved.weights[name]) for name in stayed.weights)
     assert main(["restore", str(other), "--from-storage", str(place)]) == 0  # it is newer: nothing is brought
     assert main(["watch", str(other), "--to", str(place), "--once"]) == 0  # and it is the same run
 

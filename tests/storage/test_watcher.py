@@ -20,8 +20,8 @@ from maya.storage.download import restore
 from maya.storage.s3 import Place, connect, keys
 from maya.storage.upload import UploadOptions
 from maya.storage.watcher import Watcher, WatchOptions
-from tests.storage.faults import DOWNLOAD_FAULTS, UPLOAD_FAULTS
-from tests.storage.s3_server import BUCKET, Fault, Proxy
+from tools.s3_faults import DOWNLOAD_FAULTS, UPLOAD_FAULTS
+from tools.s3_server import BUCKET, Fault, Proxy
 
 SMALL = UploadOptions(part_mib=1, threads=2)
 MIB = 1 << 20

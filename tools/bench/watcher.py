@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from tests.storage import s3_server
+from tools import s3_server
 
 _WINDOW_SECONDS = 3.0
 _MEGABYTES = 200

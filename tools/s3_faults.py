@@ -1,6 +1,6 @@
 """The faults of the storage and of the network that the tests and the campaign inject."""
 
-from tests.storage.s3_server import Fault
+from tools.s3_server import Fault
 
 UPLOAD_FAULTS = {
     "connection cut in an upload": Fault(action="cut upload", when=r"PUT .*partNumber=2", times=3),
