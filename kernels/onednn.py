@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-# Rows of a call. oneDNN prepares a product for each number of rows and each shape of a weight, and torch keeps
-# up to 1024 of them, 0.6 to 2.5 MB each: with calls of any number of rows, memory grew by a gigabyte. Rows that
-# fill no block go through MKL.
+# Rows of a call. oneDNN prepares a product for each number of rows and each shape of a weight, and torch
+# keeps up to 1024 of them, 0.6 to 2.5 MB each: with calls of any number of rows, memory grew by a gigabyte.
+# Rows that fill no block go through MKL.
 BLOCKS = (512, 256, 128, 64, 32, 16)
 
 

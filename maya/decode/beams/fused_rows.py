@@ -38,7 +38,7 @@ class FusedRows:
     def __init__(self, start: FusionStart, batch: int, beam: int, like: Tensor) -> None:
         """like (1, V): the device and the size of the scores."""
         self.fusion, self._sparse = start.fusion, not waits_for(like.device)
-        rows = torch.arange(batch, device=like.device).repeat_interleave(beam)
+        rows = torch.arange(batch * beam, device=like.device) // beam
         self._like = like
         self.state: State = select(start.state, rows)
         self._rows = batch * beam

@@ -144,7 +144,12 @@ class ConvModule(nn.Module):
 
     def gated(self, x: Tensor, valid: Tensor) -> Tensor:
         """The input of the depthwise convolution, zero on padding."""
-        return F.glu(_pointwise(x, self.pointwise_conv1)).masked_fill_(~valid[..., None], 0.0)
+        y, padding = F.glu(_pointwise(x, self.pointwise_conv1)), ~valid
+        is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if y.is_cpu and not torch.is_grad_enabled() and not is_traced:
+            y[padding] = 0.0  # writes these frames alone
+            return y
+        return y.masked_fill_(padding[..., None], 0.0)
 
     def depthwise(self, x: Tensor, padding: int) -> Tensor:
         """The depthwise convolution of (B, S, D), `padding` zero frames on both sides."""

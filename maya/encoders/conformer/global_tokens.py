@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from maya.encoders.conformer.attention import HIDDEN, Frames, Keys, RelPositionAttention
 from maya.kernels.onednn import QuickLinear

@@ -25,7 +25,8 @@ def takes_blocks(layers: nn.ModuleList, x: Tensor) -> bool:
 
 
 def in_parts(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`function` of frames x (B, S, D), part by part where that is faster or x is long, and no gradient is needed."""
+    """`function` of frames x (B, S, D), part by part where no gradient is needed and x is long, or that is
+    faster."""
     if torch.is_grad_enabled():
         return function(x)
     if onednn.suits(x) and onednn.available():
