@@ -54,7 +54,7 @@ class TextsScorer:
 
     def token_scores(self, state: State, tokens: Tensor) -> Tensor:
         """tokens (N, C) -> (N, C): `scores` of these tokens, of which none is blank."""
-        return self._scores[state[0][:, None], tokens]
+        return self._scores.take(state[0][:, None] * self._outputs + tokens)
 
     def advance(self, state: State, tokens: Tensor) -> State:
         (old,) = state
