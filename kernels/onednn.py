@@ -53,7 +53,8 @@ def in_blocks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     rows = x.reshape(-1, x.shape[-1])
     sizes = block_sizes(rows.shape[0])
     if len(sizes) == 1:
-        return function(rows).view(*x.shape[:-1], -1)
+        y = function(rows)
+        return y.view(*x.shape[:-1], y.shape[1])
     out, begin = None, 0
     for part in rows.split(sizes):
         y = function(part)
@@ -62,7 +63,7 @@ def in_blocks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         out[begin : begin + y.shape[0]] = y
         begin += y.shape[0]
     assert out is not None
-    return out.view(*x.shape[:-1], -1)
+    return out.view(*x.shape[:-1], out.shape[1])
 
 
 def block_sizes(rows: int) -> list[int]:
