@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-# Rows of a call. torch keeps what oneDNN prepared for each shape, up to 1024 shapes, and each holds a copy of
-# the weights: with calls of any number of rows, memory grew by a gigabyte. Rows that fill no block go through
-# MKL. For 3300 x 512 x 2048 the blocks take 8 % more time than one call.
-BLOCKS = (512, 64)
-MOST = 2**24  # elements of a weight, because of these copies
+# Rows of a call. oneDNN prepares a product for each number of rows and each shape of a weight, and torch
+# keeps up to 1024 of them, 0.6 to 2.5 MB each: with calls of any number of rows, memory grew by a gigabyte.
+# Rows that fill no block go through MKL.
+BLOCKS = (512, 256, 128, 64, 32, 16)
 
 
 def available() -> bool:
@@ -31,35 +30,71 @@ def available() -> bool:
     )
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` where oneDNN is `available`: x (..., K), weight (N, K), bias (N,) → (..., N)."""
-    if not _suits(x, weight):
-        return F.linear(x, weight, bias)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool = False) -> Tensor:
+    """`F.linear` where oneDNN is `available`: x (..., K), weight (N, K), bias (N,) → (..., N). With `silu`,
+    `F.silu` of it."""
+    if weight.dtype == torch.float32 and suits(x):
+        return in_blocks(lambda rows: _product(rows, weight, bias, silu), x)
+    return _plain(x, weight, bias, silu)
+
+
+class QuickLinear(nn.Linear):
+    """`nn.Linear` that goes through oneDNN by itself, also outside of `linear_layers`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or not available():
+            return F.linear(input, self.weight, self.bias)
+        return linear(input, self.weight, self.bias)
+
+
+def in_blocks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`function` of rows, (n, K) → (n, N), over x (..., K) → (..., N), in blocks of which `linear` takes each
+    at once. What `function` makes in between stays in the cache, and is not copied."""
     rows = x.reshape(-1, x.shape[-1])
-    if len(rows) in BLOCKS:
-        return _product(rows, weight, bias).view(*x.shape[:-1], -1)
-    out, begin = x.new_empty(len(rows), weight.shape[0]), 0
+    sizes = block_sizes(rows.shape[0])
+    if len(sizes) == 1:
+        y = function(rows)
+        return y.view(*x.shape[:-1], y.shape[1])
+    out, begin = None, 0
+    for part in rows.split(sizes):
+        y = function(part)
+        if out is None:
+            out = y.new_empty(rows.shape[0], y.shape[1])
+        out[begin : begin + y.shape[0]] = y
+        begin += y.shape[0]
+    assert out is not None
+    return out.view(*x.shape[:-1], out.shape[1])
+
+
+def block_sizes(rows: int) -> list[int]:
+    """The numbers of rows of each call: `BLOCKS`, and in the end what is less than the last of them."""
+    sizes = []
     for block in BLOCKS:
-        while len(rows) - begin >= block:
-            out[begin : begin + block] = _product(rows[begin : begin + block], weight, bias)
-            begin += block
-    if begin < len(rows):
-        out[begin:] = F.linear(rows[begin:], weight, bias)
-    return out.view(*x.shape[:-1], -1)
+        sizes += [block] * (rows // block)
+        rows %= block
+    return [*sizes, rows] if rows or not sizes else sizes
 
 
-def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+    if rows.shape[0] not in BLOCKS:
+        return _plain(rows, weight, bias, silu)
+    activation = "swish" if silu else "none"
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, activation, [], "")
     return product
 
 
-def _suits(x: Tensor, weight: Tensor) -> bool:
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+    y = F.linear(x, weight, bias)
+    return F.silu(y) if silu else y
+
+
+def suits(x: Tensor) -> bool:
+    """Whether products with x (..., K) go through oneDNN where it is `available`."""
     return (
-        x.dtype == torch.float32 == weight.dtype
-        and weight.numel() <= MOST
+        not torch.is_grad_enabled()
+        and x.dtype == torch.float32
         and x.is_cpu
-        and x.numel() >= BLOCKS[-1] * weight.shape[1]
-        and not torch.is_grad_enabled()
+        and x.numel() >= BLOCKS[-1] * x.shape[-1]
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
@@ -69,7 +104,7 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
 
 def apply(layer: nn.Module, x: Tensor) -> Tensor:
     """`layer(x)`, by `linear` for an `nn.Linear`. Only where oneDNN is `available`."""
-    return linear(x, layer.weight, layer.bias) if type(layer) is nn.Linear else layer(x)
+    return linear(x, layer.weight, layer.bias) if type(layer) in (nn.Linear, QuickLinear) else layer(x)
 
 
 class _LinearThroughOneDNN(TorchFunctionMode):

@@ -68,7 +68,8 @@ class MethodContext:
 
 
 class StreamDecoder(Protocol):
-    """Decoding of B streams. `hyps` grows; its frames count from the start of each stream."""
+    """Decoding of B streams. `hyps` grows, and its frames count from the start of each stream. Of the entries
+    that are there, only the last of scores, durations and confidences may still change."""
 
     hyps: list[Hypothesis]
 

@@ -1,6 +1,8 @@
 """The result of decoding, whichever method made it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from maya.text.tokenizer import Tokenizer
 
@@ -61,6 +63,26 @@ class Hypothesis:
     language_probability: float | None = None  # where the model identified the language
     id: str = ""
     frame_seconds: float = 0.0
+    _fill: "Callable[[Hypothesis], None] | None" = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def when_read(cls, fill: "Callable[[Hypothesis], None]") -> "Hypothesis":
+        """A hypothesis whose fields `fill` sets when one of them is read for the first time."""
+        hyp = cls()
+        for name in ("tokens", "frames", "durations", "scores", "confidences", "words", "segments", "text"):
+            delattr(hyp, name)
+        hyp._fill = fill
+        return hyp
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:  # Python calls it for a field that is not set
+            fill = None if name.startswith("_") else self._fill
+            if fill is None:
+                raise AttributeError(f"a hypothesis has no attribute {name!r}")
+            self._fill = None
+            fill(self)
+            return getattr(self, name)
 
     @property
     def score(self) -> float:

@@ -4,9 +4,6 @@ The decoders of pieces (`maya.decode.transducer.greedy`, `maya.decode.ctc.greedy
 give for the whole utterance.
 """
 
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +15,8 @@ from maya.decode.words import WordRules, write_words
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
+
+_LISTS = ("tokens", "frames", "durations", "scores", "confidences")
 
 
 class RecognizerStream:
@@ -48,6 +47,7 @@ class RecognizerStream:
 
     def accept(self, samples: np.ndarray | Tensor) -> Hypothesis:
         """The next samples, (n,) at the model's rate -> the hypothesis so far, which later calls leave alone.
+        It is copied when it is read, so a call takes no longer late in a stream.
 
         Float in [-1, 1], or integers: see `maya.audio.load.as_audio`, also for its errors.
         """
@@ -79,19 +79,26 @@ class RecognizerStream:
             encoded = self._encoder.push(feats, final, same_speaker=same_speaker)
             encoded = self.method.conditioned(encoded, self._langs)
             self._decoder.push(encoded.frames, encoded.lens, final)
+        return self._hypothesis()
+
+    def _hypothesis(self) -> Hypothesis:
+        """The hypothesis so far, copied when it is read: most are not, and a copy each of a long stream would
+        take time that grows with its square."""
         (own,) = self._decoder.hyps
-        hyp = replace(copy_of(own, self.tokenizer, self.model.frame_seconds), language=self.language)
-        write_words([hyp], self.tokenizer, self.rules)
+        # What is there stays as it is, but for the last entries: see `StreamDecoder`.
+        lists = {name: (getattr(own, name), len(getattr(own, name))) for name in _LISTS}
+        last = {name: values[-1:] for name, (values, _) in lists.items()}
+        tokenizer, frame_seconds, rules = self.tokenizer, self.model.frame_seconds, self.rules
+
+        def fill(hyp: Hypothesis) -> None:
+            for name, (values, size) in lists.items():
+                setattr(hyp, name, values[: max(0, size - 1)] + last[name])
+            write_words(write_texts([hyp], tokenizer, frame_seconds), tokenizer, rules)
+
+        hyp = Hypothesis.when_read(fill)
+        hyp.search_score, hyp.alternatives = own.search_score, [*own.alternatives]
+        hyp.language, hyp.frame_seconds = self.language, frame_seconds
         return hyp
-
-
-def copy_of(hyp: Hypothesis, tokenizer: Tokenizer, frame_seconds: float) -> Hypothesis:
-    """A copy of a stream decoder's hypothesis, which grows, with its text."""
-    lists: dict[str, Any] = {
-        name: [*getattr(hyp, name)] for name in ("tokens", "frames", "durations", "scores", "confidences")
-    }
-    (copy,) = write_texts([replace(hyp, **lists)], tokenizer, frame_seconds)
-    return copy
 
 
 def language_index(model: SpeechModel, language: str | None) -> Tensor:

@@ -168,6 +168,7 @@ class Encoder(nn.Module):
 
     front: ClassVar[tuple[str, ...]] = ()  # children that stand before the first block, such as a subsampling
     adapts: ClassVar[bool] = False  # whether the class has `adapt`
+    quick_layers: bool = False  # whether its linear layers are all `maya.kernels.onednn.QuickLinear`
     cfg: Any
 
     def __init_subclass__(cls, *, config: type | None = None) -> None:

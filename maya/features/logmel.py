@@ -12,7 +12,7 @@ from maya.config import config
 from maya.errors import MayaError
 from maya.features.base import Features, FeaturesConfig
 from maya.features.frames import check_frames, frame_mask, frame_samples
-from maya.kernels import onednn
+from maya.kernels import host, onednn
 from maya.ranges import NonNegFloat, PosFloat, PosInt, Share
 
 LOG_GUARD = 2.0**-24  # added before the logarithm, so that digital silence has a finite level
@@ -113,7 +113,7 @@ class LogMel(Features, config=LogMelConfig):
             valid = frame_mask(lens, frames)[:, :, None]
             if self.cfg.normalize == "per_feature":
                 feats = _standardize(feats, valid, lens)
-            return feats.masked_fill_(~valid, 0.0), lens
+            return _silenced(feats, valid, lens), lens
 
     def _in_stretches(self, audio: Tensor, audio_lens: Tensor, frames: int) -> Tensor:
         """(B, N), (B,) -> log-mel (B, frames, num_mels), equal to the whole; nothing is drawn."""
@@ -259,11 +259,21 @@ def _standardize(feats: Tensor, valid: Tensor, lens: Tensor) -> Tensor:
     changed in place, because features of hours are large.
     """
     n = lens.clamp(min=1)[:, None, None]
-    mean = feats.masked_fill_(~valid, 0.0).sum(1, keepdim=True) / n
-    centred = feats.sub_(mean).masked_fill_(~valid, 0.0)
+    mean = _silenced(feats, valid, lens).sum(1, keepdim=True) / n
+    centred = _silenced(feats.sub_(mean), valid, lens)
     parts = [part.square().sum(1, keepdim=True) for part in centred.split(2 * STRETCH_FRAMES, dim=1)]
     std = (sum(parts[1:], parts[0]) / (n - 1).clamp(min=1)).sqrt()
     return centred.div_(std + STD_GUARD)
+
+
+def _silenced(feats: Tensor, valid: Tensor, lens: Tensor) -> Tensor:
+    """`feats` (B, T, F), with zeros in place beyond their lengths. On a CPU only those are written."""
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if not (feats.is_cpu and host.reads_freely(lens)) or is_traced:
+        return feats.masked_fill_(~valid, 0.0)
+    for row, length in zip(feats, lens.tolist(), strict=True):
+        row[length:].zero_()
+    return feats
 
 
 def slaney_filterbank(num_mels: int, n_fft: int, sample_rate: int) -> Tensor:

@@ -50,9 +50,7 @@ def test_events_are_the_frames_that_try_tokens() -> None:
 
 def test_scores_of_some_tokens_equal_those_of_all() -> None:
     lm = NGram([[0, 1, 2], [1, 1]], 4, order=3)
-    scorer = TextsScorer(
-        {"": lm}, ("hi",), outputs=5, blank=4, weight=0.5, bonus=0.25, device=torch.device("cpu")
-    )
+    scorer = TextsScorer({"": lm}, ("hi",), outputs=5, blank=4, weight=0.5, bonus=0.25)
     fusion = Fusion([Part(weight=2.0, scorer=scorer)], blank=4, token_bonus=0.5)
     rows = FusedRows(FusionStart(fusion, fusion.start(2)), 2, 3, torch.zeros(1, 5))
     tokens = torch.tensor([[0, 3, 1]] * 6)

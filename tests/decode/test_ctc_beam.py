@@ -18,6 +18,8 @@ from maya.decode.ctc.greedy import collapse_ctc, greedy_ctc
 from maya.decode.fusion import Fusion, Part
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.lm.kneser_ney import NGram
+from maya.decode.lm.token_ngram import of_texts
+from tests.no_waiting import no_waiting
 from tools.bench.ctc_beam_python import reference_ctc
 
 BLANK = 3
@@ -29,9 +31,8 @@ def text_scores(lms: Sequence[NGram | None], cfg: BeamConfig, outputs: int) -> F
     names = [str(i) for i in range(len(lms))]
     ngrams = {name: lm for name, lm in zip(names, lms, strict=True) if lm is not None}
     scorer = TextsScorer(
-        ngrams, names, outputs=outputs, blank=BLANK, weight=cfg.lm_weight, bonus=cfg.token_bonus,
-        device=torch.device("cpu"),
-    )  # fmt: skip
+        ngrams, names, outputs=outputs, blank=BLANK, weight=cfg.lm_weight, bonus=cfg.token_bonus
+    )
     fusion = Fusion([Part(weight=1.0, scorer=scorer)], blank=BLANK)
     return FusionStart(fusion, fusion.start(len(lms), torch.arange(len(lms))))
 
@@ -199,3 +200,33 @@ def test_placed_texts_equal_single_alignments() -> None:
         for hyp, tokens in zip(hyps[row], texts[row], strict=True):
             path, scores = align_ctc(log_probs[row, :n], torch.tensor(tokens, dtype=torch.int64), blank=BLANK)
             assert hyp == collapse_ctc(path.tolist(), scores.tolist(), blank=BLANK)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+def test_the_scorer_of_devices_equals_that_of_cpus_and_waits_for_nothing(
+    weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(3)
+    rows = torch.randint(0, 3, (30, 6)).tolist()
+    ngrams = {"": NGram(rows, 3, order=4), "hi": NGram(rows[:9], 3, order=3)}
+    languages, langs = ("en", "hi"), torch.tensor([1, 0, -1, 1])  # "en" has no texts: scores of 0
+    texts = TextsScorer(ngrams, languages, outputs=4, blank=BLANK, weight=weight, bonus=0.4)
+    device = of_texts(ngrams, languages, outputs=4, weight=weight, bonus=0.4)
+    device.automaton.arcs.pads = True  # as on a device
+    log_probs, lens = (torch.randn(4, 12, 4) * 3).log_softmax(-1), torch.tensor([12, 7, 12, 0])
+    cfg = BeamConfig(beam=6, n_best=6)
+
+    def search(scorer: Any) -> list[list[tuple[list[int], float]]]:
+        fusion = Fusion([Part(weight=1.0, scorer=scorer)], blank=BLANK)
+        start = FusionStart(fusion, fusion.start(4, langs))
+        return nbest_ctc(log_probs, lens, blank=BLANK, cfg=cfg, start=start)
+
+    expected = search(texts)
+    monkeypatch.setattr("maya.decode.beams.fused_rows.waits_for", lambda device: True)
+    once = ("ctc_events.py", "trace.py", "ctc_prefixes.py", "ctc/beam.py")  # before the search and after it
+    with no_waiting(log_probs, device, allowed=once) as waits:
+        nbest = search(device)
+    assert waits == []
+    for own, reference in zip(nbest, expected, strict=True):
+        assert [tokens for tokens, _ in own] == [tokens for tokens, _ in reference]
+        assert [score for _, score in own] == pytest.approx([score for _, score in reference], abs=1e-4)

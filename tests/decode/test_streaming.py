@@ -1,5 +1,6 @@
 """Streaming output equals the output for the whole utterance."""
 
+import pickle
 import random
 import re
 
@@ -11,6 +12,7 @@ from maya.decode.ctc.greedy import CTCDecoder, greedy_ctc
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.label_looping.loops import make_loop
 from maya.decode.label_looping.rules import TransducerRules
+from maya.decode.long.buffered import BufferConfig
 from maya.decode.methods import greedy
 from maya.decode.recognizer import Recognizer
 from maya.decode.transducer.greedy import TransducerDecoder, greedy_transducer
@@ -235,6 +237,38 @@ def test_a_hypothesis_stays_as_it_was_given():
     second = stream.accept(audio[32_000:])
     assert before[0] and second.durations != before[1]
     assert (first.tokens, first.durations, first.text) == before
+
+
+class CountingTokenizer(LetterTokenizer):
+    """Counts the tokens whose text is asked for."""
+
+    tokens = 0
+
+    def decode(self, ids):
+        self.tokens += len(ids)
+        return super().decode(ids)
+
+
+@pytest.mark.parametrize("method", ["transducer", "ctc"])
+@pytest.mark.parametrize(
+    "buffer", [None, BufferConfig(left_seconds=0.1, chunk_seconds=0.2, right_seconds=0.1)]
+)
+def test_a_call_takes_no_longer_late_in_a_stream(method, buffer):
+    """The hypotheses are copied when they are read, and then are what they were when they were given."""
+    ours = recognizer()
+    ours.tokenizer = tokenizer = CountingTokenizer()
+    audio = torch.randn(96_000) * 0.3
+    late, early = [], []
+    stream = ours.stream("hi", method=method, buffer=buffer)
+    for piece in audio.split(3_200):
+        late.append(stream.accept(piece))
+    assert tokenizer.tokens == 0
+    assert tokenizer.tokens <= len(stream.finish().tokens)
+    for piece in audio.split(3_200):
+        early.append(stream.accept(piece))
+        assert early[-1].text is not None
+    assert late == early and pickle.loads(pickle.dumps(late[-1])) == early[-1]
+    assert early[9].tokens and early[-1] != early[9]
 
 
 def test_heads_that_read_hidden_states_cannot_stream(monkeypatch):

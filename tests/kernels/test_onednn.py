@@ -58,8 +58,31 @@ def test_layers_go_through_it_only_without_gradients():
 
 
 @needs
+@pytest.mark.parametrize("rows", [1, 16, 40, 512, 1100])
+def test_quick_layers_equal_torch_with_and_without_silu(rows):
+    layer, x = onednn.QuickLinear(64, 48), torch.randn(2, rows, 64)
+    plain = F.linear(x, layer.weight, layer.bias)
+    assert layer(x).requires_grad
+    with torch.no_grad(), patch.object(torch.ops.mkldnn, "_linear_pointwise", Counting()) as op:
+        torch.testing.assert_close(layer(x), plain, rtol=1e-5, atol=1e-5)
+        with_silu = onednn.linear(x, layer.weight, layer.bias, silu=True)
+        torch.testing.assert_close(with_silu, F.silu(plain), rtol=1e-5, atol=1e-5)
+    assert (op.calls > 0) == (2 * rows >= onednn.BLOCKS[-1])
+
+
+@needs
+def test_blocks_hold_all_rows_in_order():
+    for rows in (0, 1, 15, 16, 17, 511, 512, 513, 1999):
+        sizes = onednn.block_sizes(rows)
+        assert sum(sizes) == rows and sizes == sorted(sizes, reverse=True)
+        assert all(size in onednn.BLOCKS for size in sizes[:-1])
+        x = torch.arange(2.0 * rows).view(rows, 2)
+        assert torch.equal(onednn.in_blocks(lambda part: part + 1, x), x + 1)
+
+
+@needs
 def test_few_shapes_are_prepared():
-    """Each would be kept with a copy of the weights."""
+    """Each would be kept, with 0.6 to 2.5 MB."""
     layer = nn.Linear(8, 16)
     with patch.object(torch.ops.mkldnn, "_linear_pointwise", Counting()) as op, torch.no_grad():
         for rows in range(0, 1500, 7):

@@ -46,6 +46,7 @@ from tools.bench.encoder import hugging_face_names
 MANIFEST = REPO.parent / "shared/corpora/indic12/manifest.jsonl"
 SAMPLE_RATE = 16000  # Hz, of the recordings written and of the models compared
 NEVER = -1e4  # a bias that no score overcomes
+MANIFEST_ORDER = "nemo-manifest"  # NeMo with its files as the manifest has them, not by length
 Taker = Callable[[list[Path]], list[str]]
 
 
@@ -57,7 +58,8 @@ def speech(args: argparse.Namespace) -> list[dict[str, Any]]:
         sys.exit(
             f"{args.manifest}: {len(eligible)} utterances of {args.min_seconds} s or more, not {args.files}"
         )
-    chosen = [eligible[i * len(eligible) // args.files] for i in range(args.files)]
+    places = [i * len(eligible) // args.files for i in range(args.files)]
+    chosen = [eligible[place] | {"place": place} for place in places]
     return chosen if args.order == "manifest" else sorted(chosen, key=lambda u: u["duration"])
 
 
@@ -118,6 +120,18 @@ def nemo_taker(nemo: Any, args: argparse.Namespace) -> Taker:
         files = [str(p) for p in paths]
         hyps = nemo.transcribe(files, batch_size=args.batch, num_workers=0, verbose=False)
         return [h.text for h in hyps]
+
+    return run
+
+
+def in_manifest_order(taker: Taker, utterances: list[dict[str, Any]]) -> Taker:
+    """The taker gets the files in the order of the manifest; the texts are in the order of `utterances`."""
+    place = {f"{number:03}.wav": u["place"] for number, u in enumerate(utterances)}
+
+    def run(paths: list[Path]) -> list[str]:
+        order = sorted(range(len(paths)), key=lambda i: place[paths[i].name])
+        texts = dict(zip(order, taker([paths[i] for i in order]), strict=True))
+        return [texts[i] for i in range(len(paths))]
 
     return run
 
@@ -224,7 +238,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         lines = args.manifest.read_text().removesuffix("\n").split("\n")
         model = random_model(args, [json.loads(line)["text"] for line in lines], audio)
         takers: dict[str, Taker] = {}
-        if "nemo" in args.against:
+        if {"nemo", MANIFEST_ORDER} & {*args.against}:
             from nemo.collections.asr.models import ASRModel
 
             to_nemo(model, folder / "maya.nemo")
@@ -232,9 +246,11 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             nemo.save_to(str(folder / "nemo.nemo"))
             model = from_nemo(folder / "nemo.nemo")
             takers["nemo"] = nemo_taker(nemo, args)
+            takers[MANIFEST_ORDER] = in_manifest_order(takers["nemo"], utterances)
         if "hf" in args.against:
             takers["hf"] = hugging_face_taker(model, args)
-        return measured({"maya": maya_taker(model, args)} | takers, paths, utterances, args)
+        compared = {name: takers[name] for name in args.against}
+        return measured({"maya": maya_taker(model, args)} | compared, paths, utterances, args)
 
 
 def search(args: argparse.Namespace) -> dict[str, Any]:
@@ -354,9 +370,11 @@ def measured(
 ) -> dict[str, Any]:
     texts, times = {}, {name: {"clock": [], "cpu": []} for name in takers}  # type: ignore[var-annotated]
     for number in range(args.rounds + 1):  # the first warms up
+        chosen = paths if number or not args.warm_up else paths[:: -(-len(paths) // args.warm_up)]
         for name, run in takers.items():
             began, cpu = time.perf_counter(), time.process_time()
-            texts[name] = [" ".join(text.split()) for text in run(paths)]
+            texts[name] = [" ".join(text.split()) for text in run(chosen)]
+            print(f"{name}: {time.process_time() - cpu:.2f} s of {len(chosen)} files", flush=True)
             if number:
                 times[name]["clock"].append(time.perf_counter() - began)
                 times[name]["cpu"].append(time.process_time() - cpu)
@@ -424,7 +442,7 @@ MEASUREMENTS = {"compare": compare, "search": search, "long": long}
 def main(argv: list[str] | None = None) -> None:
     parser = parser_of(__doc__)
     parser.add_argument("what", choices=MEASUREMENTS)
-    parser.add_argument("--against", nargs="+", choices=("hf", "nemo"), default=["hf"])
+    parser.add_argument("--against", nargs="+", choices=("hf", "nemo", MANIFEST_ORDER), default=["hf"])
     parser.add_argument("--head", choices=("tdt", "ctc"), default="tdt")
     parser.add_argument("--manifest", type=Path, default=MANIFEST, help="lines of audio, text and duration")
     parser.add_argument("--files", type=int, default=32)
@@ -442,6 +460,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, nargs="+", default=[10.0, 30.0, 180.0])
     parser.add_argument("--context", type=int, nargs=2, default=[128, 128], help="of long audio")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warm-up", type=int, default=0, help="files of the warm-up; 0: all")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=None, help="a .json to add the result to")
     args = parser.parse_args(argv)

@@ -1,5 +1,6 @@
 """The states of language models and hot words of all hypotheses of a batched beam search."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +39,7 @@ class FusedRows:
     def __init__(self, start: FusionStart, batch: int, beam: int, like: Tensor) -> None:
         """like (1, V): the device and the size of the scores."""
         self.fusion, self._sparse = start.fusion, not waits_for(like.device)
-        rows = torch.arange(batch, device=like.device).repeat_interleave(beam)
+        rows = torch.arange(batch * beam, device=like.device) // beam
         self._like = like
         self.state: State = select(start.state, rows)
         self._rows = batch * beam
@@ -59,15 +60,23 @@ class FusedRows:
         parts = self.fusion.parts
         if not all(hasattr(part.scorer, "token_scores") for part in parts):
             return self.scores.gather(1, tokens)
+        scores = [
+            (part.weight, part.scorer.token_scores(own, tokens))  # type: ignore[attr-defined]
+            for part, own in zip(parts, self.state, strict=True)
+        ]
+        if not self.fusion.token_bonus and [weight for weight, _ in scores] == [1.0]:
+            return scores[0][1]
         total = torch.full(tokens.shape, self.fusion.token_bonus, device=tokens.device)
-        for part, own in zip(parts, self.state, strict=True):
-            total += part.weight * part.scorer.token_scores(own, tokens)  # type: ignore[attr-defined]
+        for weight, own in scores:
+            total += weight * own
         return total
 
-    def keep(self, rows: int) -> None:
-        """Keep the first `rows` of the B * K hypotheses."""
+    def keep(self, rows: int) -> State:
+        """Keep the first `rows` of the B * K hypotheses. Returns the states of the others."""
+        others = tree_map(lambda x: x[rows:], self.state)
         self._rows, self.state = rows, tree_map(lambda x: x[:rows], self.state)
         self._kept_scores = None if self._kept_scores is None else self._kept_scores[:rows]
+        return others
 
     def advance(self, sources: Tensor, tokens: Tensor, labelled: Tensor) -> None:
         """Reorder the hypotheses by `sources` (B * K,), then take tokens (B * K,) where `labelled`."""
@@ -89,12 +98,17 @@ class FusedRows:
             _put(_rows(x, sources), rows, fresh) for x, fresh in zip(self.state, new, strict=True)
         )
 
-    def final(self, totals: Tensor) -> Tensor:
-        """What the end of the text adds to totals (B, K): (B, K)."""
-        return self.fusion.final(self.state, totals.flatten()).view_as(totals)
+    def final(self, state: State, totals: Tensor) -> Tensor:
+        """What the end of the text adds to totals (B, K) of B * K states: (B, K)."""
+        return self.fusion.final(state, totals.flatten()).view_as(totals)
 
     def _scores(self, state: State, rows: int) -> Tensor:
         return self.fusion.scores(state, self._like.expand(rows, -1))
+
+
+def joined(states: Sequence[State]) -> State:
+    """The rows of all states, one after another."""
+    return tree_map(lambda *parts: torch.cat(parts), *states)
 
 
 def _rows(state: State, index: Tensor) -> State:

@@ -1,4 +1,5 @@
-"""The n-gram language models of the training texts as a scorer of searches in tensors."""
+"""The n-gram language models of the training texts as a scorer of searches on a CPU;
+`maya.decode.lm.token_ngram.of_texts` is the same for other devices."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,19 +16,18 @@ class TextsScorer:
     """weight * log P(token) + bonus by the n-gram of each utterance's language, or by that of all languages
     together where it is unknown. An utterance whose language has none scores 0, without a bonus.
 
-    A state is a number; scores and following states of those that a search has reached are kept in tables on
-    its device. A state that is new is looked up on the host. The tables start anew with a search once they
-    are large, so one search at a time may use a scorer.
+    A state is a number; scores and following states of those that a search has reached are kept in tables.
+    The tables start anew with a search once they are large, so one search at a time may use a scorer.
     """
 
     def __init__(
         self, ngrams: Mapping[str, NGram], languages: Sequence[str], *, outputs: int, blank: int,
-        weight: float, bonus: float, device: torch.device,
+        weight: float, bonus: float,
     ) -> None:  # fmt: skip
         """outputs: V, the number of tokens with blank."""
         self._ngrams, self._languages, self._blank = ngrams, tuple(languages), blank
         self._weight, self._bonus = weight, bonus
-        self._outputs, self._device = outputs, device
+        self._outputs = outputs
         self._clear()
 
     @torch.inference_mode(False)  # tables outlive the search that makes them, and others may change them
@@ -35,9 +35,9 @@ class TextsScorer:
         """Tables with the state 0 alone, of utterances without a language model."""
         self._keys: list[tuple[str, Context] | None] = [None]
         self._numbers: dict[tuple[str, Context], int] = {}
-        self._scores = torch.zeros(1, self._outputs, device=self._device)
-        self._ends = torch.zeros(1, device=self._device)
-        self._next = torch.zeros(1, self._outputs, dtype=torch.int64, device=self._device)
+        self._scores = torch.zeros(1, self._outputs)
+        self._ends = torch.zeros(1)
+        self._next = torch.zeros(1, self._outputs, dtype=torch.int64)
 
     def start(self, rows: int, langs: Tensor | None, lists: Tensor | None) -> State:
         if len(self._keys) > _MOST_STATES:
@@ -47,14 +47,14 @@ class TextsScorer:
         states = [
             self._number(name, self._ngrams[name].start()) if name in self._ngrams else 0 for name in names
         ]
-        return (torch.tensor(states, dtype=torch.int64, device=self._scores.device),)
+        return (torch.tensor(states, dtype=torch.int64),)
 
     def scores(self, state: State) -> Tensor:
         return self._scores[state[0]]
 
     def token_scores(self, state: State, tokens: Tensor) -> Tensor:
         """tokens (N, C) -> (N, C): `scores` of these tokens, of which none is blank."""
-        return self._scores[state[0][:, None], tokens]
+        return self._scores.take(state[0][:, None] * self._outputs + tokens)
 
     def advance(self, state: State, tokens: Tensor) -> State:
         (old,) = state

@@ -260,7 +260,11 @@ class TransducerBeams:
 
     def best(self) -> list[Hypothesis]:
         """The best hypothesis of each utterance, by score or by score per label, with its alternatives."""
-        totals = self.scores if self._fused is None else self.scores + self._fused.final(self.scores)
+        totals = (
+            self.scores
+            if self._fused is None
+            else self.scores + self._fused.final(self._fused.state, self.scores)
+        )
         if self.cfg.length_norm:
             totals = totals / (self._counts + self.parts.context)
         totals, places = totals.topk(min(self.cfg.n_best, self.cfg.beam))

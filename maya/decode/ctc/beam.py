@@ -6,6 +6,7 @@ are searched at once: see `maya.decode.beams.ctc_prefixes`.
 """
 
 import logging
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,12 +16,13 @@ from maya.config import config
 from maya.decode.base import Method, MethodConfig, MethodContext
 from maya.decode.beams.ctc_paths import align_texts
 from maya.decode.beams.ctc_prefixes import CTCPrefixes
-from maya.decode.beams.fused_rows import FusionStart, fusion_start
+from maya.decode.beams.fused_rows import FusionStart, fusion_start, waits_for
 from maya.decode.beams.texts_scorer import TextsScorer
 from maya.decode.beams.trace import with_alternatives
-from maya.decode.fusion import Fusion, Part
+from maya.decode.fusion import Fusion, Part, Scorer
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.lm.kneser_ney import ngrams_by_language
+from maya.decode.lm.token_ngram import of_texts
 from maya.encoders import Encoded
 from maya.heads import CTCConfig, HeadConfig
 from maya.ranges import Count, Finite, NonNegFloat, PosFloat, PosInt
@@ -78,14 +80,17 @@ class CTCBeam(Method, config=BeamConfig):
         elif context.texts is None:
             log.warning("decoding by %s without a language model: there are no training texts here", cfg.kind)
         elif cfg.lm_weight or cfg.token_bonus:
-            model = self.model.cfg
-            scorer = TextsScorer(
-                ngrams_by_language(context.texts(), model.vocab_size, cfg.lm_order), model.languages,
-                outputs=model.labels + 1, blank=head.blank, weight=cfg.lm_weight,
-                bonus=cfg.token_bonus, device=next(self.model.parameters()).device,
-            )  # fmt: skip
-            parts.append(Part(weight=1.0, scorer=scorer))
+            parts.append(Part(weight=1.0, scorer=self._texts_scorer(context.texts())))
         self.fusion = Fusion(parts, blank=head.blank, token_bonus=bonus)
+
+    def _texts_scorer(self, texts: Iterable[tuple[str, Sequence[int]]]) -> Scorer:
+        """On a CPU states are looked up once each and kept; elsewhere that would wait for the device."""
+        cfg, model, device = self.cfg, self.model.cfg, next(self.model.parameters()).device
+        ngrams = ngrams_by_language(texts, model.vocab_size, cfg.lm_order)
+        options = {"outputs": model.labels + 1, "weight": cfg.lm_weight, "bonus": cfg.token_bonus}
+        if waits_for(device):
+            return of_texts(ngrams, model.languages, **options).to(device)
+        return TextsScorer(ngrams, model.languages, blank=self.heads[0].blank, **options)
 
     def search(self, encoded: Encoded, langs: Tensor | None) -> list[Hypothesis]:
         (head,) = self.heads

@@ -81,6 +81,32 @@ def estimated(models: Mapping[str, NGram], vocab: Vocabulary, languages: Sequenc
     return TokenNGram(arpas, token_words(vocab), languages)
 
 
+def weighted(arpa: Arpa, weight: float, bonus: float) -> Arpa:
+    """The model whose scores are weight * log P, plus a bonus for each word but the end."""
+    end = arpa.words.index(END) if END in arpa.words else -1
+    grams = [
+        Grams(
+            gram.words,
+            weight * gram.log_probs + np.float32(bonus) * (gram.words[:, -1] != end),
+            weight * gram.backoffs,
+        )
+        for gram in arpa.grams
+    ]
+    return Arpa(arpa.words, tuple(grams))
+
+
+def of_texts(
+    models: Mapping[str, NGram], languages: Sequence[str], *, outputs: int, weight: float, bonus: float
+) -> TokenNGram:
+    """`maya.decode.beams.texts_scorer.TextsScorer` without a wait for the device; outputs: V."""
+    names = [str(i) for i in range(outputs)]
+    arpas = {code: weighted(lm.to_arpa(names[: lm.vocab_size]), weight, bonus) for code, lm in models.items()}
+    silent = _silent((*names, BEGIN, END, UNKNOWN))
+    labels = max((lm.vocab_size for lm in models.values()), default=0)
+    words = [name if i < labels else "" for i, name in enumerate(names)]
+    return TokenNGram({code: silent for code in (*languages, "")} | arpas, words, languages)
+
+
 def _over(arpa: Arpa, words: tuple[str, ...]) -> Arpa:
     """The model over other words: n-grams with words that are not among them can never match."""
     index = {word: i for i, word in enumerate(words)}

@@ -6,7 +6,7 @@ NeMo's buffered streaming, in which 10 s, 10 s and 5 s are close to the whole re
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from maya.config import config
 from maya.decode.base import Method
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.long.pieces import samples_of_frame
-from maya.decode.streaming import RecognizerStream, copy_of, language_index
-from maya.decode.words import WordRules, write_words
+from maya.decode.streaming import RecognizerStream, language_index
+from maya.decode.words import WordRules
 from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
@@ -155,9 +155,3 @@ class BufferedStream(RecognizerStream):
         with torch.inference_mode():
             encoded = self.method.conditioned(encode_windows(self.model, windows), self._langs)
             self._decoder.push(encoded.frames, encoded.lens, final)
-
-    def _hypothesis(self) -> Hypothesis:
-        (own,) = self._decoder.hyps
-        hyp = copy_of(own, self.tokenizer, self.model.frame_seconds)
-        (hyp,) = write_words([hyp], self.tokenizer, self.rules)
-        return replace(hyp, language=self.language)

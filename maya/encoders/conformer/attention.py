@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from maya.encoders.conformer.packed_rows import Rows
 from maya.encoders.positions import sinusoids
 from maya.errors import MayaError
+from maya.kernels.onednn import QuickLinear
 
 Context = tuple[int, int]  # frames to the left and right, -1 for all
 
@@ -151,11 +152,11 @@ class RelPositionAttention(nn.Module):
         super().__init__()
         self.heads, self.head_size = heads, width // heads
         self.dropout_p = dropout
-        self.linear_q = nn.Linear(width, width, bias=bias)
-        self.linear_k = nn.Linear(width, width, bias=bias)
-        self.linear_v = nn.Linear(width, width, bias=bias)
-        self.linear_out = nn.Linear(width, width, bias=bias)
-        self.linear_pos = nn.Linear(width, width, bias=False)
+        self.linear_q = QuickLinear(width, width, bias=bias)
+        self.linear_k = QuickLinear(width, width, bias=bias)
+        self.linear_v = QuickLinear(width, width, bias=bias)
+        self.linear_out = QuickLinear(width, width, bias=bias)
+        self.linear_pos = QuickLinear(width, width, bias=False)
         self.pos_bias_u = nn.Parameter(torch.empty(heads, self.head_size))
         self.pos_bias_v = nn.Parameter(torch.empty(heads, self.head_size))
 

@@ -17,6 +17,8 @@ from maya.encoders.conformer.attention import Frames
 from maya.encoders.conformer.dropout import Dropout
 from maya.encoders.conformer.in_place import in_parts
 from maya.encoders.conformer.masked_norm import MaskedBatchNorm, untracked_statistics
+from maya.kernels import onednn
+from maya.kernels.onednn import QuickLinear
 
 
 class ConformerLayer(nn.Module):
@@ -86,15 +88,20 @@ class FeedForward(nn.Module):
 
     def __init__(self, cfg: Any) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(cfg.d_model, cfg.d_model * cfg.ff_expansion, bias=cfg.use_bias)
-        self.linear2 = nn.Linear(cfg.d_model * cfg.ff_expansion, cfg.d_model, bias=cfg.use_bias)
+        self.linear1 = QuickLinear(cfg.d_model, cfg.d_model * cfg.ff_expansion, bias=cfg.use_bias)
+        self.linear2 = QuickLinear(cfg.d_model * cfg.ff_expansion, cfg.d_model, bias=cfg.use_bias)
         self.dropout = Dropout(cfg.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return in_parts(self._inner, x)
+        # Adapters may stand in the place of the layers.
+        quick = type(self.linear1) is QuickLinear and onednn.suits(x) and onednn.available()
+        return in_parts(self._inner_silu if quick and not self.training else self._inner, x)
 
     def _inner(self, x: Tensor) -> Tensor:
         return self.linear2(self.dropout(F.silu(self.linear1(x))))
+
+    def _inner_silu(self, x: Tensor) -> Tensor:
+        return self.linear2(onednn.linear(x, self.linear1.weight, self.linear1.bias, silu=True))
 
 
 class ConvModule(nn.Module):
@@ -137,7 +144,12 @@ class ConvModule(nn.Module):
 
     def gated(self, x: Tensor, valid: Tensor) -> Tensor:
         """The input of the depthwise convolution, zero on padding."""
-        return F.glu(_pointwise(x, self.pointwise_conv1)).masked_fill_(~valid[..., None], 0.0)
+        y, padding = F.glu(_pointwise(x, self.pointwise_conv1)), ~valid
+        is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if y.is_cpu and not torch.is_grad_enabled() and not is_traced:
+            y[padding] = 0.0  # writes these frames alone
+            return y
+        return y.masked_fill_(padding[..., None], 0.0)
 
     def depthwise(self, x: Tensor, padding: int) -> Tensor:
         """The depthwise convolution of (B, S, D), `padding` zero frames on both sides."""
@@ -155,4 +167,5 @@ class ConvModule(nn.Module):
 
 def _pointwise(x: Tensor, conv: nn.Conv1d) -> Tensor:
     """A kernel-1 convolution applied to (..., D) as the matrix product it is."""
-    return F.linear(x, conv.weight[:, :, 0], conv.bias)
+    product = F.linear if torch.is_grad_enabled() or not onednn.available() else onednn.linear
+    return product(x, conv.weight[:, :, 0], conv.bias)

@@ -45,6 +45,7 @@ class FastConformer(StreamingEncoder, config=FastConformerConfig):
         super().__init__()
         check(cfg)
         self.cfg = cfg
+        self.quick_layers = cfg.fast_weights is None
         self.context: Context | None = None
         self.pre_encode = DepthwiseStridedSubsampling(
             cfg.feat_in,

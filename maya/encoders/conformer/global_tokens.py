@@ -2,9 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from maya.encoders.conformer.attention import HIDDEN, Frames, Keys, RelPositionAttention
+from maya.kernels.onednn import QuickLinear
 
 
 class GlobalTokenAttention(RelPositionAttention):
@@ -21,9 +22,9 @@ class GlobalTokenAttention(RelPositionAttention):
         super().__init__(width, heads, bias=bias, dropout=dropout)
         self.tokens, self.spacing, self.separate = tokens, spacing, separate
         if separate:
-            self.global_q = nn.Linear(width, width, bias=bias)
-            self.global_k = nn.Linear(width, width, bias=bias)
-            self.global_v = nn.Linear(width, width, bias=bias)
+            self.global_q = QuickLinear(width, width, bias=bias)
+            self.global_k = QuickLinear(width, width, bias=bias)
+            self.global_v = QuickLinear(width, width, bias=bias)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """(B, S, D) -> (B, S, D); `frames` not packed, its span bounded."""

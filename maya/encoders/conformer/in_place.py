@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maya.encoders.conformer.attention import Frames, Keys, RelPositionAttention
+from maya.kernels import onednn
 
 BLOCK_FRAMES = 2048  # audio of more than twice this many frames goes through in blocks of about so many
 
@@ -24,8 +25,13 @@ def takes_blocks(layers: nn.ModuleList, x: Tensor) -> bool:
 
 
 def in_parts(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`function` of frames x (B, S, D), part by part where x is long and needs no gradient."""
-    if torch.is_grad_enabled() or x.shape[1] <= 2 * BLOCK_FRAMES:
+    """`function` of frames x (B, S, D), part by part where no gradient is needed and x is long, or that is
+    faster."""
+    if torch.is_grad_enabled():
+        return function(x)
+    if onednn.suits(x) and onednn.available():
+        return onednn.in_blocks(function, x)
+    if x.shape[1] <= 2 * BLOCK_FRAMES:
         return function(x)
     return torch.cat([function(part) for part in x.split(BLOCK_FRAMES, dim=1)], dim=1)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from maya.errors import MayaError
+from maya.kernels.onednn import QuickLinear
 
 # Limit for the elements of the widest activation of one convolution call. Larger batches are split into
 # parts: whole utterances, or stretches of one. cuDNN and torch index a convolution's tensors with 32 bits. On
@@ -58,7 +59,7 @@ class DepthwiseStridedSubsampling(nn.Module):
             layers.append(nn.Conv2d(channels, channels, 1))
             layers.append(nn.ReLU())
         self.conv = nn.Sequential(*layers)
-        self.out = nn.Linear(channels * subsampled_lens(feat_in, factor, causal), d_model)
+        self.out = QuickLinear(channels * subsampled_lens(feat_in, factor, causal), d_model)
 
     def subsampled_lens(self, lens: Lens) -> Lens:
         """Output frames for `lens` input frames."""
