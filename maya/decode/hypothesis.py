@@ -46,7 +46,8 @@ class Hypothesis:
     alternatives: the next best hypotheses, best first, if more than one was asked for.
     words, segments: of the text, with times and confidence where the tokens have them.
     frame_seconds: length of an encoder frame; 0 until `write_texts` sets it.
-    Attention decoders and language models give no times: their frames and durations are empty.
+    Language models give no times: their frames and durations are empty. Those of attention decoders are of
+    their text on the best path of a CTC head, and empty in a model without one.
     """
 
     tokens: list[int] = field(default_factory=list)

@@ -20,7 +20,7 @@ from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis, write_texts
 from maya.decode.long.buffered import BufferConfig, BufferedStream
 from maya.decode.long.long_audio import LongAudioConfig, make_joiner, pieces
-from maya.decode.methods import AUTO, METHODS, MethodChoice, choose_method
+from maya.decode.methods import AUTO, METHODS, MethodChoice, aligning_head, choose_method
 from maya.decode.predictions import check_identifies, identify, predict, predicting_heads
 from maya.decode.streaming import RecognizerStream
 from maya.decode.transcription import (
@@ -100,7 +100,10 @@ class Recognizer:
         texts, fusion: see `MethodContext`; `maya.decode.lm.make_fusion` makes a fusion."""
         cls = METHODS[choice.method]
         options = options or cls(**(cls.greedy or {}))
-        context = MethodContext(model=self.model, heads=choice.heads, texts=texts, fusion=fusion)
+        context = MethodContext(
+            model=self.model, heads=choice.heads, texts=texts, fusion=fusion,
+            align_by=aligning_head(self.model.cfg, self.trained_heads()),
+        )  # fmt: skip
         method: Method = options.build(context)
         return method
 

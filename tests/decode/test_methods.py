@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,9 +126,12 @@ def test_beam_searches_of_icefall_heads(tokenizer: Tokenizer) -> None:
     penalty = ModifiedBeamConfig(beam=3, blank_penalty=1.0)
     parts = TransducerParts(predictor=transducer.decoder, joint=transducer.joint, blank=transducer.blank)
     expected = modified_beam_search(encoded, parts, penalty)
-    assert search(ours, encoded, langs, "modified_beam", penalty) == expected
+    hyps = search(ours, encoded, langs, "modified_beam", penalty)
+    assert [replace(hyp, confidences=[]) for hyp in hyps] == expected
     wide = AttentionBeamConfig(beam=3)
-    assert search(ours, encoded, langs, "attention", wide) == attention_beam(*encoded, decoder, wide)
+    hyps = search(ours, encoded, langs, "attention", wide)
+    without_times = [replace(hyp, frames=[], durations=[]) for hyp in hyps]
+    assert without_times == attention_beam(*encoded, decoder, wide)
     assert len(search(ours, encoded, langs, "attention_rescoring")) == 2
 
 
