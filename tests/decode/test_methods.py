@@ -36,8 +36,8 @@ from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import SpeechModel, build_model
 from maya.recipes import presets
 from maya.recipes.cli import main
-from maya.recipes.decode import training_texts
-from maya.recipes.experiment import Experiment
+from maya.recipes.decode import make_method, training_texts
+from maya.recipes.experiment import DecodeConfig, Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer as train_tokenizer
 from maya.text.load import load_tokenizer
@@ -140,6 +140,12 @@ def test_an_attention_decoder_alone_is_decoded_greedily(tokenizer: Tokenizer) ->
     encoded, langs = frames(ours)
     expected = attention_beam(*encoded, ours.model.head("attention"), AttentionBeamConfig(beam=1))
     assert search(ours, encoded, langs, "auto") == expected
+    cfg = DecodeConfig()
+    method, _ = make_method(cfg, ours, None)
+    assert method is not None and method(encoded, langs) == expected
+    cfg.methods["attention"] = AttentionBeamConfig(beam=5)
+    method, _ = make_method(cfg, ours, None)
+    assert method is not None and method.cfg.beam == 5
     with pytest.raises(MayaError, match="cannot decode a stream: it reads whole utterances"):
         ours.stream()
 
