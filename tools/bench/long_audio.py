@@ -201,7 +201,7 @@ def _word_times(words: Sequence[str], decoded: Sequence[Word], seconds: float) -
         if ref and own and (word := decoded[at]).start is not None and word.end is not None:
             known[place] = (word.start + word.end) / 2
         place, at = place + bool(ref), at + bool(own)
-    return np.interp(range(len(words)), sorted(known), [known[i] for i in sorted(known)]).tolist()  # type: ignore[no-any-return]
+    return np.interp(range(len(words)), sorted(known), [known[i] for i in sorted(known)]).tolist()
 
 
 def _distance(time: float, cuts: Sequence[float]) -> float:
