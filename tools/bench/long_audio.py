@@ -196,12 +196,12 @@ def at_borders(
 
 def _word_times(words: Sequence[str], decoded: Sequence[Word], seconds: float) -> list[float]:
     """The middle of each reference word: that of the decoded word it is aligned with, or between these."""
-    known, place, at = {-1: 0.0, len(words): seconds}, 0, 0
+    middles, place, at = {-1: 0.0, len(words): seconds}, 0, 0
     for ref, own in align(words, [word.text for word in decoded]):
         if ref and own and (word := decoded[at]).start is not None and word.end is not None:
-            known[place] = (word.start + word.end) / 2
+            middles[place] = (word.start + word.end) / 2
         place, at = place + bool(ref), at + bool(own)
-    return np.interp(range(len(words)), sorted(known), [known[i] for i in sorted(known)]).tolist()
+    return np.interp(range(len(words)), sorted(middles), [middles[i] for i in sorted(middles)]).tolist()
 
 
 def _distance(time: float, cuts: Sequence[float]) -> float:
