@@ -100,10 +100,8 @@ def calibrate(
         raise MayaError(f"{checkpoint} has no text head to calibrate")
     head = choose_head(recognizer, options.align_by)
     rows = decoded_rows(recognizer, data, split, decoder, head)
-    differences, judged = (
-        word_differences(rows, recognizer),
-        judge(rows, data, split, recognizer, aggregation),
-    )
+    differences = word_differences(rows, recognizer)
+    judged = judge(rows, data, split, recognizer, aggregation)
     if not judged.confidences:
         raise MayaError(f"{data}/{split}.parquet gives no words with a confidence to calibrate on")
     curve = isotonic(judged.confidences, judged.right)
@@ -116,18 +114,15 @@ def calibrate(
             "split": split, "head": head, "measure": str(getattr(decoder.cfg, "confidence", "")),
             "words": before.words, "wrong": before.wrong,
             "confidence": {"before": asdict(before), "after": asdict(after)},
-            "times": {"before": differences.facts(), "after": differences.facts(differences.offset)},
+            "times": dict(_times(rows, recognizer, differences.offset)),
         },
     )  # fmt: skip
     path = write_calibration(checkpoint, {facts["method"]: measured})
-    time_lines = [(split, differences.facts(), differences.facts(differences.offset))]
+    time_lines = [(split, *line) for line in _times(rows, recognizer, differences.offset)]
     if check:
         others = decoded_rows(recognizer, data, check, decoder, head)
-        unseen, words = (
-            word_differences(others, recognizer),
-            judge(others, data, check, recognizer, aggregation),
-        )
-        time_lines.append((check, unseen.facts(), unseen.facts(differences.offset)))
+        words = judge(others, data, check, recognizer, aggregation)
+        time_lines += [(check, *line) for line in _times(others, recognizer, differences.offset)]
         lines.append((check, "before", reliability(words.confidences, words.right)))
         lines.append((check, "after", reliability([curve(c) for c in words.confidences], words.right)))
     print(_report(facts["method"], head, differences.offset, time_lines, lines))
@@ -166,19 +161,30 @@ def judge(
     return judged
 
 
+def _times(
+    rows: Sequence[AlignedRow], recognizer: Recognizer, offset: float
+) -> list[tuple[str, dict[str, float]]]:
+    """Differences from forced alignment: by frames, less the offset, and as words are written, with edges
+    measured on the sound on both sides."""
+    return [
+        ("by frames", word_differences(rows, recognizer).facts()),
+        ("less offset", word_differences(rows, recognizer, offset=offset).facts()),
+        ("by sound", word_differences(rows, recognizer, offset=offset, sound=True).facts()),
+    ]
+
+
 def _columns(judged: JudgedWords) -> tuple[list[float], list[bool], list[str]]:
     return judged.confidences, judged.right, judged.utterances
 
 
 def _report(
-    method: str, head: str, offset: float, times: list[tuple[str, dict[str, float], dict[str, float]]],
+    method: str, head: str, offset: float, times: list[tuple[str, str, dict[str, float]]],
     confidences: list[tuple[str, str, Reliability]],
 ) -> str:  # fmt: skip
     names = ("start_median", "start_p95", "end_median", "end_p95")
     time_rows = [
         [split, kind, *(f"{1000 * facts[name]:.0f}" if name in facts else "" for name in names)]
-        for split, before, after in times
-        for kind, facts in (("before", before), ("after", after))
+        for split, kind, facts in times
     ]
     rows = [
         [split, kind, str(r.words), str(r.wrong), f"{r.auc:.3f}", f"{100 * r.ece:.2f}", f"{r.nce:+.3f}"]

@@ -14,7 +14,7 @@ from maya.config import to_dict
 from maya.data.measure.entry import Entry
 from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
-from maya.decode.base import Method
+from maya.decode.base import Method, MethodConfig
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.lm.make_fusion import make_fusion
 from maya.decode.methods import AUTO, METHODS, possible_methods
@@ -124,7 +124,10 @@ def make_method(
         return None, {"method": "", "method_reason": "the model has no text head; its labels are predicted"}
     choice = recognizer.choose_method(cfg.method)
     fusion = make_fusion(cfg.fusion, recognizer, head=choice.heads[0])
-    method = recognizer.make_method(choice, cfg.options(choice.method), texts, fusion)
+    options: MethodConfig | None = cfg.options(choice.method)
+    if cfg.method == AUTO and options == METHODS[choice.method]():
+        options = None  # greedy search, which the defaults of an attention decoder are not
+    method = recognizer.make_method(choice, options, texts, fusion)
     return method, {"method": choice.method, "method_reason": choice.reason}
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from maya.errors import MayaError
 from maya.recipes.arguments import add_checkpoint, add_device, add_json, add_list, add_num_samples
 from maya.recipes.decode import make_method
 from maya.recipes.evaluation.conditions import add_conditions, evaluate_conditions, in_conditions
-from maya.recipes.evaluation.decoding import with_snr
+from maya.recipes.evaluation.decoding import scored, with_snr
 from maya.recipes.evaluation.options import (
     ScoringOptions,
     add_measures,
@@ -39,9 +38,8 @@ from maya.recipes.experiment_file import import_recorded
 from maya.recipes.fusion_options import add_fusion, fusion_config
 from maya.recipes.transcribe import TranscribeOptions, transcribe
 from maya.recipes.transcribe_method import SearchOptions
-from maya.score.measures.normalizers import DEFAULT, DROPS_EMPTY, make_normalizer
 from maya.score.measures.summary import measure, measures_result, measures_table
-from maya.score.report import GroupScore, Report, Utterance, make_report, percent, span, table, write_result
+from maya.score.report import GroupScore, Report, make_report, percent, span, table, write_result
 from maya.score.samples import sample_table
 from maya.text.languages import language_among, language_code
 
@@ -69,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
     import_recorded(args.checkpoint, args.experiment)
     source = Source(audio=args.audio, manifest=args.manifest, references=args.reference or [])
     if in_conditions(args):
+        _refuse_unused(args)
         evaluate_conditions(args, None if source.is_empty else source.entries)
         return
     evaluate(
@@ -76,6 +75,16 @@ def run(args: argparse.Namespace) -> None:
         language=args.language, num_samples=args.num_samples, json_file=args.json, device=args.device,
         scoring=scoring_options(args),
     )  # fmt: skip
+
+
+def _refuse_unused(args: argparse.Namespace) -> None:
+    """MayaError for options that --noise, --non-speech and --stream do not read."""
+    options = ("lm", "hotwords", "groups", "hot_words", "training_texts", "rare_below", "num_samples")
+    given = [f"--{name.replace('_', '-')}" for name in options if getattr(args, name, None)]
+    if given:
+        raise MayaError(
+            f"{' and '.join(given)} do nothing with --noise, --non-speech or --stream: leave them out"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,7 +162,8 @@ def evaluate(
     began = time.perf_counter()
     texts = _texts(recognizer, entries, decoder, cfg)
     facts |= {"seconds": time.perf_counter() - began, "audio_seconds": sum(e.duration for e in entries)}
-    report = make_report(_utterances(with_snr(entries) if scoring.groups else entries, texts, scoring))
+    with_groups = with_snr(entries) if scoring.groups else entries
+    report = make_report(scored(with_groups, [texts[e.id] for e in entries], scoring.normalizer))
     of_lists = list_language(entry.language for entry in entries)
     measures = measure(report, measure_options(scoring, of_lists))
     _show(report, facts, num_samples)
@@ -244,17 +254,6 @@ def _rates(score: GroupScore) -> str:
         f"all utterances: WER {percent(words.rate)} % {span(score.wer_interval)}, "
         f"CER {percent(characters.rate)} % {span(score.cer_interval)}"
     )
-
-
-def _utterances(entries: list[Entry], texts: dict[str, str], scoring: ScoringOptions) -> Iterator[Utterance]:
-    """The utterances to score. Another normal form than Maya's starts from the published text."""
-    normal = make_normalizer(scoring.normalizer)
-    for e in entries:
-        ref = e.text if scoring.normalizer == DEFAULT else normal(e.raw_text or e.text, e.language)
-        if ref or scoring.normalizer not in DROPS_EMPTY:
-            hyp = normal(texts[e.id], e.language)
-            yield Utterance(id=e.id, language=e.language, ref=ref, hyp=hyp, seconds=e.duration,
-                            speaker=e.speaker, snr=e.snr)  # fmt: skip
 
 
 def _rows(report: Report, texts: dict[str, str]) -> list[dict[str, Any]]:

@@ -77,8 +77,9 @@ class DecodeConfig:
     """How utterances are decoded.
 
     method: a name in `maya.decode.methods.METHODS`, or a text head's name for its greedy method. "auto" is
-    the greedy method of the trained head that is best on dev. methods: the options of each method, such as
-    `decode.methods.ctc_beam.lm_order`. fusion: language models and hot words, such as `decode.fusion.lm`.
+    the greedy method of the trained head that is best on dev, unless options of that method are set. methods:
+    the options of each method, such as `decode.methods.ctc_beam.lm_order`. fusion: language models and hot
+    words, such as `decode.fusion.lm`.
     """
 
     method: str = AUTO

@@ -1,14 +1,18 @@
-"""Word times of a model beside the true ones, in the built-in corpus, where eSpeak NG reports them.
+"""Word times of a model beside the true ones: in the built-in corpus, where eSpeak NG reports them, and in
+strings of recorded digits.
 
     python tools/true_word_times.py exp/indic12/mini/mini --data exp/indic12/mini/data
+    python tools/true_word_times.py exp/digits/digits/digits --data exp/digits/digits/data --digits DIR
 
 eSpeak's events give the sample at which each word begins; a word ends where the next begins, and the last at
 the closing pause. Of utterances that are decoded without an error the tool prints, in ms, the mean
-difference and the median and 95 % of the absolute differences of starts and ends, and the same of forced
-alignment. It serves models that were trained on the corpus as `./egs/indic12/run.sh` makes it."""
+difference and the median and 95 % of the absolute differences of starts and ends, by frames and measured on
+the sound, and the same of forced alignment. It serves models that were trained on the corpora as the scripts
+of egs make them by default."""
 
 import argparse
 import ctypes
+import itertools
 import json
 import os
 import subprocess
@@ -50,6 +54,38 @@ def true_times(split: str) -> dict[str, list[tuple[float, float]]]:
             if item["split"] == split:
                 times[item["id"]] = _of_item(library, item, speak)
     return times
+
+
+def true_digit_times(split: str, source: Path) -> dict[str, list[tuple[float, float]]]:
+    """The same of the strings that `egs.digits.data` joins from recordings of one digit each: a digit begins
+    and ends where its own recording comes within 35 dB of its loudest 10 ms."""
+    from egs.digits.data import plan_language, read_digit, read_source  # noqa: PLC0415
+
+    recordings = {row["id"]: row for row in read_source(source)}
+    times = {}
+    for language in sorted({row["language"] for row in recordings.values()}):
+        own = [row for row in recordings.values() if row["language"] == language]
+        for item in plan_language(language, own, {"train": 2400, "heldout": 200}, 1):
+            if item["split"] != split:
+                continue
+            at, spans = item["silences"][0], []
+            for name, silence in zip(item["recordings"], item["silences"][1:], strict=True):
+                digit = read_digit(source, recordings[name])
+                begin, end = _loud(digit)
+                spans.append(((at + begin) / 16000, (at + end) / 16000))
+                at += len(digit) + silence
+            times[item["id"]] = spans
+    return times
+
+
+def _loud(samples: np.ndarray) -> tuple[float, float]:
+    """The middle of the first and of the last 10 ms of (n,) int16 that are loud, in samples."""
+    window = min(160, len(samples))
+    total = np.cumsum(np.append(0.0, samples.astype(float) ** 2))
+    at = np.arange(0, max(1, len(samples) - window + 1), 40)
+    levels = 10 * np.log10((total[at + window] - total[at]) / window + 1)
+    loud = at[levels > levels.max() - 35]
+    return float(loud[0] + window / 2), float(loud[-1] + window / 2)
 
 
 def _of_item(library: Any, item: dict[str, Any], speak: Any) -> list[tuple[float, float]]:
@@ -109,7 +145,7 @@ def compare(
     from maya.align.reference import decode_and_align  # noqa: PLC0415
     from maya.data.table.table import Table, part_path  # noqa: PLC0415
     from maya.data.table.utterances import Utterances  # noqa: PLC0415
-    from maya.decode.words import WordRules, make_words  # noqa: PLC0415
+    from maya.decode.words import WordRules  # noqa: PLC0415
 
     recognizer = maya.load(run, "cpu")
     recognizer.calibration = None
@@ -119,14 +155,16 @@ def compare(
     rows = []
     for head in recognizer.trained_heads().trained:
         method = recognizer.make_method(recognizer.choose_method(head))
-        differences: dict[str, list[tuple[float, float]]] = {"decoded": [], "aligned": []}
+        differences: dict[str, list[tuple[float, float]]] = {}
         for row in decode_and_align(recognizer, utterances, method, head):
             if row.hypothesis.text != texts[row.id] or row.aligned is None:
                 continue
-            aligned = make_words(row.aligned, recognizer.tokenizer, WordRules(), seconds=row.seconds)
-            for kind, words in (("decoded", row.hypothesis.words), ("aligned", aligned)):
+            for aligned, sound in itertools.product((False, True), (False, True)):
+                kind = f"{'aligned' if aligned else 'decoded'}, by {'sound' if sound else 'frames'}"
+                words = row.words(recognizer.tokenizer, WordRules(), aligned=aligned, sound=sound)
                 pairs = zip(words, truth[row.id], strict=True)
-                differences[kind] += [(w.start - a, w.end - b) for w, (a, b) in pairs]  # type: ignore[operator]
+                own = differences.setdefault(kind, [])
+                own += [(w.start - a, w.end - b) for w, (a, b) in pairs]  # type: ignore[operator]
         for kind, values in differences.items():
             cells = [_cells(1000 * np.array(values)[:, side]) for side in (0, 1)]
             rows.append([f"{head}, {kind}", str(len(values)), *cells[0], *cells[1]])
@@ -143,16 +181,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("run", type=Path, nargs="?", help="a run of the built-in corpus")
     parser.add_argument("--data", type=Path, help="the folder that `maya prepare` wrote for it")
     parser.add_argument("--split", default="test", choices=("dev", "test"))
+    text = "the folder of recorded digits, for a run of egs/digits; without it: the built-in corpus"
+    parser.add_argument("--digits", type=Path, metavar="DIR", help=text)
     args = parser.parse_args(argv)
     if args.run is None:
-        json.dump(true_times(args.split), sys.stdout)
+        truth = true_digit_times(args.split, args.digits) if args.digits else true_times(args.split)
+        json.dump(truth, sys.stdout)
         return
     command = [sys.executable, __file__, "--split", args.split]
+    command += ["--digits", str(args.digits)] if args.digits else []
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     rows = compare(args.run, args.data, args.split, json.loads(done.stdout))
     head = ["head", "words", "start: mean", "median", "95 %", "end: mean", "median", "95 %"]
     for row in [head, *rows]:
-        print(" | ".join(f"{cell:>12}" for cell in row))
+        print(" | ".join(f"{cell:>12}" if i else f"{cell:<32}" for i, cell in enumerate(row)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,17 @@ from maya.align.anchors import Leaf, leaves
 from maya.align.ctc import WILDCARD, SkipCosts, SkipGraph, TokenSpans, align_graph
 from maya.align.text import SpelledText, spell
 from maya.align.transducer import align_transducer
-from maya.align.windows import FrameRows, LongRecording, Windows, encode_windows, open_recording
+from maya.align.windows import (
+    FrameRows,
+    LongRecording,
+    Windows,
+    encode_windows,
+    open_recording,
+    recording_levels,
+)
 from maya.decode.hypothesis import Hypothesis, TextSegment, Word
 from maya.decode.recognizer import Recognizer
+from maya.decode.word_edges import Anchor, Levels, letters_in, word_edges
 from maya.decode.words import aggregate, fill_times, join_words, segments_of, token_spans
 from maya.errors import MayaError
 
@@ -59,7 +67,8 @@ def align(
     seconds = recording.samples / recognizer.sample_rate
     find = _ALIGNERS[_kind(recognizer, name)]
     spans = find(recognizer, name, recording, spelled, language, options)
-    words = words_from_spans(spelled, spans, recognizer.model.frame_seconds, seconds)
+    levels = recording_levels(recording, recognizer.sample_rate)
+    words = words_from_spans(spelled, spans, recognizer.model.frame_seconds, seconds, levels)
     return Hypothesis(
         text=join_words(spelled.words), words=words, segments=_lines(words, spelled), language=language,
         id=recording.name, frame_seconds=recognizer.model.frame_seconds,
@@ -87,15 +96,18 @@ def _kind(recognizer: Recognizer, head: str) -> str:
 
 
 def words_from_spans(
-    spelled: SpelledText, spans: TokenSpans, frame_seconds: float, seconds: float
-) -> list[Word]:
-    """The words of a text from the spans of its tokens.
+    spelled: SpelledText, spans: TokenSpans, frame_seconds: float, seconds: float,
+    levels: Levels | None = None,
+) -> list[Word]:  # fmt: skip
+    """The words of a text from the spans of its tokens, with edges measured on the sound if its levels are
+    given.
 
     Words without tokens are placed between neighbours that are spoken. Words that consist of wildcards alone
     fit any speech, so they count as spoken only beside a word of their line that is.
     """
     words = [Word(text=text) for text in spelled.words]
     bounds, owners = [*spelled.first.tolist(), len(spelled.tokens)], spelled.owners_of_words.tolist()
+    placed: dict[int, tuple[int, int]] = {}  # frames of the first and the last token
     evidence: list[bool | None] = [None] * len(words)  # whether it is spoken, as far as its letters tell
     for owner, begin, end in zip(owners, bounds, bounds[1:], strict=False):
         tokens = [i for i in range(begin, end) if spans.start[i] >= 0]
@@ -106,15 +118,32 @@ def words_from_spans(
             word.start = min(int(spans.start[tokens[0]]) * frame_seconds, seconds)
             word.end = min(int(spans.end[tokens[-1]]) * frame_seconds, seconds)
             word.confidence = aggregate([float(spans.confidence[i]) for i in tokens], "min")
+            placed[owner] = (int(spans.start[tokens[0]]), int(spans.start[tokens[-1]]))
     spoken = _spoken(evidence, spelled.lines)
     for word, is_spoken in zip(words, spoken, strict=True):
         if not is_spoken:
             word.start = word.end = word.confidence = None
+    if levels is not None:
+        _measure(words, {n: at for n, at in placed.items() if spoken[n]}, frame_seconds, levels, seconds)
     for is_spoken, group in itertools.groupby(range(len(words)), lambda i: spoken[i]):
         run = [words[i] for i in group]
         if is_spoken and any(word.start is not None for word in run):
             fill_times(run, total=seconds)
     return words
+
+
+def _measure(
+    words: Sequence[Word], placed: Mapping[int, tuple[int, int]], frame_seconds: float, levels: Levels,
+    seconds: float,
+) -> None:  # fmt: skip
+    """Set the edges of words by the sound. placed: frames of first and last tokens, by number of word."""
+    anchors = [
+        Anchor((first + 0.5) * frame_seconds, (last + 0.5) * frame_seconds, letters_in(words[n].text))
+        for n, (first, last) in placed.items()
+    ]
+    for n, edge in zip(placed, word_edges(anchors, levels), strict=True):
+        if edge is not None:
+            words[n].start, words[n].end = min(edge[0], seconds), min(edge[1], seconds)
 
 
 def _spoken(evidence: list[bool | None], lines: list[int]) -> list[bool]:

@@ -16,10 +16,12 @@ from maya.decode.ctc.alignment import align_ctc
 from maya.decode.ctc.greedy import collapse_ctc
 from maya.decode.hypothesis import Hypothesis, Word
 from maya.decode.recognizer import Recognizer
+from maya.decode.word_edges import Levels, levels_of_rows
 from maya.decode.words import WordRules, make_words
 from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
+from maya.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +36,13 @@ class TimeDifferences:
         """The mean of the starts: by how much the method emits words late; 0 without words."""
         return float(self.starts.mean()) if len(self.starts) else 0.0
 
-    def facts(self, offset: float = 0.0) -> dict[str, float]:
-        """Median and 95th percentile of the absolute differences after a shift, in seconds; of the starts and
-        of the ends."""
+    def facts(self) -> dict[str, float]:
+        """Median and 95th percentile of the absolute differences in seconds, of starts and of ends."""
         facts: dict[str, float] = {}
         for name, values in (("start", self.starts), ("end", self.ends)):
             if len(values):
-                shifted = np.abs(values - offset)
-                facts[f"{name}_median"] = float(np.median(shifted))
-                facts[f"{name}_p95"] = float(np.percentile(shifted, 95))
+                facts[f"{name}_median"] = float(np.median(np.abs(values)))
+                facts[f"{name}_p95"] = float(np.percentile(np.abs(values), 95))
         return facts
 
 
@@ -99,12 +99,22 @@ _PATHS = {"ctc": _ctc_path, "transducer": _lattice_path}  # by the kind of the h
 
 @dataclass(frozen=True, slots=True)
 class AlignedRow:
-    """A decoded utterance, and its tokens as forced alignment places them; None where it cannot."""
+    """A decoded utterance, and its tokens as forced alignment places them; None where it cannot. levels: of
+    its sound, see `maya.decode.word_edges`."""
 
     id: str
     hypothesis: Hypothesis
     aligned: Hypothesis | None
     seconds: float
+    levels: Levels
+
+    def words(self, tokenizer: Tokenizer, rules: WordRules, *, aligned: bool, sound: bool) -> list[Word]:
+        """The words as decoded, or where forced alignment puts them, which is not None; by frames, or with
+        edges measured on the sound."""
+        hyp = self.aligned if aligned else self.hypothesis
+        assert hyp is not None
+        levels = self.levels if sound else None
+        return make_words(replace(hyp, spans=[]), tokenizer, rules, seconds=self.seconds, levels=levels)
 
 
 def decode_and_align(
@@ -124,14 +134,21 @@ def decode_and_align(
             encoded = model.encode_audio(moved.audio, moved.audio_lens, hidden=model.hidden)
             hyps = recognizer.with_text(method(encoded, moved.langs), seconds=seconds)
             aligned = aligned_hypotheses(model, encoded, moved.langs, hyps, head)
-        yield from map(AlignedRow, batch.ids, hyps, aligned, seconds)
+        levels = levels_of_rows(batch.audio, batch.audio_lens, recognizer.sample_rate)
+        yield from map(AlignedRow, batch.ids, hyps, aligned, seconds, levels)
 
 
-def word_differences(rows: Iterable[AlignedRow], recognizer: Recognizer) -> TimeDifferences:
-    """The time differences of all words of utterances that could be aligned."""
-    rules = WordRules()
+def word_differences(
+    rows: Iterable[AlignedRow], recognizer: Recognizer, *, sound: bool = False, offset: float = 0.0
+) -> TimeDifferences:
+    """The time differences of all words of utterances that could be aligned, by frames or by `sound`. offset:
+    seconds by which the method emits tokens late."""
+    pieces, late = recognizer.tokenizer, WordRules(offset_seconds=offset)
     pairs = [
-        (row.hypothesis.words, make_words(row.aligned, recognizer.tokenizer, rules, seconds=row.seconds))
+        (
+            row.words(pieces, late, aligned=False, sound=sound),
+            row.words(pieces, WordRules(), aligned=True, sound=sound),
+        )
         for row in rows
         if row.aligned is not None
     ]

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from maya.audio.decoding import open_audio
 from maya.audio.load import load_audio
 from maya.decode.recognizer import Recognizer
+from maya.decode.word_edges import Levels, sound_levels
 from maya.errors import MayaError
 
 _IN_MEMORY = 1 << 28  # bytes of rows; more go to a file
@@ -89,6 +90,15 @@ def open_recording(source: str | Path | Tensor, rate: int) -> LongRecording:
         return torch.nn.functional.pad(part, (0, max(0, end - begin - len(part))))[: end - begin]
 
     return LongRecording(str(source), total, read)
+
+
+def recording_levels(recording: LongRecording, rate: int) -> Levels:
+    """The levels of its sound, read a minute at a time."""
+    step = 60 * rate
+    parts = [
+        recording.read(at, min(at + step, recording.samples)) for at in range(0, recording.samples, step)
+    ]
+    return np.concatenate([sound_levels(part, rate) for part in parts])
 
 
 def encode_windows(

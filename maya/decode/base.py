@@ -58,13 +58,15 @@ class MethodContext:
 
     model: in evaluation mode. heads: names of the heads that it reads. texts: gives the language and the
     token ids of each training text, for methods that make a language model; None where there are none.
-    fusion: language models and hot words for methods whose configuration `fuses`.
+    fusion: language models and hot words for methods whose configuration `fuses`. align_by: a trained CTC
+    head that gives times to the tokens of methods without any; "" where there is none.
     """
 
     model: SpeechModel
     heads: tuple[str, ...]
     texts: Callable[[], Iterable[tuple[str, Sequence[int]]]] | None = None
     fusion: Fusion | None = None
+    align_by: str = ""
 
 
 class StreamDecoder(Protocol):
@@ -100,6 +102,7 @@ class Method:
             raise MayaError(f"the method {cfg.kind} takes no language model and no hot words")
         self.cfg, self.model, self.fusion = cfg, context.model, context.fusion
         self._lists: Tensor | None = None
+        self.aligner: Any = context.model.head(context.align_by) if context.align_by else None
         self.heads: tuple[Any, ...] = tuple(context.model.head(name) for name in context.heads)
 
     @torch.no_grad()

@@ -40,13 +40,16 @@ class Hypothesis:
     durations: number of frames of each token: as predicted by a TDT model (may be 0), the length of a CTC
         run, or 1 for RNN-T.
     scores: log probability of each token, in nats.
+    spans: start and end of each token in seconds, measured on the sound; empty where they were not, and the
+        frames give the times. See `maya.decode.word_edges`.
     confidences: of each token, in [0, 1], from the whole distribution; empty where the method gives none.
     search_score: by which the method ranked it, with language models and normalised by length if it did so;
         None where nothing was ranked.
     alternatives: the next best hypotheses, best first, if more than one was asked for.
     words, segments: of the text, with times and confidence where the tokens have them.
     frame_seconds: length of an encoder frame; 0 until `write_texts` sets it.
-    Attention decoders and language models give no times: their frames and durations are empty.
+    Language models give no times: their frames and durations are empty. Those of attention decoders are of
+    their text on the best path of a CTC head, and empty in a model without one.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -54,6 +57,7 @@ class Hypothesis:
     durations: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
+    spans: list[tuple[float, float]] = field(default_factory=list)
     search_score: float | None = None
     alternatives: "list[Hypothesis]" = field(default_factory=list)
     words: list[Word] = field(default_factory=list)

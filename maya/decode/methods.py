@@ -121,6 +121,11 @@ def head_of_method(name: str, model: SpeechModelConfig) -> str | None:
     return next(iter(_readable_heads(_class_of(name, model), model, model.text_heads)), None)
 
 
+def aligning_head(model: SpeechModelConfig, trained: TrainedHeads) -> str:
+    """The first trained CTC head, which gives times to the tokens of methods without any; "" without one."""
+    return next(iter(_readable_heads(GreedyCTCConfig, model, trained.trained)), "")
+
+
 def possible_methods(model: SpeechModelConfig, trained: TrainedHeads) -> list[str]:
     """The names of the methods that a model's trained heads allow."""
     possible = []

@@ -20,7 +20,7 @@ from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis, write_texts
 from maya.decode.long.buffered import BufferConfig, BufferedStream
 from maya.decode.long.long_audio import LongAudioConfig, make_joiner, pieces
-from maya.decode.methods import AUTO, METHODS, MethodChoice, choose_method
+from maya.decode.methods import AUTO, METHODS, MethodChoice, aligning_head, choose_method
 from maya.decode.predictions import check_identifies, identify, predict, predicting_heads
 from maya.decode.streaming import RecognizerStream
 from maya.decode.transcription import (
@@ -33,6 +33,7 @@ from maya.decode.transcription import (
     TranscriptionConfig,
     as_recording,
 )
+from maya.decode.word_edges import Levels, sound_levels
 from maya.decode.words import WordRules, write_words
 from maya.encoders import Encoded
 from maya.errors import MayaError
@@ -99,7 +100,10 @@ class Recognizer:
         texts, fusion: see `MethodContext`; `maya.decode.lm.make_fusion` makes a fusion."""
         cls = METHODS[choice.method]
         options = options or cls(**(cls.greedy or {}))
-        context = MethodContext(model=self.model, heads=choice.heads, texts=texts, fusion=fusion)
+        context = MethodContext(
+            model=self.model, heads=choice.heads, texts=texts, fusion=fusion,
+            align_by=aligning_head(self.model.cfg, self.trained_heads()),
+        )  # fmt: skip
         method: Method = options.build(context)
         return method
 
@@ -220,6 +224,7 @@ class Recognizer:
         """What the model makes of audio (N,) in a language each. `samples` is emptied: hours are large."""
         rows = len(samples)
         seconds = [len(s) / self.sample_rate for s in samples]
+        levels = None if decoder is None else [sound_levels(s, self.sample_rate) for s in samples]
         with torch.inference_mode():
             lens = torch.tensor([len(s) for s in samples], device=self.device)
             audio = _padded(samples)
@@ -233,7 +238,8 @@ class Recognizer:
             hyp.language = language
             if prediction is not None:
                 hyp.language, hyp.language_probability = prediction.label, prediction.probability
-        self.with_text(hyps, method="" if decoder is None else decoder.cfg.kind, seconds=seconds)
+        kind = "" if decoder is None else decoder.cfg.kind
+        self.with_text(hyps, method=kind, seconds=seconds, levels=levels)
         return [
             Decoded(
                 hypothesis=hyps[i] if hyps else None, predictions={name: labels[name][i] for name in labels}
@@ -281,12 +287,14 @@ class Recognizer:
         return RecognizerStream(decoder, self.tokenizer, language=language, context=context, rules=rules)
 
     def with_text(
-        self, hyps: list[Hypothesis], *, method: str = "", seconds: Sequence[float] | None = None
-    ) -> list[Hypothesis]:
+        self, hyps: list[Hypothesis], *, method: str = "", seconds: Sequence[float] | None = None,
+        levels: Sequence[Levels] | None = None,
+    ) -> list[Hypothesis]:  # fmt: skip
         """Set text, frame length, words and segments. method: whose calibration applies. seconds: of each
-        recording, which no word reaches beyond."""
+        recording, which no word reaches beyond. levels: of its sound, on which words are measured."""
         write_texts(hyps, self.tokenizer, self.model.frame_seconds)
-        return write_words(hyps, self.tokenizer, self.word_rules(method), seconds=seconds)
+        rules = self.word_rules(method)
+        return write_words(hyps, self.tokenizer, rules, seconds=seconds, levels=levels)
 
     def word_rules(self, method: str) -> WordRules:
         """How words are made of the tokens of a method: corrected where it was calibrated."""

@@ -14,6 +14,7 @@ from maya.decode.base import Method
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.predictions import identify, predict
 from maya.decode.recognizer import Recognizer
+from maya.decode.word_edges import levels_of_rows
 from maya.heads import Prediction
 from maya.heads.classify import LANGUAGE
 from maya.models.speech_model import SpeechModel
@@ -57,7 +58,9 @@ def decode_table(
         texts = [row for row in rows if row.hypothesis is not None]
         hyps = [row.hypothesis for row in texts if row.hypothesis is not None]
         kind = "" if method is None else method.cfg.kind
-        recognizer.with_text(hyps, method=kind, seconds=[row.seconds for row in texts])
+        seconds = [row.seconds for row in texts]
+        levels = levels_of_rows(batch.audio, batch.audio_lens, batch.sample_rate) if texts else None
+        recognizer.with_text(hyps, method=kind, seconds=seconds, levels=levels)
         yield from rows
 
 

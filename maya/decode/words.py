@@ -14,6 +14,7 @@ from difflib import SequenceMatcher
 from typing import Literal
 
 from maya.decode.hypothesis import Hypothesis, TextSegment, Word
+from maya.decode.word_edges import Levels, WordTokens, letters_in, measured_spans
 from maya.text.scripts import script_of
 from maya.text.tokenizer import UNKNOWN, Tokenizer
 
@@ -50,28 +51,35 @@ def write_words(
     rules: WordRules | None = None,
     *,
     seconds: Sequence[float] | None = None,
+    levels: Sequence[Levels] | None = None,
 ) -> list[Hypothesis]:
     """Set words and segments of hypotheses whose text and frame length are set, also of their alternatives.
 
-    seconds: the length of each recording, which no word reaches beyond. The texts of the words are
-    `hyp.text.split()`, except in `UNSPACED_SCRIPTS`; every word has a confidence if the hypothesis has
-    confidences or else scores for its tokens, and times if it has frames.
+    seconds: the length of each recording, which no word reaches beyond. levels: of its sound, on which starts
+    and ends are measured; without them they are those of the frames, or of earlier `spans`.
+
+    The texts of the words are `hyp.text.split()`, except in `UNSPACED_SCRIPTS`; every word has a confidence
+    if the hypothesis has confidences or else scores for its tokens, and times if it has frames.
     """
     rules = rules or WordRules()
     for i, hyp in enumerate(hyps):
         length = None if seconds is None else seconds[i]
-        hyp.words = make_words(hyp, tokenizer, rules, seconds=length)
+        sound = None if levels is None else levels[i]
+        hyp.words = make_words(hyp, tokenizer, rules, seconds=length, levels=sound)
         hyp.segments = segments_of(hyp.words, gap_seconds=rules.gap_seconds)
         if hyp.alternatives:
-            lengths = None if length is None else [length] * len(hyp.alternatives)
-            write_words(hyp.alternatives, tokenizer, rules, seconds=lengths)
+            count = len(hyp.alternatives)
+            lengths = None if length is None else [length] * count
+            sounds = None if sound is None else [sound] * count
+            write_words(hyp.alternatives, tokenizer, rules, seconds=lengths, levels=sounds)
     return hyps
 
 
 def make_words(
-    hyp: Hypothesis, tokenizer: Tokenizer, rules: WordRules, *, seconds: float | None = None
-) -> list[Word]:
-    """The words of a hypothesis; see `write_words`."""
+    hyp: Hypothesis, tokenizer: Tokenizer, rules: WordRules, *, seconds: float | None = None,
+    levels: Levels | None = None,
+) -> list[Word]:  # fmt: skip
+    """The words of a hypothesis; see `write_words`. With levels it sets `hyp.spans`."""
     texts = split_words(hyp.text)
     if not texts or not hyp.tokens:
         return [Word(text=text) for text in texts]
@@ -93,10 +101,17 @@ def make_words(
         if letters:
             owners[n] = (first, last)
     if spans:
+        if levels is not None:
+            tokens_of_words = [WordTokens(*owners[n], letters_in(texts[n])) for n in owners]
+            hyp.spans = measured_spans(
+                spans, tokens_of_words, levels, frame_seconds=hyp.frame_seconds,
+                offset_seconds=rules.offset_seconds,
+            )  # fmt: skip
+        measured = len(hyp.spans) == len(spans)
+        spans = hyp.spans if measured else spans
         _set_times(words, owners, spans)
-    if spans:
         fill_times(words, total=spans[-1][1])
-        clean_times(words, offset_seconds=rules.offset_seconds, seconds=seconds)
+        clean_times(words, offset_seconds=0.0 if measured else rules.offset_seconds, seconds=seconds)
     return words
 
 

@@ -65,7 +65,7 @@ def evaluate_conditions(args: argparse.Namespace, entries_of: Entries | None) ->
         languages = recognizer.model.cfg.languages
         only = languages[0] if len(languages) == 1 else None
         entries = entries_of(code if code not in (None, AUTO) else only)
-        options: dict[str, Any] = {"language": AUTO if code == AUTO else None}
+        options: dict[str, Any] = {"language": AUTO if code == AUTO else None, "normalizer": args.normalizer}
         if args.noise is not None:
             method = chosen_method(recognizer, args.method)
             rungs = noise_ladder(recognizer, entries, args.noise, args.snr, method=method, **options)

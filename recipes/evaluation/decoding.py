@@ -10,7 +10,7 @@ from maya.decode.hypothesis import Hypothesis
 from maya.decode.methods import AUTO
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
-from maya.score.measures.normalizers import normal_form
+from maya.score.measures.normalizers import DEFAULT, DROPS_EMPTY, make_normalizer
 from maya.score.report import Utterance
 
 AT_ONCE = 64  # utterances whose audio is in memory
@@ -37,12 +37,22 @@ def decode_audio(
     return [hyps[i] for i in range(len(entries))]
 
 
-def utterance(entry: Entry, text: str, snr: float | None = None) -> Utterance:
-    """An entry with a hypothesis, to score. snr: of the noise that was added, None: the measured one."""
-    return Utterance(
-        id=entry.id, language=entry.language, ref=entry.text, hyp=normal_form(text, entry.language),
-        seconds=entry.duration, speaker=entry.speaker, snr=entry.snr if snr is None else snr,
-    )  # fmt: skip
+def scored(
+    entries: Sequence[Entry], texts: Sequence[str], normalizer: str = DEFAULT, snr: float | None = None
+) -> list[Utterance]:
+    """Entries with their hypotheses, to score in a normal form. Another form than Maya's starts from the
+    published text. snr: of the noise that was added, None: the measured one."""
+    normal, rows = make_normalizer(normalizer), list[Utterance]()
+    for entry, text in zip(entries, texts, strict=True):
+        ref = entry.text
+        if normalizer != DEFAULT:
+            ref = normal(entry.raw_text or entry.text, entry.language)
+        if ref or normalizer not in DROPS_EMPTY:
+            rows.append(Utterance(
+                id=entry.id, language=entry.language, ref=ref, hyp=normal(text, entry.language),
+                seconds=entry.duration, speaker=entry.speaker, snr=entry.snr if snr is None else snr,
+            ))  # fmt: skip
+    return rows
 
 
 def with_snr(entries: Sequence[Entry]) -> list[Entry]:

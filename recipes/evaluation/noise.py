@@ -16,8 +16,9 @@ from maya.data.measure.entry import Entry
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.pages import columns
-from maya.recipes.evaluation.decoding import AT_ONCE, decode_audio, utterance
+from maya.recipes.evaluation.decoding import AT_ONCE, decode_audio, scored
 from maya.score.measures.loops import loop_signs
+from maya.score.measures.normalizers import DEFAULT
 from maya.score.report import Report, Utterance, make_report, percent, result, span
 
 MADE = ("white", "pink", "babble")
@@ -91,7 +92,7 @@ class NoiseMaker:
 
 def noise_ladder(
     recognizer: Recognizer, entries: Sequence[Entry], kind: str, snrs: Sequence[float] = SNRS, *,
-    method: str, language: str | None = None,
+    method: str, language: str | None = None, normalizer: str = DEFAULT,
 ) -> list[Rung]:  # fmt: skip
     """The scores without noise, then at each level of `snrs` in dB. kind: see `NoiseMaker`."""
     levels: list[float | None] = [None, *snrs]
@@ -105,7 +106,7 @@ def noise_ladder(
             if level is not None:
                 audio = [add_noise(a, n, level) for a, n in zip(clean, noises, strict=True)]
             hyps = decode_audio(recognizer, some, audio, method, language)
-            rows[level] += [utterance(e, h.text, level) for e, h in zip(some, hyps, strict=True)]
+            rows[level] += scored(some, [hyp.text for hyp in hyps], normalizer, level)
     return [
         Rung(
             snr_db=level, report=make_report(rows[level]),

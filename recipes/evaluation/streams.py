@@ -13,7 +13,8 @@ from maya.decode.hypothesis import Hypothesis
 from maya.decode.recognizer import Recognizer
 from maya.decode.streaming import RecognizerStream
 from maya.errors import MayaError
-from maya.recipes.evaluation.decoding import decode_audio, decoding_language, utterance
+from maya.recipes.evaluation.decoding import decode_audio, decoding_language, scored
+from maya.score.measures.normalizers import DEFAULT
 from maya.score.report import Report, make_report, percent, result, span
 from maya.score.wer import Comparison, compare
 
@@ -49,7 +50,7 @@ class StreamCheck:
 
 def stream_check(
     recognizer: Recognizer, entries: Sequence[Entry], *, method: str, language: str | None = None,
-    chunk: float = CHUNK,
+    chunk: float = CHUNK, normalizer: str = DEFAULT,
 ) -> StreamCheck:  # fmt: skip
     """Decode each utterance whole and in chunks of `chunk` seconds, as fast as possible.
 
@@ -70,8 +71,8 @@ def stream_check(
         hyp, latency = _stream(streams[code], audio, recognizer.sample_rate, chunk)
         changed += hyp.text != whole.text
         seconds += len(audio) / recognizer.sample_rate
-        offline.append(utterance(entry, whole.text))
-        streamed.append(utterance(entry, hyp.text))
+        offline += scored([entry], [whole.text], normalizer)
+        streamed += scored([entry], [hyp.text], normalizer)
         latencies.append(latency)
     reports = make_report(offline), make_report(streamed)
     difference = compare(reports[0].pooled.words, reports[1].pooled.words)

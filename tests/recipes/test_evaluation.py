@@ -195,6 +195,9 @@ def test_noise_ladder(corpus: list[Entry]) -> None:
     assert {u.snr for u in rungs[2].report.utterances} == {-60.0}
     hyps = [[u.hyp for u in rung.report.utterances] for rung in rungs]
     assert hyps[0] != hyps[2]
+    published = [entry._replace(raw_text=f"{entry.text.upper()}, X") for entry in corpus]
+    (rung, *_) = noise_ladder(model, published, "pink", [10.0], method="ctc", normalizer="none")
+    assert [u.ref for u in rung.report.utterances] == [entry.raw_text for entry in published]
     with pytest.raises(MayaError, match="there is no nothing-here"):
         NoiseMaker("nothing-here", corpus, 16_000)
     with pytest.raises(MayaError, match="only one"):
@@ -225,6 +228,10 @@ def test_streamed_against_offline(corpus: list[Entry]) -> None:
         assert latency.final > 0 and latency.compute >= latency.final
     assert "first token after its frame" in stream_table(check)
     json.dumps(stream_result(check), allow_nan=False)
+    published = [entry._replace(raw_text=f"{entry.text.upper()}, X") for entry in corpus]
+    other = stream_check(model, published, method="ctc", chunk=0.1, normalizer="none")
+    for report in (other.offline, other.streamed):
+        assert [u.ref for u in report.utterances] == [entry.raw_text for entry in published]
     slow = stream_check(model, corpus, method="ctc", chunk=0.5)
     assert np.mean([x.first for x in slow.latencies]) > np.mean([x.first for x in check.latencies])
     with pytest.raises(MayaError, match="cannot identify"):
@@ -236,3 +243,5 @@ def test_conditions_need_utterances(tmp_path: Path, capsys: pytest.CaptureFixtur
     for option in (["--noise", "white"], ["--stream"]):
         assert main(["evaluate", str(tmp_path / "model.pt"), *option]) == 1
         assert "name what to evaluate" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "model.pt"), "--stream", "--hotwords", "x", "--groups"]) == 1
+    assert "--hotwords and --groups do nothing with" in capsys.readouterr().err

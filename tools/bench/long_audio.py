@@ -6,17 +6,20 @@
 `spliced` joins utterances of the run's test part, again and again in random order, with pauses of faint
 noise, into a file of so many minutes. Errors are counted against the texts, and against what the same model
 gives for each utterance alone. The latter are what the length costs, most of it because the model was trained
-on short utterances: so the error rate of utterances through which a border goes is compared with that of the
-others. Memory is the peak of this process's resident size in each tenth of the recording, and after
+on short utterances: so words near a border, right or wrong alone and in the recording, are compared with
+words elsewhere. Memory is the peak of this process's resident size in each tenth of the recording, and after
 it. `sounds` counts words in sounds that are not speech, with voice activity detection and without.
 """
 
 import argparse
+import bisect
 import contextlib
+import math
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +31,22 @@ from torch import Tensor
 import maya
 from maya.audio.blocks import audio_blocks
 from maya.data.table.table import Table, part_path
-from maya.decode.hypothesis import Hypothesis
+from maya.decode.hypothesis import Hypothesis, Word
 from maya.decode.long.buffered import BufferConfig
 from maya.decode.long.long_audio import LongAudioConfig, pieces, speech_defaults, transcribe_long
 from maya.decode.recognizer import Recognizer
+from maya.decode.words import split_words
 from maya.kernels.bench.peak import CLEAR, forget_the_peak, resident
-from maya.score.wer import wer
+from maya.score.measures.significance import errors_at
+from maya.score.wer import MISSING, align, wer
+from maya.text.tokenizer import Tokenizer
 from tools.bench.common import command_of, finish, parser_of
 from tools.bench.not_speech import NOT_SPEECH
 
 RATE = 16000
 """Hz, of the recording that is written."""
+NEAR_SECONDS = 1.0
+"""From a border to the middle of a word."""
 
 
 def utterances_of(args: argparse.Namespace) -> list[tuple[Tensor, str]]:
@@ -94,6 +102,7 @@ def spliced(args: argparse.Namespace) -> dict[str, Any]:
         texts = [utterances[n][1] for n in order]
         text = " ".join(texts)
         own = " ".join(alone[n].text for n in order)
+        joined = Splice(texts, [alone[n] for n in order], starts)
         samples = soundfile.info(path).frames
         for strategy in args.strategy:
             memory: list[int] = []
@@ -110,7 +119,7 @@ def spliced(args: argparse.Namespace) -> dict[str, Any]:
                 "errors": errors(text, hyp.text),
                 "errors against utterances alone": errors(own, hyp.text),
                 "peak MB of each tenth": memory,
-                **at_borders(texts, starts, hyp, borders(path, recognizer, cfg), recognizer),
+                **at_borders(joined, hyp, borders(path, recognizer, cfg), recognizer.tokenizer),
             }
             print(strategy, rows[strategy], flush=True)
     return {
@@ -136,26 +145,74 @@ def borders(path: Path, recognizer: Recognizer, cfg: LongAudioConfig) -> list[fl
     return [(end + begin) / 2 / RATE for end, (begin, _) in zip(ends, spans[1:], strict=False)]
 
 
+@dataclass(frozen=True, slots=True)
+class Splice:
+    """The utterances of the recording in order: texts, what the model gives for each alone, and the seconds
+    at which each begins, with the end of the recording."""
+
+    texts: list[str]
+    alone: list[Hypothesis]
+    starts: list[float]
+
+
 def at_borders(
-    texts: Sequence[str],
-    starts: Sequence[float],
-    hyp: Hypothesis,
-    cuts: Sequence[float],
-    recognizer: Recognizer,
+    splice: Splice, hyp: Hypothesis, cuts: Sequence[float], tokenizer: Tokenizer
 ) -> dict[str, Any]:
-    """Error rates of the utterances through which a border goes, and of the others. A token belongs to the
+    """Each reference word, right or wrong alone and in the recording, near a border (a second at most) and
+    elsewhere, with the exact test of McNemar; and the words that are inserted. A token belongs to the
     utterance within which it begins."""
     begins = np.array([start for start, _ in hyp.times])
-    slots = np.searchsorted(begins, starts)
-    parts = zip(slots, slots[1:], strict=False)
-    own = [recognizer.tokenizer.decode(hyp.tokens[a:b]) for a, b in parts]
-    crossed = np.isin(np.arange(len(texts)), np.searchsorted(starts, cuts, "right") - 1)
-    stats = wer(texts, own)
-    rates = {}
-    for title, rows in (("at borders", crossed), ("elsewhere", ~crossed)):
-        words, wrong = stats.utterance_ref_lengths[rows].sum(), stats.utterance_errors[rows].sum()
-        rates[f"WER {title}"] = round(100 * float(wrong) / max(1, int(words)), 2)
-    return {"borders": len(cuts), "utterances at borders": int(crossed.sum())} | rates
+    slots = np.searchsorted(begins, splice.starts)
+    near, alone_right, right, deleted, inserted = [], [], [], [], []
+    for i, (text, alone) in enumerate(zip(splice.texts, splice.alone, strict=True)):
+        words, start = text.split(), splice.starts[i]
+        own = tokenizer.decode(hyp.tokens[slots[i] : slots[i + 1]])
+        times = [start + at for at in _word_times(words, alone.words, splice.starts[i + 1] - start)]
+        close = [_distance(time, cuts) <= NEAR_SECONDS for time in times]
+        alone_errors, errors = (errors_at(words, split_words(x)) for x in (alone.text, own))
+        # An inserted word counts at the reference word after it, see `errors_at`.
+        hits = [[a == b for a, b in align(words, split_words(x)) if a] for x in (alone.text, own)]
+        near += close
+        alone_right += hits[0]
+        right += hits[1]
+        deleted += [b == MISSING for a, b in align(words, split_words(own)) if a]
+        for place, is_near in enumerate([*close, close[-1]]):
+            wrong = [0 if place == len(words) else not of[place] for of in hits]
+            inserted.append((is_near, alone_errors[place] - wrong[0], errors[place] - wrong[1]))
+    table: dict[str, Any] = {"borders": len(cuts)}
+    for title, place in (("near", True), ("elsewhere", False)):
+        pairs = [(a, b) for n, a, b in zip(near, alone_right, right, strict=True) if n == place]
+        gone = [d and a for n, a, d in zip(near, alone_right, deleted, strict=True) if n == place]
+        lost, won = pairs.count((True, False)), pairs.count((False, True))
+        table[title] = {
+            "words": len(pairs), "right alone, wrong here": lost, "of these deleted": sum(gone),
+            "wrong alone, right here": won,
+            "p": round(_mcnemar(lost, won), 4),
+            "inserted alone": sum(a for n, a, _ in inserted if n == place),
+            "inserted here": sum(b for n, _, b in inserted if n == place),
+        }  # fmt: skip
+    return table
+
+
+def _word_times(words: Sequence[str], decoded: Sequence[Word], seconds: float) -> list[float]:
+    """The middle of each reference word: that of the decoded word it is aligned with, or between these."""
+    middles, place, at = {-1: 0.0, len(words): seconds}, 0, 0
+    for ref, own in align(words, [word.text for word in decoded]):
+        if ref and own and (word := decoded[at]).start is not None and word.end is not None:
+            middles[place] = (word.start + word.end) / 2
+        place, at = place + bool(ref), at + bool(own)
+    return np.interp(range(len(words)), sorted(middles), [middles[i] for i in sorted(middles)]).tolist()
+
+
+def _distance(time: float, cuts: Sequence[float]) -> float:
+    place = bisect.bisect(cuts, time)
+    return min((abs(time - cut) for cut in cuts[max(0, place - 1) : place + 1]), default=math.inf)
+
+
+def _mcnemar(lost: int, won: int) -> float:
+    """The two-sided exact p of `lost` against `won` under equal chances."""
+    n, k = lost + won, min(lost, won)
+    return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
 
 
 def errors(reference: str, text: str) -> dict[str, int]:

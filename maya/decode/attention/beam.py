@@ -1,6 +1,7 @@
 """Decoding with the attention decoder alone: beam search token by token, all utterances at once."""
 
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -8,8 +9,10 @@ from torch import Tensor
 
 from maya.config import config
 from maya.decode.base import Method, MethodConfig
+from maya.decode.beams.ctc_paths import place_tokens
 from maya.decode.beams.fused_rows import FusedRows, FusionStart, fusion_start
 from maya.decode.beams.trace import Trace, TraceStep, with_alternatives
+from maya.decode.confidence import ConfidenceConfig, distribution_confidence
 from maya.decode.hypothesis import Hypothesis
 from maya.encoders import Encoded
 from maya.heads import AttentionDecoder, AttentionDecoderConfig, HeadConfig
@@ -24,6 +27,7 @@ class AttentionBeamConfig(MethodConfig):
         attention can lose its place and repeat itself without end.
     length_norm: the scores of complete sentences are divided by this power of their length, the end included;
         0: not at all, which favours short sentences, 1: the mean.
+    confidence: of each token, from the distribution of the decoder.
     """
 
     heads: ClassVar[tuple[type[HeadConfig], ...]] = (AttentionDecoderConfig,)
@@ -35,10 +39,24 @@ class AttentionBeamConfig(MethodConfig):
     n_best: PosInt = 1
     max_tokens_per_frame: PosFloat = 1.0
     length_norm: NonNegFloat = 0.0
+    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
 
 
 class AttentionBeam(Method, config=AttentionBeamConfig):
-    """`attention_beam`."""
+    """`attention_beam`. Where the model has a trained CTC head, the tokens have the times at which its forced
+    alignment places them."""
+
+    def __call__(
+        self, encoded: Encoded, langs: Tensor | None = None, *, lists: Tensor | None = None
+    ) -> list[Hypothesis]:
+        hyps = super().__call__(encoded, langs, lists=lists)
+        if self.aligner is not None:
+            if self.aligner.conditioned:
+                encoded = self.model.with_language(encoded, langs)
+            with torch.no_grad():
+                log_probs = self.aligner(encoded.frames)
+            place_tokens(hyps, log_probs, encoded.lens, blank=self.aligner.blank)
+        return hyps
 
     def search(self, encoded: Encoded, langs: Tensor | None) -> list[Hypothesis]:
         start = fusion_start(self, len(encoded.frames), langs)
@@ -73,11 +91,15 @@ def attention_beam(
     trace = Trace(decoder.eos)
     for step in range(steps):
         log_probs, state = decoder.step(read.flatten(), state)
+        certain = distribution_confidence(log_probs, cfg.confidence) if cfg.confidence else None
         log_probs = _allowed(log_probs.view(batch, beam, -1), decoder, done, step >= limit)
         ranked = log_probs if fused is None else log_probs + _text_scores(fused, decoder.eos, done)
         scores, picked = (scores[..., None] + ranked).flatten(1).topk(beam)
         parents, read = picked // log_probs.shape[-1], picked % log_probs.shape[-1]
-        trace.add(TraceStep(parents, read, log_probs.flatten(1).gather(1, picked)))
+        if certain is not None:
+            certain = certain.view(batch, beam).gather(1, parents)
+        gains = log_probs.flatten(1).gather(1, picked)
+        trace.add(TraceStep(parents, read, gains, confidences=certain))
         done = done.gather(1, parents) | (read == decoder.eos)
         counts = counts.gather(1, parents) + ~done
         # Scores only fall: without division by the length and without other scores, nothing overtakes the
@@ -92,7 +114,9 @@ def attention_beam(
     totals = scores.div(counts**length_norm).masked_fill(~done, -torch.inf)
     totals, places = totals.topk(n_best)
     return [
-        with_alternatives([Hypothesis(tokens=x.tokens, scores=x.scores) for x in row], row_totals)
+        with_alternatives(
+            [Hypothesis(tokens=x.tokens, scores=x.scores, confidences=x.confidences) for x in row], row_totals
+        )
         for row, row_totals in zip(trace.read(places), totals.tolist(), strict=True)
     ]
 

@@ -73,7 +73,7 @@ def attention_rescoring(
             for (tokens, ctc), aed in zip(row, scores, strict=True)
         ]
         ranked.append(sorted(totals, key=lambda candidate: candidate[1], reverse=True)[: cfg.n_best])
-    return placed(log_probs, encoded.lens, ranked, blank=blank)
+    return placed(log_probs, encoded.lens, ranked, blank=blank, confidence=cfg.confidence)
 
 
 @torch.no_grad()

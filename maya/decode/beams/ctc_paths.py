@@ -1,5 +1,6 @@
 """The best CTC paths that spell many texts at once; `maya.decode.ctc.alignment` has those of one text."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,6 +38,31 @@ def align_texts(
     paths = zip(labels.tolist(), scores.tolist(), lengths, strict=True)
     hyps = iter([collapse_ctc(path[:n], gains[:n], blank=blank) for path, gains, n in paths])
     return [[next(hyps) for _ in row] for row in texts]
+
+
+def place_tokens(hyps: Sequence[Hypothesis], log_probs: Tensor, lens: Tensor, *, blank: int) -> None:
+    """Set frames and durations of hypotheses and their alternatives to those of the best CTC path in
+    log_probs (B, S, V), lens (B,), that spells their tokens.
+
+    A text that is too long for its frames, which attention writes when it loses its place, has no path: its
+    tokens are spread evenly.
+    """
+    rows = [[hyp, *hyp.alternatives] for hyp in hyps]
+    frames = lens.tolist()
+    fitting = [
+        [hyp for hyp in row if _frames_needed(hyp.tokens) <= n] for row, n in zip(rows, frames, strict=True)
+    ]
+    paths = align_texts(log_probs, lens, [[hyp.tokens for hyp in row] for row in fitting], blank=blank)
+    for row, own, of_row, count in zip(rows, fitting, paths, frames, strict=True):
+        for hyp in row:
+            hyp.frames = [i * count // len(hyp.tokens) for i in range(len(hyp.tokens))]
+            hyp.durations = [1] * len(hyp.tokens)
+        for hyp, path in zip(own, of_row, strict=True):
+            hyp.frames, hyp.durations = path.frames, path.durations
+
+
+def _frames_needed(tokens: Sequence[int]) -> int:
+    return len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens))
 
 
 def _best_paths(

@@ -20,11 +20,13 @@ class Traced:
     frames: list[int]
     scores: list[float]
     durations: list[int]
+    confidences: list[float]
 
     def hypothesis(self) -> Hypothesis:
         return Hypothesis(
-            tokens=self.tokens, frames=self.frames, durations=self.durations, scores=self.scores
-        )
+            tokens=self.tokens, frames=self.frames, durations=self.durations, scores=self.scores,
+            confidences=self.confidences,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class TraceStep:
     """One step of B rows and K places, (B, K) each.
 
     parents: the place that a hypothesis comes from. tokens: what it took, `silent` for nothing. scores: of
-    the token. frames: where it stood, durations: that it predicted; None where a search has none.
+    the token. frames: where it stood, durations: that it predicted, confidences: of the distribution; None
+    where a search has none.
     """
 
     parents: Tensor
@@ -40,6 +43,7 @@ class TraceStep:
     scores: Tensor
     frames: Tensor | None = None
     durations: Tensor | None = None
+    confidences: Tensor | None = None
 
 
 class Trace:
@@ -59,7 +63,8 @@ class Trace:
     def read(self, places: Tensor) -> list[list[Traced]]:
         """The hypotheses that stand in the end at `places` (B, N): N for each row. The only transfer to the
         host."""
-        picked = self._walk(places, _FIELDS)
+        has_confidences = bool(self.steps) and self.steps[0].confidences is not None
+        picked = self._walk(places, (*_FIELDS, "confidences") if has_confidences else _FIELDS)
         return [
             [self._traced({name: x[:, b, n] for name, x in picked.items()}) for n in range(places.shape[1])]
             for b in range(len(places))
@@ -102,7 +107,7 @@ class Trace:
     def _traced(self, fields: dict[str, np.ndarray]) -> Traced:
         (steps,) = (fields["tokens"] != self.silent).nonzero()
         columns = {name: x[steps].tolist() for name, x in fields.items()}
-        return Traced(columns["tokens"], columns["frames"], columns["scores"], columns["durations"])
+        return Traced(**{"confidences": [], **columns})
 
 
 def with_alternatives(hyps: list[Hypothesis], totals: list[float]) -> Hypothesis:

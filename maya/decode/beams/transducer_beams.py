@@ -7,7 +7,7 @@ back-pointers at the end.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -15,9 +15,11 @@ from torch import Tensor
 
 from maya.config import config
 from maya.decode.base import Method, MethodConfig
+from maya.decode.beams.confidences import set_transducer_confidences
 from maya.decode.beams.fused_rows import FusedRows, FusionStart, fusion_start, waits_for
 from maya.decode.beams.hashing import extended, merge
 from maya.decode.beams.trace import Trace, TraceStep, with_alternatives
+from maya.decode.confidence import ConfidenceConfig
 from maya.decode.hypothesis import Hypothesis
 from maya.encoders import Encoded
 from maya.errors import MayaError
@@ -36,6 +38,7 @@ class TransducerBeamConfig(MethodConfig):
     temperature: all logits are divided by it, those of durations too.
     length_norm: compare complete hypotheses by score per label. Labels are counted with the predictor's
         context at the start, as in icefall: 1 of an LSTM.
+    confidence: of each token, from the distribution of the model, without penalty and temperature.
     """
 
     heads: ClassVar[tuple[type[HeadConfig], ...]] = (TransducerConfig,)
@@ -46,6 +49,7 @@ class TransducerBeamConfig(MethodConfig):
     blank_penalty: Finite = 0.0
     temperature: PosFloat = 1.0
     length_norm: bool = True
+    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +97,11 @@ class TransducerBeamMethod(Method):
         parts = TransducerParts(
             predictor=head.decoder, joint=head.joint, blank=head.blank, durations=head.durations
         )
-        return self.run(encoded, parts, fusion_start(self, len(encoded.frames), langs))
+        hyps = self.run(encoded, parts, fusion_start(self, len(encoded.frames), langs))
+        set_transducer_confidences(
+            hyps, encoded.frames, parts.predictor, parts.joint, blank=parts.blank, cfg=self.cfg.confidence
+        )
+        return hyps
 
     def run(self, encoded: Encoded, parts: TransducerParts, start: FusionStart | None) -> list[Hypothesis]:
         """One hypothesis for each row."""

@@ -7,6 +7,7 @@ are searched at once: see `maya.decode.beams.ctc_prefixes`.
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from maya.config import config
 from maya.decode.base import Method, MethodConfig, MethodContext
+from maya.decode.beams.confidences import set_ctc_confidences
 from maya.decode.beams.ctc_paths import align_texts
 from maya.decode.beams.ctc_prefixes import CTCPrefixes
 from maya.decode.beams.fused_rows import FusionStart, fusion_start, waits_for
 from maya.decode.beams.texts_scorer import TextsScorer
 from maya.decode.beams.trace import with_alternatives
+from maya.decode.confidence import ConfidenceConfig
 from maya.decode.fusion import Fusion, Part, Scorer
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.lm.kneser_ney import ngrams_by_language
@@ -44,6 +47,8 @@ class BeamConfig(MethodConfig):
     lm_weight: of the language model's log probability.
     token_bonus: nats for each token, against the language model's preference for short texts. Without
         training texts to make the language model of, it does not count either.
+    confidence: of each frame of a run, from the distribution of the model, without penalty and temperature;
+        its `aggregation` makes one of them.
     """
 
     heads: ClassVar[tuple[type[HeadConfig], ...]] = (CTCConfig,)
@@ -59,6 +64,7 @@ class BeamConfig(MethodConfig):
     lm_order: Count = 6
     lm_weight: NonNegFloat = 0.5
     token_bonus: Finite = 0.5
+    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
 
     @property
     def needs_texts(self) -> bool:
@@ -107,16 +113,20 @@ def beam_ctc(
     path that spells them. Frames beyond `lens` are not read.
     """
     nbest = nbest_ctc(log_probs, lens, blank=blank, cfg=cfg, start=start, n_best=cfg.n_best)
-    return placed(log_probs, lens, nbest, blank=blank)
+    return placed(log_probs, lens, nbest, blank=blank, confidence=cfg.confidence)
 
 
-def placed(log_probs: Tensor, lens: Tensor, nbest: list[Candidates], *, blank: int) -> list[Hypothesis]:
+def placed(
+    log_probs: Tensor, lens: Tensor, nbest: list[Candidates], *, blank: int, confidence: ConfidenceConfig
+) -> list[Hypothesis]:
     """The hypothesis of each row, with the candidates after the first as alternatives."""
-    hyps = align_texts(log_probs, lens, [[tokens for tokens, _ in row] for row in nbest], blank=blank)
-    return [
+    texts = align_texts(log_probs, lens, [[tokens for tokens, _ in row] for row in nbest], blank=blank)
+    hyps = [
         with_alternatives(row_hyps, [total for _, total in row])
-        for row_hyps, row in zip(hyps, nbest, strict=True)
+        for row_hyps, row in zip(texts, nbest, strict=True)
     ]
+    set_ctc_confidences(hyps, log_probs, confidence)
+    return hyps
 
 
 @torch.inference_mode()

@@ -5,7 +5,9 @@ supports when this was written (its newest, 1.23.4, is for Python 3.9 and torch 
 """
 
 import importlib
+import pickle
 from collections.abc import Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +16,8 @@ from torch import Tensor
 
 from maya.config import config
 from maya.decode.base import Method, MethodConfig, MethodContext
+from maya.decode.beams.confidences import set_ctc_confidences
+from maya.decode.confidence import ConfidenceConfig
 from maya.decode.ctc.greedy import collapse_ctc
 from maya.decode.hypothesis import Hypothesis
 from maya.encoders import Encoded
@@ -24,8 +28,9 @@ from maya.ranges import PosFloat, PosInt
 
 @config
 class K2HLGConfig(MethodConfig):
-    """graph: an HLG.pt as icefall's compile_hlg.py writes it. It is a pickle: load only files that you trust.
-    Label 0 of the graph is blank. If blank is the last output of the model, token i is label i + 1.
+    """graph: an HLG.pt as icefall's compile_hlg.py writes it, a dictionary of tensors. A file with other
+    objects is refused, because loading them could run code. Label 0 of the graph is blank. If blank is the
+    last output of the model, token i is label i + 1.
     search_beam, output_beam, min_active, max_active: as in k2.intersect_dense_pruned, icefall's defaults.
     """
 
@@ -37,6 +42,7 @@ class K2HLGConfig(MethodConfig):
     output_beam: PosFloat = 8.0
     min_active: PosInt = 30
     max_active: PosInt = 10000
+    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
 
     def objection(self, heads: Sequence[HeadConfig]) -> str:
         try:
@@ -70,8 +76,7 @@ class K2HLG(Method, config=K2HLGConfig):
         if not Path(cfg.graph).is_file():
             raise MayaError(f"{cfg.graph} does not exist: set decode.methods.k2_hlg.graph to an HLG.pt")
         device = next(self.model.parameters()).device
-        values = torch.load(cfg.graph, map_location=device, weights_only=False)
-        self._graph = self._k2.Fsa.from_dict(values).to(device)
+        self._graph = self._k2.Fsa.from_dict(_graph_values(self._k2, cfg.graph, device)).to(device)
 
     def search(self, encoded: Encoded, langs: Tensor | None) -> list[Hypothesis]:
         (head,) = self.heads
@@ -92,7 +97,22 @@ class K2HLG(Method, config=K2HLGConfig):
             path = _own_ids(labels, head.blank)  # empty where the graph has no path for the utterance
             scores = log_probs[row, : len(path)].gather(1, path[:, None])[:, 0]
             hyps[row] = collapse_ctc(path.tolist(), scores.tolist(), blank=head.blank)
+        set_ctc_confidences(hyps, log_probs, self.cfg.confidence)
         return hyps
+
+
+def _graph_values(k2: Any, path: str, device: torch.device) -> dict[str, Any]:
+    """The tensors of a graph, and its word labels, which are k2's RaggedTensor."""
+    ragged = [k2.RaggedTensor] if hasattr(k2, "RaggedTensor") else []
+    try:
+        with torch.serialization.safe_globals(ragged):
+            values: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        first = str(error).split("\n")[0]
+        raise MayaError(
+            f"{path} is no graph of tensors ({first}): write it with torch.save(HLG.as_dict(), ...)"
+        ) from None
+    return values
 
 
 def _blank_first(log_probs: Tensor, blank: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from maya.decode.hypothesis import Hypothesis, TextSegment
 from maya.decode.long.pieces import Piece
@@ -9,7 +10,7 @@ from maya.text.tokenizer import Tokenizer
 
 _WORD = "\u2581"  # begins a piece of the tokenizer that begins a word
 _TOLERANCE = 0.4  # seconds between the same token in two pieces
-_LISTS = ("tokens", "frames", "durations", "scores", "confidences")
+_LISTS = ("tokens", "frames", "durations", "scores", "confidences", "spans")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,11 @@ class Joiner:
     def add(self, piece: Piece, hyp: Hypothesis) -> None:
         """hyp: of the piece alone, its frames from the start of the piece."""
         frames = [piece.first_frame + frame for frame in hyp.frames]
+        begin = piece.first_frame * self.frame_seconds
+        moved: dict[str, list[Any]] = {
+            "frames": frames,
+            "spans": [(start + begin, end + begin) for start, end in hyp.spans],
+        }
         own, total = len(self.hyp.tokens), len(hyp.tokens)
         if self.hyp.language is None:
             self.hyp.language, self.hyp.language_probability = hyp.language, hyp.language_probability
@@ -47,7 +53,7 @@ class Joiner:
         else:
             kept, skipped = self._passage(hyp, frames, piece.first_frame)
         for name in _LISTS:
-            values = frames if name == "frames" else getattr(hyp, name)
+            values = moved.get(name, getattr(hyp, name))
             target = getattr(self.hyp, name)
             if len(target) == own:  # a list that the method fills in
                 del target[kept:]
