@@ -262,9 +262,7 @@ FORMS: list[CorpusForm] = [
         _tarred_files,
         lambda folder, rows: tarred_pieces(*nemo_tarred(folder)),
     ),
-    CorpusForm(
-        "NeMo manifests", nemo_manifests, read_nemo_folder, nemo_manifests, _lines_of(nemo_manifests)
-    ),
+    CorpusForm("NeMo manifests", nemo_manifests, read_nemo_folder, nemo_manifests, _lines_of(nemo_manifests)),
     CorpusForm(
         "Hugging Face, Parquet", data_set_files, read_hugging_face, data_set_files, _files_of(data_set_files)
     ),

@@ -68,6 +68,17 @@ def probe(
     keep: a folder for measurements. A call that was killed goes on where it was, and a call with the same
     audio and settings measures nothing. Measurements of other audio are removed from it.
     """
+    kept, dropped, names = probe_rows(folder, rows, cfg, keep)
+    if keep is not None:
+        forget_others(keep, names)
+    return kept, dropped
+
+
+def probe_rows(
+    folder: Path, rows: Sequence[Row], cfg: ProbeConfig, keep: Path | None = None, *, quiet: bool = False
+) -> tuple[list[Entry], list[Problem], list[str]]:
+    """As `probe`, and the names of the files with the measurements; the others in `keep` stay. quiet: without
+    a bar of progress."""
     kept: list[Entry] = []
     dropped: list[Problem] = []
     names: list[str] = []
@@ -77,7 +88,12 @@ def probe(
     with (
         closing(in_processes(_probe_chunk, chunks, workers, "checking audio")) as checked,
         tqdm(
-            total=len(rows), desc="checking audio", unit=" utterances", mininterval=every, delay=every
+            total=len(rows),
+            desc="checking audio",
+            unit=" utterances",
+            mininterval=every,
+            delay=every,
+            disable=quiet,
         ) as bar,
     ):
         for name, fresh, results in checked:
@@ -86,9 +102,7 @@ def probe(
             dropped += [item for item in results if isinstance(item, Problem)]
             bar.initial += 0 if fresh else len(results)  # measured in an earlier run: not part of the rate
             bar.update(len(results))
-    if keep is not None:
-        forget_others(keep, names)
-    return kept, dropped
+    return kept, dropped, names
 
 
 class _Chunk(NamedTuple):

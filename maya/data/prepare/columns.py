@@ -5,7 +5,7 @@ equal with a probability of 0.03 %; where that would lose an utterance, the text
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,11 @@ def key(*parts: object) -> int:
 def keys(values: Iterable[str]) -> Keys:
     """(n,) of texts."""
     return np.fromiter(map(key, values), np.uint64)
+
+
+def labels_key(labels: Mapping[str, str]) -> int:
+    """The key of the labels of an utterance."""
+    return key(*(text for pair in sorted(labels.items()) for text in pair))
 
 
 def mixed(*columns: NDArray[np.integer]) -> Keys:
@@ -98,20 +103,19 @@ def met_in(column: Keys, wanted: NDArray[np.bool_], among: NDArray[np.bool_]) ->
     return result
 
 
-def text_order(chunks: Iterable[pa.Array], rows: int) -> NDArray[np.int64]:
-    """(n,) row numbers in the order of their texts, by code points. chunks: the texts; they are gone over
-    several times, and must be a sequence where there are many."""
-    chunks = list(chunks)
+def text_order(chunks: Callable[[], Iterator[pa.Array]], rows: int) -> NDArray[np.int64]:
+    """(n,) row numbers in the order of their texts, by code points. chunks: gives the texts, which are gone
+    over again for every four million."""
     if rows <= _AT_ONCE:
-        column = pa.chunked_array(chunks, pa.string())
+        column = pa.chunked_array(list(chunks()), pa.string())
         return pa.compute.sort_indices(column).to_numpy().astype(np.int64)
-    sample = pa.concat_arrays([chunk.take(list(range(0, len(chunk), 997))) for chunk in chunks]).sort()
-    lots = 1 + rows // (_AT_ONCE // 2)
+    sample = pa.concat_arrays([chunk.take(list(range(0, len(chunk), 997))) for chunk in chunks()]).sort()
+    lots = 1 + rows // _AT_ONCE
     borders = [sample[len(sample) * lot // lots] for lot in range(1, lots)]
     parts = []
     for low, high in zip([None, *borders], [*borders, None], strict=True):
         texts, numbers, begin = [], [], 0
-        for chunk in chunks:
+        for chunk in chunks():
             inside = np.ones(len(chunk), np.bool_)
             if low is not None:
                 inside &= pa.compute.greater_equal(chunk, low).to_numpy(zero_copy_only=False)

@@ -107,8 +107,8 @@ class Pool:
         their part."""
         given = np.full(len(self.people), NONE, np.int8)
         given[self.speakers[self.named > TRAIN]] = TRAIN
-        known = home.part[self.people]
-        return np.where(known != NONE, known, given).astype(np.int8)
+        noted = home.part[self.people]
+        return np.where(noted != NONE, noted, given).astype(np.int8)
 
     def taken_order(self, home: Homes) -> NDArray[np.int64]:
         """(speakers,) ranks of those who are taken: sums of seconds depend on the order in the last bit."""
@@ -230,12 +230,14 @@ def extend_texts(pool: Pool, wanted: Wanted, home: Homes, rng: np.random.Generat
     seconds = {
         part: running_sum(pool.seconds[settled & (pool.settled == part)]) for part in (*HELD_OUT, TRAIN)
     }
-    known = np.zeros(len(pool.people), np.bool_)
-    known[pool.speakers[settled]] = True
+    settled_ones = np.zeros(len(pool.people), np.bool_)
+    settled_ones[pool.speakers[settled]] = True
     fresh = np.flatnonzero(~settled)
     speakers = pool.speakers[fresh]
-    of_text = known[speakers]  # by its text; by its speaker where that one is new
-    names, first = ranked(np.where(of_text, pool.texts[fresh], len(part_of_text) + speakers).astype(np.uint64))
+    of_text = settled_ones[speakers]  # by its text; by its speaker where that one is new
+    names, first = ranked(
+        np.where(of_text, pool.texts[fresh], len(part_of_text) + speakers).astype(np.uint64)
+    )
     groups = _Groups(names, len(first))
     spare = running_sum(pool.seconds) - wanted.min_train  # of held-out data
     parts = np.full(len(settled), NONE, np.int8)

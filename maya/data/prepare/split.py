@@ -164,8 +164,10 @@ def joined(column: Keys, groups: NDArray[np.int64]) -> Keys:
 
 def _settled(pool: Pool, earlier: NDArray[np.int8]) -> NDArray[np.int8]:
     """The parts that utterances of an earlier split have now; -1 for the others."""
-    known = np.unique(pool.named)
-    contradicted = np.isin(pool.named, HELD_OUT) | ((pool.named == TRAIN) & np.isin(earlier, known[known > 0]))
+    given = np.unique(pool.named)
+    contradicted = np.isin(pool.named, HELD_OUT) | (
+        (pool.named == TRAIN) & np.isin(earlier, given[given > TRAIN])
+    )
     return np.where((earlier != NONE) & contradicted, pool.named, earlier).astype(np.int8)
 
 
@@ -205,9 +207,7 @@ def _extended(
     return parts, ("manifest+" if wanted.named else "") + way
 
 
-def _extended_speakers(
-    pool: Pool, wanted: Wanted, home: Homes, rng: np.random.Generator
-) -> NDArray[np.int8]:
+def _extended_speakers(pool: Pool, wanted: Wanted, home: Homes, rng: np.random.Generator) -> NDArray[np.int8]:
     """Held-out parts of the new utterances of held-out speakers, and of the new speakers drawn for a part
     that is short of its target."""
     free = ~np.isin(pool.named, HELD_OUT)
