@@ -100,7 +100,8 @@ def probe_rows(
             names.append(name)
             kept += [item for item in results if isinstance(item, Entry)]
             dropped += [item for item in results if isinstance(item, Problem)]
-            bar.initial += 0 if fresh else len(results)  # measured in an earlier run: not part of the rate
+            if not (fresh or quiet):
+                bar.initial += len(results)  # measured in an earlier run: not part of the rate
             bar.update(len(results))
     return kept, dropped, names
 

@@ -93,19 +93,18 @@ def join(sources: Sequence[Path], path: Path) -> None:
     parts = [keys(names) for source in sources for names, _ in _batches(source)]
     column = np.concatenate([np.zeros(0, np.uint64), *parts])
     wanted = first_rows(column) == np.arange(len(column))
-    begin, names, stamps = 0, list[str](), [_stamps([])]
+    begin, written, names, stamps = 0, 0, list[str](), _stamps([])
     with _writing(path) as writer:
         for some, some_stamps in (batch for source in sources for batch in _batches(source)):
             chosen = wanted[begin : begin + len(some)]
             begin += len(some)
             names += itertools.compress(some, chosen)
-            stamps.append(some_stamps[chosen])
-            while len(names) >= _BATCH or begin == len(column):
-                every = np.concatenate(stamps)
-                _write(writer, names[:_BATCH], every[:_BATCH])
-                names, stamps = names[_BATCH:], [every[_BATCH:]]
-                if not names:
-                    break
+            stamps = np.concatenate([stamps, some_stamps[chosen]])
+            while len(names) > _BATCH:
+                _write(writer, names[:_BATCH], stamps[:_BATCH])
+                names, stamps, written = names[_BATCH:], stamps[_BATCH:], written + 1
+        if names or not written:
+            _write(writer, names, stamps)
 
 
 @contextmanager

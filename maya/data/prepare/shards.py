@@ -19,6 +19,7 @@ from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -199,8 +200,7 @@ def run_shard(job: ShardJob) -> Path:
         "languages": dict(Counter(row.language for row in read.rows)),
         "unnamed": sum(row.speaker is None for row in selected),
     }
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = folder.with_name(f"{folder.name}.{uuid4().hex[:12]}.partial")  # others may make it, too
     partial.mkdir(parents=True)
     write_entries(partial, good, {row.id: row for row in selected}, compare=cfg.text_checks.compare_audio)
     write_problems(partial / "problems.parquet", noted)
@@ -208,7 +208,12 @@ def run_shard(job: ShardJob) -> Path:
     audio.write(partial / audio_files.NAME)
     write_json(partial / "facts.json", facts)
     shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    try:
+        partial.rename(folder)
+    except OSError:  # another process was as fast
+        if read_json(folder / "facts.json").get("identity") != identity:
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
