@@ -89,7 +89,7 @@ def test_rows_are_kept_or_dropped_for_a_reason(corpus: Path, tmp_path: Path) -> 
     assert Counter(row["id"] for row in read) == Counter([*kept, *(d["id"] for d in dropped), "xx"])
     assert Counter(d["reason"] for d in dropped) == report.dropped and report.not_selected == {"fr": 1}
     assert {
-        "conflicting_audio",
+        "wrong_script",
         "repeated_text",
         "missing_audio",
         "unreadable_audio",
