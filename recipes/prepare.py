@@ -57,8 +57,8 @@ def prepare(
     """Validate the corpus in `corpus`, split it and write {train,dev,test}.parquet into `out`.
 
     Nothing is done where the corpus, its audio, the options and the tables are those of the last time.
-    `force` prepares again, and keeps the split as a corpus that grew does. runner: of the checks of audio (see
-    maya.data.prepare.run_shards). Raises MayaError as `prepare_corpus` does.
+    `force` prepares again, and keeps the split as a corpus that grew does. runner: makes the shards of the
+    corpus (see maya.data.prepare.run_shards). Raises MayaError as `prepare_corpus` does.
     """
     require_corpus(corpus)
     options = to_dict(experiment.prepare) | {"split": split_options(experiment.prepare.split)}

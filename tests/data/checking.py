@@ -1,4 +1,4 @@
-"""Checks of texts on entries that a test describes: they are written as shards, and compared as a corpus is."""
+"""Checks of texts on entries that a test describes: they are written as shards and compared."""
 
 from collections.abc import Sequence
 from pathlib import Path

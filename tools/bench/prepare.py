@@ -4,9 +4,9 @@
 
 The recordings of a real corpus are linked (hard links) until there are enough rows, and a manifest gives each
 its own name, a text in the words of its language and one of many speakers. `maya prepare` runs in a process
-group of its own, which is killed (SIGKILL) when a part of the shards is ready, and is started again. Memory is
-the sum of all its processes (PSS), looked at twice a second. Writes prepare.md and .json into docs/benchmarks
-(--out); a result replaces that of the same number of rows and options.
+group of its own, which is killed (SIGKILL) when a part of the shards is ready, and is started again. Memory
+is the sum of all its processes (PSS), looked at twice a second. Writes prepare.md and .json into
+docs/benchmarks (--out); a result replaces that of the same number of rows and options.
 """
 
 import json
@@ -234,9 +234,10 @@ def page(results: Sequence[dict[str, Any]], about: str, command: str) -> str:
     return "\n".join([*lines, *markdown(head, rows), "", NOTES])
 
 
-NOTES = """Peak: the memory of all processes together, shared pages counted once, sampled twice a second. rows/s
-counts both runs. Every recording is linked many times, so that nearly every utterance is flagged for the audio
-of another where audio is compared: the worst case of that check. Without decoding only headers are read.
+NOTES = """Peak: the memory of all processes together, shared pages counted once, sampled twice a second.
+rows/s counts both runs. Every recording is linked many times, so that nearly every utterance is flagged for
+the audio of another where audio is compared: the worst case of that check. Without decoding only headers are
+read.
 """
 
 

@@ -59,8 +59,8 @@ def register_corpus(
 
     matches: whether a corpus, as --corpus gives it, is of this form. read: its rows, and what cannot be used;
     the audio of a row, or its tar, is absolute, or relative to the corpus folder. Rows are checked as the
-    lines of a manifest are. files, pieces: see `CorpusForm`; where a corpus is no path, only these tell that it
-    changed. A name that is registered again replaces the form.
+    lines of a manifest are. files, pieces: see `CorpusForm`; where a corpus is no path, only its files tell
+    that it changed. A name that is registered again replaces the form.
     """
 
     def read_checked(corpus: Path, options: ReadOptions) -> Result:

@@ -112,7 +112,8 @@ def read_manifest(
     """Rows of a manifest.jsonl, in order. Fields: those of `Row` without `start`; others are ignored.
 
     languages: codes that may occur (any language if None). labels: fields that hold labels, besides those of
-    the object `labels`. piece: the lines to read, which may all be empty; None for all. Raises MayaError, naming the first line at fault and how many more there are.
+    the object `labels`. piece: the lines to read, which may all be empty; None for all. Raises MayaError,
+    naming the first line at fault and how many more there are.
     """
     collector = RowCollector(path, languages, piece)
     for number, values in collector.objects():

@@ -1,4 +1,4 @@
-"""Drawing the speakers and texts of dev and test, of one language. Parts are numbers of PARTS, -1 for none."""
+"""Drawing the speakers and texts of dev and test in a language. Parts are numbers of PARTS, -1 for none."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,8 +70,8 @@ class Pool:
     """n utterances of one language in the order of their ids.
 
     seconds: (n,); speakers, texts: (n,) numbers from 0 in the order in which they first occur; people: the
-    number of each speaker in all languages; named, settled: (n,) parts that are given, and those of an earlier
-    split.
+    number of each speaker in all languages; named, settled: (n,) parts that the corpus gives, and those of an
+    earlier split.
     """
 
     seconds: NDArray[np.float64]

@@ -103,8 +103,7 @@ class Earlier:
         )
 
     def keeps_split(self, cfg: SplitConfig) -> bool:
-        """Whether its split is to be kept; not where it is to be drawn anew, because that or other options are
-        given."""
+        """Whether its split is to be kept; not where that or other options are given."""
         return not cfg.fresh and self.split in (None, split_options(cfg))
 
     def changes(self, corpus: str, shards: Shards, parts: NDArray[np.int8], cfg: SplitConfig) -> list[str]:

@@ -225,11 +225,11 @@ def examine(
 ) -> Examined:
     """Check every utterance of a corpus and all of them together, as preparing does.
 
-    Nothing is written but, with `keep`, shards and the measurements of the audio (see probe) and, with `made`,
-    audio that lies inside tables (see maya.data.corpus.hugging_face). languages: as for prepare_corpus.
-    earlier: the preparation that the corpus is to replace; its split is kept. runner: makes the shards. Raises
-    MayaError when the corpus cannot be read, is another than the earlier, or has nothing in these languages.
-    Every other reason to refuse it is in the result.
+    Nothing is written but, with `keep`, shards and the measurements of the audio (see probe) and, with
+    `made`, audio that lies inside tables (see maya.data.corpus.hugging_face). languages: as for
+    prepare_corpus. earlier: the preparation that the corpus is to replace; its split is kept. runner: makes
+    the shards. Raises MayaError when the corpus cannot be read, is another than the earlier, or has nothing
+    in these languages. Every other reason to refuse it is in the result.
     """
     check_drop(cfg.text_checks.drop, TEXT, "text_checks.drop")
     temporary = None if keep else TemporaryDirectory(prefix="maya-examine-")
@@ -271,8 +271,8 @@ def examine(
     )
     if examined.rows - sum(1 for _ in shards.problems(READ)) != selected.total():
         raise MayaError(
-            f"{corpus}: {selected.total()} utterances were read, and {examined.rows} are kept or dropped; this "
-            "is a fault of `maya prepare`"
+            f"{corpus}: {selected.total()} utterances were read, and {examined.rows} are kept or dropped; "
+            "this is a fault of `maya prepare`"
         )
     return examined
 
@@ -322,7 +322,8 @@ def _check_ids(shards: Shards, jobs: Sequence[ShardJob]) -> None:
             pair.append(rows[place - (int(ends[number - 1]) if number else 0)])
         if pair[0].id == pair[1].id:
             raise MayaError(
-                f"{pair[1].where}: the id {short(pair[1].id)} occurs in {pair[0].where} already; ids must differ"
+                f"{pair[1].where}: the id {short(pair[1].id)} occurs in {pair[0].where} already; ids must "
+                "differ"
             )
 
 
@@ -331,7 +332,7 @@ def _texts_path(work: Path, number: int) -> Path:
 
 
 def check_texts(shards: Shards, cfg: PrepareConfig, noticed: Suspicions, work: Path) -> NDArray[np.bool_]:
-    """(n,) whether an utterance is kept. What is suspect about each, and what is dropped, goes into `work`."""
+    """(n,) whether an utterance is kept. What is suspect, and what is dropped, goes into `work`."""
     languages = {code: _language(shards, code) for code in shards.languages[1]}
     check = partial(_texts_of_shard, languages=languages, drop=tuple(cfg.text_checks.drop))
     tasks = [
@@ -417,8 +418,8 @@ def _split(
 def find_leaks(
     shards: Shards, parts: NDArray[np.int8], audio: NDArray[np.int64] | None, overlaps: dict[int, str]
 ) -> Leaks:
-    """What held-out utterances share with training; texts are compared within a language. audio: (n,) the first
-    utterance with the same audio, None where it is not compared; overlaps: see Leaks."""
+    """What held-out utterances share with training; texts are compared within a language. audio: (n,) the
+    first utterance with the same audio, None where it is not compared; overlaps: see Leaks."""
     training = parts == PARTS.index("train")
     held = (parts != _NO_PART) & ~training
     columns = (

@@ -151,8 +151,8 @@ def _prepare_corpus(
 def prepare_part(
     corpus_dir: Path, out_dir: Path, *, languages: Sequence[str], cfg: PrepareConfig, part: int, of: int
 ) -> int:
-    """Check the audio of every `of`-th shard of a corpus, beginning with number `part` (from 1); the number of
-    these shards. prepare_corpus, called when all parts are done, finds them beside `out_dir`."""
+    """Check the audio of every `of`-th shard of a corpus, beginning with number `part` (from 1); the number
+    of these shards. prepare_corpus, called when all parts are done, finds them beside `out_dir`."""
     keep = probed_path(out_dir)
     options = shard_options(corpus_dir, languages, cfg, keep=keep, made=made_path(out_dir))
     return len(run_part(part, of)(shard_jobs(options, keep / "shards"), cfg.probe.num_workers or cpus()))

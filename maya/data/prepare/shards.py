@@ -177,8 +177,8 @@ def run_shard(job: ShardJob) -> Path:
             return folder
     if job.check:
         raise MayaError(
-            f"shard {job.number} of {job.options.corpus} is not prepared, or its audio changed since; run the "
-            "part that it belongs to again (--part), and then --merge"
+            f"shard {job.number} of {job.options.corpus} is not prepared, or its audio changed since; run "
+            "the part that it belongs to again (--part), and then --merge"
         )
     cfg, options, read = job.options.cfg, job.options, job.read()
     selected = [row for row in read.rows if not options.languages or row.language in options.languages]

@@ -174,7 +174,7 @@ def _settled(pool: Pool, earlier: NDArray[np.int8]) -> NDArray[np.int8]:
 def _wanted(pool: Pool, cfg: SplitConfig) -> Wanted:
     """The seconds that each part that the corpus does not name should have."""
     total = running_sum(pool.seconds)
-    named = set(pool.named.tolist() if len(pool.named) < 2 else np.unique(pool.named).tolist())
+    named = set(np.unique(pool.named).tolist())
     target = {
         part: min(getattr(cfg, PARTS[part]) * total, cfg.max_hours * 3600)
         for part in HELD_OUT

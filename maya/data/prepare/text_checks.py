@@ -1,7 +1,7 @@
 """Checks of transcripts: do they fit their audio, their script, and one another.
 
 Findings become flags; an utterance is dropped for the reasons in `TextCheckConfig.drop`. The same utterances
-in the same order give the same findings. Those that compare utterances need only such as may be alike together
+in the same order give the same findings. The checks that compare utterances need only those that may be alike
 (see maya.data.prepare.compare).
 """
 
@@ -102,11 +102,10 @@ def _is_misread(text: str) -> bool:
 def same_audio(entries: Sequence[Entry]) -> dict[str, str]:
     """By id, the first utterance with the very same bytes of audio; only ids that are not alone.
 
-    Only what is equal in size is read, every place once, and of it the first 64 KiB unless these are equal too.
-    MayaError
-    where a file is gone since it was measured. Different channels of a file are different audio. Parts of
-    recordings are the same if they are the same part of one file: hours would be read otherwise for each
-    sentence of a long recording.
+    Only what is equal in size is read, every place once, and of it the first 64 KiB unless these are equal
+    too. MayaError where a file is gone since it was measured. Different channels of a file are different
+    audio. Parts of recordings are the same if they are the same part of one file: hours would be read
+    otherwise for each sentence of a long recording.
     """
 
     def size(entry: Entry) -> int:

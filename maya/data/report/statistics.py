@@ -1,9 +1,9 @@
 """Statistics of a corpus by language: hours, speakers, letters, labels, and distributions of durations,
 texts and sound.
 
-Utterances are counted one at a time. 8 bytes are kept of each distinct text, to count them; everything else is
-of fixed size, or grows with the number of speakers, letters and labels. Seconds are added up as whole numbers of
-2^-60 s, so that the sums do not depend on the order of the utterances, nor on who counted which.
+Utterances are counted one at a time. 8 bytes are kept of each text, to count the distinct ones; everything
+else is of fixed size, or grows with the number of speakers, letters and labels. Seconds are added up as whole
+numbers of 2^-60 s, so that the sums do not depend on the order of the utterances, nor on who counted which.
 """
 
 import hashlib
