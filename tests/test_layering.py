@@ -24,7 +24,7 @@ FOR_ALL = (
 KERNELS_MAY = {"torch", "triton"}
 OPTIONAL = (
     *("k2", "boto3", "onnx", "onnxruntime", "espeakng_loader", "babel", "matplotlib", "nemo"),
-    *("transformers", "tokenizers", "peft", "av", "kenlm"),
+    *("transformers", "tokenizers", "peft", "av", "kenlm", "ray"),
     *("meeteval", "scipy", "whisper_normalizer", "indic_numtowords"),
 )
 ENVIRONMENT = ("os.environ", "os.environb", "os.getenv", "os.putenv")

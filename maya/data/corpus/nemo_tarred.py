@@ -143,4 +143,4 @@ class _NemoTarredReader:
             return
         self._used.setdefault(shard, set()).add(member.offset)
         place = {"audio": member.name, "offset": member.offset, "size": member.size}
-        collector.add(values | place | {"tar": str(members.path.resolve())}, line)
+        collector.add(values | place | {"tar": str(self._paths[shard].resolve())}, line)

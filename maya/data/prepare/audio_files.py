@@ -6,7 +6,6 @@ file's directory entry, and no byte of audio is read.
 
 import hashlib
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from maya.data.corpus.manifest import Row
+from maya.data.measure.probe import audio_path, look
 from maya.data.prepare.columns import first_rows, keys
 
 NAME = "audio_files.arrow"
@@ -69,7 +69,7 @@ class AudioFiles:
 
 def of_rows(folder: Path, rows: Iterable[Row]) -> AudioFiles:
     """The files that the rows of a corpus point at, as they are now."""
-    return of_paths(os.path.abspath(folder / (row.tar or row.audio)) for row in rows)
+    return of_paths(audio_path(folder, row) for row in rows)
 
 
 def of_paths(paths: Iterable[str]) -> AudioFiles:
@@ -142,9 +142,6 @@ def _stamps(paths: Sequence[str]) -> NDArray[np.int64]:
 def _look(paths: Sequence[str]) -> NDArray[np.int64]:
     rows = np.full((len(paths), 2), _ABSENT, np.int64)
     for number, path in enumerate(paths):
-        try:
-            entry = os.stat(path)
-        except (OSError, ValueError):
-            continue
-        rows[number] = entry.st_size, entry.st_mtime_ns
+        if (status := look(path)) is not None:
+            rows[number] = status
     return rows

@@ -137,7 +137,7 @@ def draw_speakers(
     rows, count = np.flatnonzero(free), len(pool.people)
     codes, texts = pool.speakers[rows], pool.texts[rows]
     order = _in_order(codes)
-    seconds = np.bincount(codes, pool.seconds[rows], count)
+    seconds: NDArray[np.float64] = np.bincount(codes, pool.seconds[rows], count).astype(np.float64)
     total, groups, readings = running_sum(seconds[order]), _Groups(codes, count), np.bincount(texts)
     placed_ones = order[np.isin(taken[order], list(wanted.target))]
     placed_ones = placed_ones[np.argsort(pool.taken_order(home)[placed_ones], kind="stable")]

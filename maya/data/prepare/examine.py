@@ -47,7 +47,7 @@ from maya.data.prepare.shards import (
 )
 from maya.data.prepare.split import SplitColumns, SplitConfig, split
 from maya.data.prepare.text_checks import leak_findings, text_findings
-from maya.data.report.findings import Findings
+from maya.data.report.findings import Findings, Kind
 from maya.data.report.page import Page
 from maya.data.report.statistics import Statistics
 from maya.data.table.table import Table
@@ -129,7 +129,7 @@ class Examined:
         findings.add("flagged", self.flags())
         return findings
 
-    def counts(self, kind: str) -> dict[str, int]:
+    def counts(self, kind: Kind) -> dict[str, int]:
         """Number of utterances, or flags, of each reason."""
         return {reason: sum(some.values()) for reason, some in self.findings.counts(kind).items()}
 
@@ -184,7 +184,7 @@ class Examined:
 
     def _texts(self, ids: set[str]) -> dict[str, str]:
         """The published texts of these utterances."""
-        wanted, texts = pa.array(sorted(ids), pa.string()), {}
+        wanted, texts = pa.array(sorted(ids), pa.string()), dict[str, str]()
         for folder in self.shards.folders:
             files = ("problems.parquet", "text"), ("entries.parquet", "raw_text")
             for name, column in files if ids else ():
@@ -222,19 +222,20 @@ def examine(
     made: Path | None = None,
     earlier: Earlier | None = None,
     runner: Runner = run_here,
+    root: str = "",
 ) -> Examined:
     """Check every utterance of a corpus and all of them together, as preparing does.
 
     Nothing is written but, with `keep`, shards and the measurements of the audio (see probe) and, with
     `made`, audio that lies inside tables (see maya.data.corpus.hugging_face). languages: as for
     prepare_corpus. earlier: the preparation that the corpus is to replace; its split is kept. runner: makes
-    the shards. Raises MayaError when the corpus cannot be read, is another than the earlier, or has nothing
-    in these languages. Every other reason to refuse it is in the result.
+    the shards. root: see ShardOptions. Raises MayaError when the corpus cannot be read, is another than the
+    earlier, or has nothing in these languages. Every other reason to refuse it is in the result.
     """
     check_drop(cfg.text_checks.drop, TEXT, "text_checks.drop")
     temporary = None if keep else TemporaryDirectory(prefix="maya-examine-")
     top = keep or Path(temporary.name if temporary else "")
-    options = shard_options(corpus, languages, cfg, keep=keep, made=made)
+    options = shard_options(corpus, languages, cfg, keep=keep, made=made, root=root)
     jobs = shard_jobs(options, top / "shards")
     workers = cfg.probe.num_workers or cpus()
     if earlier is not None:  # before hours of measuring
@@ -278,13 +279,21 @@ def examine(
 
 
 def shard_options(
-    corpus: Path, languages: Sequence[str], cfg: PrepareConfig, *, keep: Path | None, made: Path | None
+    corpus: Path,
+    languages: Sequence[str],
+    cfg: PrepareConfig,
+    *,
+    keep: Path | None,
+    made: Path | None,
+    root: str = "",
 ) -> ShardOptions:
     """The options of the shards of a corpus; languages: to take, all if empty."""
     codes = tuple(language_code(language) for language in languages)
     only = codes[0] if len(codes) == 1 else None
     default = language_code(cfg.language) if cfg.language else only
-    return ShardOptions(corpus=corpus, cfg=cfg, languages=codes, language=default, keep=keep, made=made)
+    return ShardOptions(
+        corpus=corpus, cfg=cfg, languages=codes, language=default, keep=keep, made=made, root=root
+    )
 
 
 def _workers(cfg: PrepareConfig, shards: Shards) -> int:

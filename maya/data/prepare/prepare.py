@@ -85,6 +85,7 @@ def prepare_corpus(
     languages: Sequence[str],
     cfg: PrepareConfig,
     runner: Runner = run_here,
+    root: str = "",
 ) -> PrepareReport:
     """Validate, normalise and split a corpus.
 
@@ -100,8 +101,9 @@ def prepare_corpus(
     What `out_dir` holds of the same corpus, which may have grown or moved since, keeps its split (see
     maya.data.prepare.split), unless cfg.split has other options than then.
 
-    languages: those to take; utterances in others are counted and left; all if empty. Raises MayaError when
-    the corpus cannot be read, when `out_dir` was prepared from another corpus, when all of a language or more
+    languages: those to take; utterances in others are counted and left; all if empty. runner: makes the
+    shards (see run_shards); root: where the audio lies, if elsewhere (see ShardOptions). Raises MayaError
+    when the corpus cannot be read, when `out_dir` was prepared from another corpus, when all of a language or more
     than cfg.max_dropped_fraction of everything would be dropped, when the disk is full, and while another
     process prepares into `out_dir`.
     """
@@ -114,18 +116,18 @@ def prepare_corpus(
             f"{out_dir} is being prepared by {lock.holder}: wait until it ends, or choose another folder"
         )
     try:
-        return _prepare_corpus(corpus_dir, out_dir, languages, cfg, runner)
+        return _prepare_corpus(corpus_dir, out_dir, languages, cfg, runner, root)
     finally:
         lock.release()
 
 
 def _prepare_corpus(
-    corpus_dir: Path, out_dir: Path, languages: Sequence[str], cfg: PrepareConfig, runner: Runner
+    corpus_dir: Path, out_dir: Path, languages: Sequence[str], cfg: PrepareConfig, runner: Runner, root: str
 ) -> PrepareReport:
     keep, earlier = probed_path(out_dir), read_earlier(out_dir)
     examined = examine(
         corpus_dir, languages=languages, cfg=cfg, keep=keep, made=made_path(out_dir), earlier=earlier,
-        runner=runner,
+        runner=runner, root=root,
     )  # fmt: skip
     if examined.refusal is not None:
         raise MayaError(examined.refusal)
@@ -149,12 +151,19 @@ def _prepare_corpus(
 
 
 def prepare_part(
-    corpus_dir: Path, out_dir: Path, *, languages: Sequence[str], cfg: PrepareConfig, part: int, of: int
+    corpus_dir: Path,
+    out_dir: Path,
+    *,
+    languages: Sequence[str],
+    cfg: PrepareConfig,
+    part: int,
+    of: int,
+    root: str = "",
 ) -> int:
     """Check the audio of every `of`-th shard of a corpus, beginning with number `part` (from 1); the number
     of these shards. prepare_corpus, called when all parts are done, finds them beside `out_dir`."""
     keep = probed_path(out_dir)
-    options = shard_options(corpus_dir, languages, cfg, keep=keep, made=made_path(out_dir))
+    options = shard_options(corpus_dir, languages, cfg, keep=keep, made=made_path(out_dir), root=root)
     return len(run_part(part, of)(shard_jobs(options, keep / "shards"), cfg.probe.num_workers or cpus()))
 
 

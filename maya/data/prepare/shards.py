@@ -83,7 +83,8 @@ def read_problems(path: Path) -> Iterator[Noted]:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardOptions:
     """corpus: where it is. languages: codes to take, all if empty; language: of utterances that name none.
-    keep: the folder for measurements (see measured), or None; made: see ReadOptions."""
+    keep: the folder for measurements (see measured), or None; made: see ReadOptions. root: where audio with a
+    relative path lies, an object store such as s3://bucket/corpus; by default in the corpus."""
 
     corpus: Path
     cfg: PrepareConfig
@@ -91,6 +92,12 @@ class ShardOptions:
     language: str | None = None
     keep: Path | None = None
     made: Path | None = None
+    root: str = ""
+
+    def read(self, reading: ReadOptions) -> tuple[list[Row], list[Problem]]:
+        """The rows of a piece, or of all, and what cannot be used."""
+        rows, problems = read_piece(self.corpus, reading)
+        return [_moved(row, self.root) for row in rows] if self.root else rows, problems
 
     def reading(self, piece: Piece | None = None, first: bool = True) -> ReadOptions:
         labels = tuple(self.cfg.labels)
@@ -101,7 +108,16 @@ class ShardOptions:
         probing = {name: value for name, value in to_dict(self.cfg.probe).items() if name != "num_workers"}
         checks = to_dict(self.cfg.audio_checks), self.cfg.text_checks.compare_audio
         corpus = str(self.corpus.absolute())
-        return [_VERSION, corpus, probing, checks, self.languages, self.language, self.cfg.labels]
+        return [_VERSION, corpus, self.root, probing, checks, self.languages, self.language, self.cfg.labels]
+
+
+def _moved(row: Row, root: str) -> Row:
+    """The row with its audio, or its tar, under `root` unless it has an absolute place."""
+    name = row.tar or row.audio
+    if name.startswith(("/", "s3://")):
+        return row
+    place = f"{root.rstrip('/')}/{name}"
+    return replace(row, tar=place) if row.tar else replace(row, audio=place)
 
 
 class RowsRead(NamedTuple):
@@ -131,7 +147,7 @@ class ShardJob:
         result = RowsRead([], [], [])
         for place, piece in enumerate(self.pieces):
             reading = self.options.reading(piece, first=self.number == place == 0)
-            rows, problems = read_piece(self.options.corpus, reading)
+            rows, problems = self.options.read(reading)
             result.rows.extend(rows)
             result.problems.extend(problems)
             result.options.append(reading)
@@ -154,7 +170,7 @@ def shard_jobs(options: ShardOptions, folder: Path, *, check: bool = False) -> l
     made: list[dict[str, Any]] = [{"pieces": some} for some in pieces]
     if not pieces:
         reading, size = options.reading(), options.cfg.shard_rows
-        rows, problems = read_piece(options.corpus, reading)
+        rows, problems = options.read(reading)
         made = [
             {"given": RowsRead(rows[i : i + size], [] if i else problems, [] if i else [reading])}
             for i in range(0, len(rows), size)

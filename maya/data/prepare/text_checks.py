@@ -151,7 +151,7 @@ class UsualDuration(NamedTuple):
         """(n,) what is usual for texts of so many characters."""
         if self.slope <= 0:
             return np.full(len(characters), self.middle)
-        return self.silence + self.slope * characters
+        return self.silence + self.slope * characters.astype(np.float64)
 
     def off(self, characters: NDArray[np.floating], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
         """(n,) how far the logarithms of durations are off what is usual, in standard deviations."""
