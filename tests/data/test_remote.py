@@ -45,8 +45,8 @@ class Objects:
         contents = [
             {"Key": n, "Size": len(self.data[n]), "LastModified": TIME} for n in names[begin : begin + 2]
         ]
-        more = begin + 2 < len(names)
-        return {"Contents": contents, "IsTruncated": more, "NextContinuationToken": str(begin + 2)}
+        truncated = begin + 2 < len(names)
+        return {"Contents": contents, "IsTruncated": truncated, "NextContinuationToken": str(begin + 2)}
 
     def upload_file(self, file: str, bucket: str, key: str) -> None:
         data = Path(file).read_bytes()

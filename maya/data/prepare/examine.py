@@ -242,13 +242,25 @@ def examine(
         read = in_processes(row_keys, jobs, min(workers, len(jobs)), "reading the corpus")
         earlier.check_ids(corpus_name(corpus), *map(np.concatenate, zip(*read, strict=True)))
     shards = Shards(runner(jobs, workers))
-    others, selected = _selected(shards, corpus, options.languages)
     _check_ids(shards, jobs)
     if earlier is not None:
         earlier.check_audio(corpus_name(corpus), shards)
     if keep is not None:
         forget_others(keep, [name for facts in shards.facts for name in facts["measured"]])
-    work = top / "merging"
+    return _compared(corpus, cfg, options, shards, earlier, temporary)
+
+
+def _compared(
+    corpus: Path,
+    cfg: PrepareConfig,
+    options: ShardOptions,
+    shards: Shards,
+    earlier: Earlier | None,
+    temporary: TemporaryDirectory[str] | None,
+) -> Examined:
+    """The checks of all utterances together, and the split."""
+    others, selected = _selected(shards, corpus, options.languages)
+    work = shards.folders[0].parent.with_name("merging")
     shutil.rmtree(work, ignore_errors=True)
     noticed, audio = compare_texts(shards, cfg.text_checks, work)
     kept = check_texts(shards, cfg, noticed, work)

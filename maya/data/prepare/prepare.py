@@ -103,9 +103,9 @@ def prepare_corpus(
 
     languages: those to take; utterances in others are counted and left; all if empty. runner: makes the
     shards (see run_shards); root: where the audio lies, if elsewhere (see ShardOptions). Raises MayaError
-    when the corpus cannot be read, when `out_dir` was prepared from another corpus, when all of a language or more
-    than cfg.max_dropped_fraction of everything would be dropped, when the disk is full, and while another
-    process prepares into `out_dir`.
+    when the corpus cannot be read, when `out_dir` was prepared from another corpus, when all of a language or
+    more than cfg.max_dropped_fraction of everything would be dropped, when the disk is full, and while
+    another process prepares into `out_dir`.
     """
     try:
         lock = try_lock(probed_path(out_dir) / ".lock")
