@@ -213,8 +213,8 @@ def _measured(folder: Path, row: Row, cfg: ProbeConfig) -> Measured:
     except _Bad as bad:
         reason, detail = bad.args
         return Measured(reason, detail)
-    in_tar = isinstance(audio, ByteRange) and row.tar is not None
-    offset, size = (audio.offset, audio.size) if in_tar else (None, None)
+    place = audio if isinstance(audio, ByteRange) and row.tar is not None else None
+    offset, size = (place.offset, place.size) if place else (None, None)
     return Measured(None, None, offset, size, rate, channels, num_samples, sound)
 
 
@@ -293,8 +293,8 @@ def _located(path: Path | str, row: Row) -> ByteRange:
 
 def _measure(audio: Path | ByteRange, row: Row, cfg: ProbeConfig) -> tuple[int, int, int, Sound | None]:
     """(sample rate, channels, samples, sound) of a row's audio; of a part only the sound is the part's."""
-    in_tar = isinstance(audio, ByteRange) and row.tar is not None
-    name = f"{row.audio} in {audio.path}" if in_tar else getattr(audio, "path", str(audio))
+    name = audio.path if isinstance(audio, ByteRange) else str(audio)
+    name = name if row.tar is None else f"{row.audio} in {name}"
     try:
         with open_audio(audio, name, whole=cfg.decode and row.start is None) as file:
             rate, channels, total = file.sample_rate, file.channels, file.num_samples

@@ -130,6 +130,7 @@ def _prepare_corpus(
         runner=runner, root=root,
     )  # fmt: skip
     if examined.refusal is not None:
+        shutil.rmtree(examined.work, ignore_errors=True)
         raise MayaError(examined.refusal)
     page = examined.page()
     report = PrepareReport(
