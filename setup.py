@@ -51,6 +51,7 @@ PLOT = ["matplotlib"]
 CLOUD = ["boto3"]
 ONNX = ["onnx", "onnxruntime"]
 LLM = ["transformers>=5.23,<6", "peft>=0.18"]
+RAY = ["ray>=2.50"]  # preparation on several machines
 MIC = ["sounddevice"]
 KENLM = ["kenlm"]  # binaries of KenLM; ARPA files need no package
 MEDIA = ["av"]  # PyAV decodes m4a, mp4 and webm
@@ -91,7 +92,8 @@ setup(
         "score": SCORE,
         "meetings": MEETINGS,
         "mic": MIC,
-        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *SCORE, *CLOUD, *S3_SERVER, *TESTS, *CHECKS],
+        "ray": RAY,
+        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *SCORE, *CLOUD, *S3_SERVER, *RAY, *TESTS, *CHECKS],
     },
     entry_points={"console_scripts": ["maya=maya.recipes.cli:main"]},
 )

@@ -37,7 +37,7 @@ def number(kind: type[int] | type[float], allowed: Range) -> Callable[[str], flo
 COUNT, POSITIVE = number(int, Range(min=0)), number(int, Range(min=1))
 CORPUS = (
     "a folder (manifest.jsonl, metadata.csv, Kaldi, lhotse, NeMo, Hugging Face, or wav + txt), "
-    "lhotse:NAME:DIR or nemo:MANIFESTS:TARS"
+    "lhotse:NAME:DIR, nemo:MANIFESTS:TARS or s3://bucket/folder"
 )
 
 

@@ -10,7 +10,7 @@ from lhotse import CutSet
 
 import maya
 from maya.data.corpus.folder import read_corpus
-from maya.data.corpus.manifest import Row, parse_object, read_lines, read_manifest
+from maya.data.corpus.manifest import ReadOptions, Row, parse_object, read_lines, read_manifest
 from maya.data.corpus.metadata import read_metadata_csv, read_metadata_jsonl
 from maya.data.corpus.nemo import is_nemo, read_nemo
 from maya.data.measure.entry import Entry
@@ -204,7 +204,7 @@ def read_rows(manifest: Path, language: str | None) -> list[Row]:
     if manifest.suffix.lower() in (".csv", ".tsv"):
         return read_metadata_csv(manifest, language)
     if is_nemo(manifest):
-        return read_nemo([manifest], language)
+        return read_nemo([manifest], ReadOptions(language=language))
     first = next((line for line in read_lines(manifest) if line.strip()), "{}")
     try:
         fields = parse_object(first)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from maya.config import config, override
 from maya.data.loading.augment import AugmentConfig
 from maya.data.plan import PlanConfig
-from maya.data.prepare.prepare import PrepareConfig
+from maya.data.prepare.config import PrepareConfig
 from maya.decode.base import MethodConfig
 from maya.decode.lm.fusion_config import FusionConfig
 from maya.decode.methods import AUTO, METHODS, default_options, head_of_method

@@ -36,12 +36,18 @@ from maya.models.sizing import (
 from maya.recipes.arguments import add_experiment, add_json
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.plan_text import plan_text
+from maya.recipes.ready import LOGS, TRAINING, WEIGHTS
 from maya.recipes.recorded import experiment_of
 from maya.recipes.train import outside_limits, usable
 from maya.text.load import load_tokenizer
 
 _BATCHES = 2000  # of the data's plan, of which the memory is computed
 _GB, _DAY = 1e9, 86400.0
+_FLAC = 140_000 / 8  # bytes a second of 16 kHz speech, about 55 % of its samples
+_TABLES = 400  # bytes of an utterance in the tables, with its findings
+_SHARDS = 250  # bytes of an utterance while it is prepared: shards and measurements
+_PREPARED = 700  # hours of audio that one core checks in an hour: Opus, utterances of 3 s
+_MERGED = 2000  # utterances a second that two cores compare and write
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
@@ -57,7 +63,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--seconds", type=float, default=12.0, help=text)
     text = "without --data: tokens in a second of speech (default: 4)"
     p.add_argument("--tokens-per-second", type=float, default=4.0, metavar="N", help=text)
-    p.add_argument("--hours", type=float, help="hours of audio, for the time of one epoch")
+    text = "hours of audio, for the time of one epoch, the disk and the preparation"
+    p.add_argument("--hours", type=float, help=text)
+    p.add_argument("--price", type=float, metavar="P", help="price of one GPU for an hour, for the cost")
     p.add_argument("--data", type=Path, help="the folder that `maya prepare` wrote: plan its batches")
     p.add_argument("--run-dir", type=Path, help="the run folder: use its tokenizer")
     add_json(p, "write everything as JSON, too")
@@ -68,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         raise MayaError("name the experiment once: by its file name alone, or with --experiment")
     setup = Setup(
         gpu=args.gpu, gpus=args.gpus, memory_gb=args.memory_gb, utilisation=args.utilisation,
-        seconds=args.seconds, tokens_per_second=args.tokens_per_second, hours=args.hours,
+        seconds=args.seconds, tokens_per_second=args.tokens_per_second, hours=args.hours, price=args.price,
     )  # fmt: skip
     name, folder = args.name or args.experiment, args.run_dir
     if args.experiment is None and (Path(name) / "config.json").is_file():
@@ -84,7 +92,7 @@ class Setup:
 
     memory_gb: in place of the GPU's. utilisation: share of its peak rate that training reaches.
     seconds, tokens_per_second: the utterance that stands for the data where there are none.
-    hours: of audio, to say how long one pass takes.
+    hours: of audio, to say how long one pass takes. price: of one GPU for an hour, in any currency.
     """
 
     gpu: str = "h200"
@@ -94,6 +102,7 @@ class Setup:
     seconds: float = 12.0
     tokens_per_second: float = 4.0
     hours: float | None = None
+    price: float | None = None
 
 
 def plan(
@@ -120,6 +129,7 @@ def plan(
         setup = replace(setup, hours=setup.hours or sum(batches["hours"].values()))
     allowed = (setup.memory_gb or gpu.memory_gb) * _GB * experiment.data.plan.memory.safety
     report |= _on_paper(experiment, cfg, setup, gpu, allowed)
+    report["resources"] = _resources(experiment, setup, report)
     if batches is not None:
         batches |= _memory_of_batches(batches.pop("shapes"), cfg, _training(experiment, setup, gpu), allowed)
         report["data"] = batches
@@ -216,6 +226,31 @@ def _time(experiment: Experiment, setup: Setup, gpu: Gpu, work: Flops, batch: in
     if setup.hours:
         times |= {"hours": setup.hours, "days_per_pass": setup.hours / per_day}
     return times
+
+
+def _resources(experiment: Experiment, setup: Setup, report: dict[str, Any]) -> dict[str, float]:
+    """Disk, preparation and GPU hours, with the constants above: how much to order before it begins."""
+    parameters_of = sum(report["parameters"].values())
+    gpu_hours = 24 * setup.gpus * report["time"]["days_for_steps"]
+    facts = {
+        "checkpoints_gb": (
+            parameters_of * (TRAINING * (experiment.train.keep + 1) + WEIGHTS * 3) + LOGS
+        ) / _GB,
+        "gpu_hours": gpu_hours,
+    }  # fmt: skip
+    if setup.price:
+        facts["price"] = setup.price * gpu_hours
+    if setup.hours:
+        rows = setup.hours * 3600 / setup.seconds
+        facts |= {
+            "audio_gb": setup.hours * 3600 * _FLAC / _GB,
+            "utterances": rows,
+            "tables_gb": rows * _TABLES / _GB,
+            "preparing_gb": rows * _SHARDS / _GB,
+            "preparing_core_hours": setup.hours / _PREPARED,
+            "merging_hours": rows / _MERGED / 3600,
+        }
+    return facts
 
 
 def _batches(experiment: Experiment, setup: Setup, data: Path, run: Path | None) -> dict[str, Any]:

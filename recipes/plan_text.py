@@ -22,7 +22,7 @@ def plan_text(report: dict[str, Any], setup: Any, gpu: Gpu, cfg: SpeechModelConf
         f"one utterance: {batch['seconds']:.1f} s, {batch['tokens']} tokens, {batch['frames']} encoder "
         f"frames; vocabulary {cfg.vocab_size}",
     ]
-    parts = [head, _parameters(report), _flops(report), _memory(report), _time(report)]
+    parts = [head, _parameters(report), _flops(report), _memory(report), _time(report), _resources(report)]
     if "data" in report:
         parts.append(_data(report["data"]))
     parts.append([
@@ -84,6 +84,25 @@ def _time(report: dict[str, Any]) -> list[str]:
     if "days_per_pass" in time:
         rows.append(("one pass", f"{time['hours']:,.0f} h: {time['days_per_pass']:.1f} days"))
     return text_table(("time", ""), rows, right=False)
+
+
+def _resources(report: dict[str, Any]) -> list[str]:
+    facts = report["resources"]
+    cost = f", {facts['price']:,.0f} at the price that was given" if "price" in facts else ""
+    rows = [
+        ("disk, checkpoints and logs", f"{facts['checkpoints_gb']:,.0f} GB"),
+        ("GPUs", f"{facts['gpu_hours']:,.0f} hours of one GPU{cost}"),
+    ]
+    if "utterances" in facts:
+        core_hours = facts["preparing_core_hours"]
+        rows[:0] = [
+            ("disk, audio", f"{facts['audio_gb']:,.0f} GB as FLAC at 16 kHz, 140 kbit/s"),
+            ("disk, tables", f"{facts['tables_gb']:,.1f} GB of {facts['utterances']:,.0f} utterances, "
+             f"{facts['preparing_gb']:,.1f} GB more while they are prepared"),
+            ("preparation", f"{core_hours:,.1f} core hours in any number of parts, then "
+             f"{facts['merging_hours']:,.1f} h on one machine"),
+        ]  # fmt: skip
+    return text_table(("resources, on paper", ""), rows, right=False)
 
 
 def _data(data: dict[str, Any]) -> list[str]:

@@ -8,7 +8,9 @@ from maya.data.corpus.folder import corpus_files, describing_files, form_of, is_
 from maya.data.corpus.manifest import PARTS
 from maya.data.prepare import audio_files
 from maya.data.prepare.earlier import corpus_name, split_options
-from maya.data.prepare.prepare import prepare_corpus
+from maya.data.prepare.prepare import prepare_corpus, prepare_part
+from maya.data.prepare.remote import copy_descriptions, s3_name, send_tables
+from maya.data.prepare.run_shards import Runner, require_all, run_here, run_on_ray
 from maya.errors import MayaError
 from maya.recipes.arguments import CORPUS, add_experiment, add_force
 from maya.recipes.experiment import Experiment, load_experiment
@@ -23,27 +25,67 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--corpus", type=Path, required=True, help=CORPUS)
     p.add_argument("--out", type=Path, required=True, help="folder to write train, dev and test.parquet to")
     add_force(p)
+    several = p.add_mutually_exclusive_group()
+    text = "check the audio of part K of N only, as one of N jobs of any scheduler; then run --merge"
+    several.add_argument("--part", type=_part, metavar="K/N", help=text)
+    several.add_argument("--merge", action="store_true", help="write the tables from all parts")
+    text = "a folder of object storage, s3://bucket/folder, to send the tables to as well"
+    p.add_argument("--upload", metavar="S3", help=text)
+    text = "check the audio on the Ray cluster at ADDRESS (auto, ray://head:10001; local starts one here)"
+    several.add_argument("--ray", metavar="ADDRESS", help=text)
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, of = text.partition("/")
+    if not (part.isdecimal() and of.isdecimal() and 1 <= int(part) <= int(of)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part such as 1/4 or 4/4")
+    return int(part), int(of)
 
 
 def run(args: argparse.Namespace) -> None:
     experiment = load_experiment(args.experiment, args.overrides)
-    prepare(experiment, args.corpus, args.out, force=args.force)
+    corpus, root = args.corpus, s3_name(args.corpus) or ""
+    if root:
+        corpus = copy_descriptions(root, args.out.with_name(f"{args.out.name}.source"))
+    if args.part:
+        cfg, (part, of) = experiment.prepare, args.part
+        require_corpus(corpus)
+        count = prepare_part(
+            corpus, args.out, languages=experiment.languages, cfg=cfg, part=part, of=of, root=root
+        )
+        print(f"prepare: {count} shards are ready, part {part} of {of}")
+        return
+    runner = run_on_ray(args.ray) if args.ray else require_all if args.merge else run_here
+    prepare(experiment, corpus, args.out, force=args.force, runner=runner, root=root)
+    if args.upload:
+        print(f"prepare: sent {len(send_tables(args.out, args.upload))} files to {args.upload}")
 
 
-def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = False) -> None:
+def prepare(
+    experiment: Experiment,
+    corpus: Path,
+    out: Path,
+    *,
+    force: bool = False,
+    runner: Runner = run_here,
+    root: str = "",
+) -> None:
     """Validate the corpus in `corpus`, split it and write {train,dev,test}.parquet into `out`.
 
     Nothing is done where the corpus, its audio, the options and the tables are those of the last time.
-    `force` prepares again, and keeps the split as a corpus that grew does. Raises MayaError as
+    `force` prepares again, and keeps the split as a corpus that grew does. runner: makes the shards of the
+    corpus (see maya.data.prepare.run_shards); root: where its audio lies, if elsewhere. Raises MayaError as
     `prepare_corpus` does.
     """
     require_corpus(corpus)
     options = to_dict(experiment.prepare) | {"split": split_options(experiment.prepare.split)}
+    del options["shard_rows"]  # the tables do not depend on it
     inputs = {
         "corpus": corpus_name(corpus),
         "contents": corpus_identity(corpus),
         "languages": list(experiment.languages),
         "options": options,
+        **({"root": root} if root else {}),
     }
     prepared = audio_files.read(out / audio_files.NAME)
     now = prepared and prepared.now()
@@ -56,7 +98,9 @@ def prepare(experiment: Experiment, corpus: Path, out: Path, *, force: bool = Fa
     if prepared and now and (changed := prepared.changed(now)):
         others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         print(f"prepare: audio changed since {out} was prepared: {changed[0]}{others}")
-    report = prepare_corpus(corpus, out, languages=experiment.languages, cfg=experiment.prepare)
+    report = prepare_corpus(
+        corpus, out, languages=experiment.languages, cfg=experiment.prepare, runner=runner, root=root
+    )
     print(report.table())
     prepared = audio_files.read(out / audio_files.NAME)
     audio = prepared.digest() if prepared else ""

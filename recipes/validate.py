@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from maya.data.prepare.data_checks import check_data
-from maya.data.prepare.prepare import examine
+from maya.data.prepare.examine import examine
 from maya.data.report.findings import Findings, findings_text
 from maya.data.report.page import Page, read_page, write_page
 from maya.data.report.text_table import table
@@ -57,7 +57,7 @@ def validate_corpus(
     require_corpus(corpus)
     codes = experiment.languages if languages is None else languages
     examined = examine(corpus, languages=codes, cfg=experiment.prepare)
-    page = examined.page(examined.entries(), experiment.prepare.audio_checks)
+    page = examined.page()
     print(table(page.summary["languages"], page.summary["splits"]))
     for note in examined.notes:
         print(note)

@@ -29,7 +29,8 @@ import numpy as np
 import soundfile
 
 from maya.data.measure.entry import Entry
-from maya.data.prepare.prepare import PrepareConfig, examine
+from maya.data.prepare.config import PrepareConfig
+from maya.data.prepare.examine import examine
 from maya.errors import MayaError
 
 TOP = "LibriSpeech"
@@ -112,7 +113,7 @@ def by_speaker(corpus: Path) -> dict[str, list[Entry]]:
     """The utterances of a corpus that LibriSpeech could hold: sound English, in letters and apostrophes."""
     examined = examine(corpus, languages=("en",), cfg=PrepareConfig(max_dropped_fraction=1.0))
     speakers: dict[str, list[Entry]] = defaultdict(list)
-    for item in examined.kept:
+    for item, _ in examined.kept():
         if _LETTERS.fullmatch(capitals(item.text)):
             speakers[item.speaker].append(item)
     if len(speakers) < 3:

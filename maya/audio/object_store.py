@@ -5,6 +5,7 @@ See `maya.storage.s3` for boto3, endpoints and credentials.
 
 import os
 import threading
+from pathlib import Path
 from typing import Any, Protocol
 
 from maya.audio.stamps import Stamp, changed, same_stamp
@@ -70,6 +71,37 @@ class S3Store:
             if not same_stamp(stamp, now):
                 raise changed(path, stamp, now)
         return data
+
+    def list(self, prefix: str) -> dict[str, Stamp]:
+        """The objects directly in `s3://bucket/folder`, by name without it. MayaError when it cannot be
+        listed."""
+        bucket, key = _split(f"{prefix.rstrip('/')}/.")
+        client: Any = self._client()
+        key = key[:-1]
+        objects: dict[str, Stamp] = {}
+        rest: dict[str, str] = {}
+        try:
+            while True:
+                page = client.list_objects_v2(Bucket=bucket, Prefix=key, Delimiter="/", **rest)
+                for item in page.get("Contents", ()):
+                    stamp = Stamp(item["Size"], int(item["LastModified"].timestamp()))
+                    objects[item["Key"].removeprefix(key)] = stamp
+                if not page.get("IsTruncated"):
+                    return objects
+                rest = {"ContinuationToken": page["NextContinuationToken"]}
+        except Exception as error:  # as above
+            raise _unreadable(prefix, error) from None
+
+    def send(self, file: Path, path: str) -> None:
+        """Upload a file, large ones in parts. MayaError where it does not arrive whole."""
+        bucket, key = _split(path)
+        client: Any = self._client()
+        try:
+            client.upload_file(str(file), bucket, key)
+        except Exception as error:  # as above
+            raise MayaError(f"cannot write {path}: {str(error).splitlines()[0]}") from None
+        if self.stamp(path).size != file.stat().st_size:
+            raise MayaError(f"{path} has another size than {file}; upload it again")
 
     def _client(self) -> Client:
         if self._given is not None:

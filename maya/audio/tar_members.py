@@ -10,7 +10,7 @@ class TarMembers:
     """The regular files of a tar by name; in a damaged tar those before the damage. Raises MayaError when it
     is not a tar. problem: the damage, as a sentence; None if there is none."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.path = path
         scan = scan_tar(path)
         self.problem = scan.problem

@@ -21,7 +21,7 @@ from maya.encoders.base import Encoded
 from maya.encoders.positions import sinusoids
 from maya.errors import MayaError
 from maya.heads.base import Head, HeadConfig, HeadContext, LossStep
-from maya.heads.cost import NO_ESTIMATE, HeadFlops, HeadMemory
+from maya.heads.cost import HeadFlops, HeadMemory, Terms
 from maya.ranges import BelowOne, Count, PosInt
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, positions, K)
@@ -44,10 +44,24 @@ class AttentionDecoderConfig(HeadConfig):
     eos: Count | None = None  # id that stands before the first token and after the last; None: blank's
 
     def flops(self, name: str, context: HeadContext, frames: int, tokens: int) -> HeadFlops:
-        raise MayaError(NO_ESTIMATE.format(name))
+        read, dim, outputs = tokens + 1, self.dim, context.labels + 1
+        products = read * dim * (6 * dim + 2 * self.feed_forward)  # queries, keys, values, outputs; forward
+        products += 2 * frames * context.dim * dim  # keys and values of the frames
+        attention = 2 * read * dim * (read + frames)
+        forward = {f"{name} head": 2.0 * (self.layers * (products + attention) + read * dim * outputs)}
+        return HeadFlops(forward=forward, training={key: 3 * value for key, value in forward.items()})
 
     def memory(self, name: str, context: HeadContext, *, cuda: bool) -> HeadMemory:
-        raise MayaError(NO_ESTIMATE.format(name))
+        # What autograd keeps of a layer, counted: inputs of products, of norms and of attention, in fp32.
+        dim, outputs = self.dim, 4.0 * (context.labels + 1)
+        mask = (1 if cuda else 4) if self.dropout else 0  # bytes of a mask of dropout
+        layer = 48 * dim + 8 * self.feed_forward + 24 + 8 * self.heads + mask * (3 * dim + self.feed_forward)
+        terms = Terms(
+            frame=self.layers * (8.0 * dim + 4) + 4 * context.dim + 1,
+            label=self.layers * layer + (4 + mask) * dim + outputs + 17,
+        )
+        part, moments = f"{name} head and loss", {f"{name} loss, backward": Terms(label=2 * outputs)}
+        return HeadMemory(kept={part: terms}, released=frozenset((part,)), moments=moments)
 
     def build(self, context: HeadContext) -> "AttentionDecoder":
         return AttentionDecoder(self, context.dim, context.labels, context.blank)

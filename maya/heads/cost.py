@@ -8,10 +8,6 @@ from dataclasses import dataclass, field, fields
 
 from maya.data.plan import MemoryConfig
 
-NO_ESTIMATE = (
-    "maya plan cannot estimate the head {!r}, a decoder with attention; let training measure its memory with "
-    "data.plan.memory.limit=auto"
-)
 TERMS = ("fixed", "length", "utterance", "frame", "pair", "label", "node")
 
 

@@ -12,7 +12,8 @@ from maya.data.corpus.manifest import Row
 from maya.data.measure.probe import ProbeConfig, probe
 from maya.data.measure.reasons import SOUND as REASONS
 from maya.data.prepare.audio_checks import AudioCheckConfig, audio_findings
-from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
+from maya.data.prepare.config import PrepareConfig
+from maya.data.prepare.prepare import prepare_corpus
 from maya.data.prepare.text_checks import TextCheckConfig
 from maya.errors import MayaError
 from tests.data.making import tone, write_corpus, write_manifest, write_tone

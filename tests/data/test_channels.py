@@ -15,8 +15,9 @@ from maya.audio.load import load_cut_audio
 from maya.data.corpus.folder import describing_files, read_corpus
 from maya.data.corpus.manifest import Row
 from maya.data.measure.probe import ProbeConfig, probe
+from maya.data.prepare.config import PrepareConfig
 from maya.data.prepare.data_checks import check_data
-from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
+from maya.data.prepare.prepare import prepare_corpus
 from maya.data.prepare.text_checks import same_audio
 from maya.data.table.cuts import audio_cut, entry_cut
 from maya.data.table.table import Table, part_path, write_table

@@ -7,8 +7,9 @@ import pytest
 
 from maya.data.measure.entry import Entry
 from maya.data.measure.reasons import BROKEN as REASONS
+from maya.data.prepare.config import PrepareConfig
 from maya.data.prepare.data_checks import check_data
-from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
+from maya.data.prepare.prepare import prepare_corpus
 from maya.data.table.table import Table, part_path, write_table
 from maya.errors import MayaError
 from tests.data.making import write_corpus, write_manifest, write_tar, write_tone

@@ -12,8 +12,9 @@ import pytest
 import soundfile
 
 from maya.data.corpus.manifest import PARTS
+from maya.data.prepare.config import PrepareConfig
 from maya.data.prepare.earlier import corpus_name, read_earlier
-from maya.data.prepare.prepare import PrepareConfig, PrepareReport, prepare_corpus, probed_path
+from maya.data.prepare.prepare import PrepareReport, prepare_corpus, probed_path
 from maya.data.prepare.split import SplitConfig
 from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
@@ -256,8 +257,8 @@ def test_earlier_versions_name_the_corpus_in_a_marker(corpus: Prepared, tmp_path
     (tmp_path / "out/stage.json").write_text(json.dumps(marker))
     earlier = read_earlier(tmp_path / "out")
     assert earlier is not None and earlier.corpus == str(corpus[0]) and earlier.split == options
-    assert earlier.kept_split(SplitConfig()) and not earlier.kept_split(SplitConfig(test=0.2))
-    assert not earlier.kept_split(SplitConfig(fresh=True))
+    assert earlier.keeps_split(SplitConfig()) and not earlier.keeps_split(SplitConfig(test=0.2))
+    assert not earlier.keeps_split(SplitConfig(fresh=True))
 
 
 def test_names_of_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

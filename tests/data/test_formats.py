@@ -12,7 +12,8 @@ from maya.data.corpus.folder import describing_files, read_corpus
 from maya.data.corpus.manifest import PARTS
 from maya.data.measure.entry import Entry
 from maya.data.measure.probe import ProbeConfig, probe
-from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
+from maya.data.prepare.config import PrepareConfig
+from maya.data.prepare.prepare import prepare_corpus
 from maya.data.prepare.text_checks import same_audio
 from maya.data.table.cuts import entry_cut
 from maya.data.table.table import cuts, part_path

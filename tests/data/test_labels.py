@@ -16,7 +16,8 @@ from maya.data.loading.lhotse_cuts import CutTranscripts
 from maya.data.loading.lhotse_loader import CutJob, CutReader
 from maya.data.loading.loader import EvalLoader, TrainLoader
 from maya.data.plan import BatchPlan, PlanConfig, Position
-from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
+from maya.data.prepare.config import PrepareConfig
+from maya.data.prepare.prepare import prepare_corpus
 from maya.data.report.page import draw, read_page
 from maya.data.table.table import Table, part_path, write_table
 from maya.data.table.utterances import Utterances

@@ -153,7 +153,8 @@ PREPARE = """
 import sys, time
 from pathlib import Path
 import maya.data.measure.probe as probe
-from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
+from maya.data.prepare.config import PrepareConfig
+from maya.data.prepare.prepare import prepare_corpus
 real = probe._measure
 def slow(*a):
     time.sleep(0.05)

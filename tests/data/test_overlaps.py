@@ -15,9 +15,11 @@ from maya.data.corpus.folder import read_corpus
 from maya.data.measure.entry import Entry
 from maya.data.measure.overlaps import overlap_groups, overlaps
 from maya.data.measure.probe import ProbeConfig, probe
-from maya.data.prepare.prepare import PrepareConfig, examine
-from maya.data.prepare.split import Item, SplitConfig, split
+from maya.data.prepare.config import PrepareConfig
+from maya.data.prepare.examine import examine
+from maya.data.prepare.split import SplitConfig
 from tests.data.making import make_entry, write_tone
+from tests.data.splitting import Item, split
 
 
 def utterance(name: str, start: float | None, seconds: float, **facts: object) -> Entry:
@@ -137,17 +139,18 @@ def overlapping_corpus(folder: Path, parts: str = "") -> None:
 def test_overlapping_supervisions_stay_in_one_part(tmp_path: Path) -> None:
     overlapping_corpus(tmp_path / "c")
     examined = examine(tmp_path / "c", languages=[], cfg=PrepareConfig())
-    assert set(examined.parts.values()) == {"train", "dev", "test"}
-    assert all(examined.parts[f"u{i}-0"] == examined.parts[f"u{i}-1"] for i in range(12))
+    parts = {entry.id: part for entry, part in examined.kept()}
+    assert set(parts.values()) == {"train", "dev", "test"}
+    assert all(parts[f"u{i}-0"] == parts[f"u{i}-1"] for i in range(12))
     assert "24 utterances share audio with others: 12 groups, each kept in one part" in examined.notes
-    assert not [flag for flag in examined.flags if flag.reason == "overlap_in_other_part"]
+    assert not [flag for flag in examined.flags() if flag.reason == "overlap_in_other_part"]
 
 
 def test_overlaps_are_flagged_where_the_corpus_fixes_the_parts(tmp_path: Path) -> None:
     overlapping_corpus(tmp_path / "c", parts="test")
     examined = examine(tmp_path / "c", languages=[], cfg=PrepareConfig())
-    flags = [flag for flag in examined.flags if flag.reason == "overlap_in_other_part"]
-    dev = {id for id, part in examined.parts.items() if part == "dev"}
+    flags = [flag for flag in examined.flags() if flag.reason == "overlap_in_other_part"]
+    dev = {entry.id for entry, part in examined.kept() if part == "dev"}
     assert dev and {flag.id for flag in flags} == {f"u{i}-1" for i in range(12)} | dev
     details = {flag.id: flag.detail for flag in flags}
     other = next(f"u{i}-0" for i in range(12) if f"u{i}-0" not in dev)
@@ -210,8 +213,9 @@ def test_supervisions_outside_of_their_recording_are_dropped(
 ) -> None:
     folder = write_cuts(tmp_path / "c", (start, duration), (0.0, 1.0), (1.0, 1.0), (2.0, 1.0), (2.5, 1.0))
     examined = examine(folder, languages=["en"], cfg=PrepareConfig(max_dropped_fraction=0.5))
-    assert [(problem.id, problem.reason) for problem in examined.dropped] == [("u0", reason)]
-    assert len(examined.kept) == 4 and "12" in examined.dropped[0].detail
+    (dropped,) = examined.dropped()
+    assert (dropped.id, dropped.reason) == ("u0", reason)
+    assert len(list(examined.kept())) == 4 and "12" in dropped.detail
 
 
 def test_supervisions_outside_the_audio_of_shar_are_dropped(tmp_path: Path) -> None:

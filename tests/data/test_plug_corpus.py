@@ -9,7 +9,8 @@ import pytest
 from maya.data.corpus import folder
 from maya.data.corpus.folder import describing_files, read_corpus, register_corpus
 from maya.data.corpus.manifest import Row
-from maya.data.prepare.prepare import PrepareConfig, examine
+from maya.data.prepare.config import PrepareConfig
+from maya.data.prepare.examine import examine
 from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
 from maya.recipes import cli
@@ -188,4 +189,4 @@ def test_the_path_of_a_corpus_file_may_be_relative(
     register_rows(*rows)
     monkeypatch.chdir(tmp_path)
     examined = examine(Path("corpus/list.txt"), languages=["en"], cfg=PrepareConfig())
-    assert len(examined.kept) == 6 and not examined.dropped
+    assert len(list(examined.kept())) == 6 and not list(examined.dropped())

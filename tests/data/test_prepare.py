@@ -12,7 +12,8 @@ import maya.data.prepare.prepare as prepare_module
 from maya.audio.load import load_audio, load_cut_audio
 from maya.data.loading.loader import EvalLoader
 from maya.data.measure.probe import ProbeConfig
-from maya.data.prepare.prepare import PrepareConfig, PrepareReport, prepare_corpus
+from maya.data.prepare.config import PrepareConfig
+from maya.data.prepare.prepare import PrepareReport, prepare_corpus
 from maya.data.prepare.split import SplitConfig
 from maya.data.table.table import cuts, part_path
 from maya.errors import MayaError
@@ -197,15 +198,15 @@ class TestFailuresLeaveNothingBehind:
 
     def break_writing(self, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         """Make writing fail at the second file, after the first is written."""
-        real = prepare_module.write_table
+        real = prepare_module.TableWriter
 
-        def failing(path: Path, items: Any) -> None:
+        def failing(path: Path) -> Any:
             if "dev" in path.name:
                 path.write_bytes(b"half")
                 raise error
-            real(path, items)
+            return real(path)
 
-        monkeypatch.setattr(prepare_module, "write_table", failing)
+        monkeypatch.setattr(prepare_module, "TableWriter", failing)
 
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
     def test_full_disk(

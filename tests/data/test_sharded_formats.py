@@ -21,7 +21,8 @@ from maya.data.corpus.nemo_tarred import nemo_tarred
 from maya.data.corpus.shar import shar_shards
 from maya.data.corpus.shards import by_number, expanded
 from maya.data.measure.probe import ProbeConfig, probe
-from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
+from maya.data.prepare.config import PrepareConfig
+from maya.data.prepare.prepare import prepare_corpus
 from maya.data.table.cuts import entry_cut
 from maya.data.table.table import cuts, part_path
 from maya.errors import MayaError

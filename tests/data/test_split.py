@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maya.data.prepare.split import Item, SplitConfig, split
+from maya.data.prepare.split import SplitConfig
 from maya.errors import MayaError
 from maya.text.normalize import normalize
+from tests.data.splitting import Item, split
 
 
 def items(language: str, speakers: int, each: int, texts: int = 10**6, seed: int = 0) -> list[Item]:

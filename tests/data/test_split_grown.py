@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maya.data.prepare.split import EarlierSplit, Item, SplitConfig, split
+from maya.data.prepare.split import SplitConfig
+from tests.data.splitting import EarlierSplit, Item, split
 
 Parts = dict[str, str]
 

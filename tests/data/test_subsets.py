@@ -9,7 +9,8 @@ from lhotse import RecordingSet, SupervisionSet
 from maya.data.corpus.folder import read_corpus
 from maya.data.corpus.lhotse_manifests import subset_in_name
 from maya.data.corpus.manifest import read_manifest
-from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
+from maya.data.prepare.config import PrepareConfig
+from maya.data.prepare.prepare import prepare_corpus
 from maya.data.table.table import Table, part_path
 from maya.recipes.average import check_sets, dev_sets
 from tests.data.making import make_cuts, write_manifest, write_tone

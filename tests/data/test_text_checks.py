@@ -7,22 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maya.data.corpus.manifest import PARTS
 from maya.data.measure.entry import Entry
-from maya.data.measure.overlaps import Overlap
 from maya.data.measure.reasons import LEAKS
 from maya.data.measure.reasons import TEXT as REASONS
-from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
+from maya.data.prepare.config import PrepareConfig
+from maya.data.prepare.examine import find_leaks
+from maya.data.prepare.prepare import prepare_corpus
 from maya.data.prepare.text_checks import (
     TextCheckConfig,
-    check_leaks,
-    check_texts,
     same_audio,
     text_findings,
-    usual_seconds,
+    usual_duration,
 )
 from maya.errors import MayaError
 from maya.text.languages import LANGUAGES
 from maya.text.normalize import normalize
+from tests.data.checking import checked, shards_of
 from tests.data.making import make_entry, write_corpus, write_manifest, write_tar
 
 NO_AUDIO = TextCheckConfig(compare_audio=False)
@@ -88,32 +89,35 @@ def test_usual_seconds_survive_wrong_pairs() -> None:
     characters = rng.integers(5, 100, 400).astype(float)
     seconds = (0.4 + 0.07 * characters) * np.exp(0.1 * rng.standard_normal(400))
     seconds[:60] = rng.uniform(0.5, 20.0, 60)
-    usual, spread = usual_seconds(characters, seconds)
-    np.testing.assert_allclose(usual, 0.4 + 0.07 * characters, rtol=0.15)  # a deviation and a half
-    assert 0.1 < spread < 0.2
+    usual = usual_duration(characters, seconds)
+    np.testing.assert_allclose(
+        usual.seconds(characters), 0.4 + 0.07 * characters, rtol=0.15
+    )  # a deviation and a half
+    assert 0.1 < usual.spread < 0.2
 
 
 @pytest.mark.parametrize("characters", [np.full(60, 5.0), np.tile([3.0, 4.0, 5.0], 20)])
 def test_usual_seconds_of_texts_of_equal_length(characters: np.ndarray) -> None:
     seconds = np.random.default_rng(1).uniform(0.5, 0.8, 60)
-    usual, spread = usual_seconds(characters, seconds)
-    assert (usual > 0.3).all() and (usual < 1.2).all() and spread < 0.5
+    fit = usual_duration(characters, seconds)
+    usual = fit.seconds(characters)
+    assert (usual > 0.3).all() and (usual < 1.2).all() and fit.spread < 0.5
 
 
-def test_unusual_speaking_rates_are_flagged() -> None:
+def test_unusual_speaking_rates_are_flagged(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     usual = [
         utterance(f"u{i}", "ab " * n, 0.3 + 0.2 * n + 0.02 * rng.standard_normal(), speaker=f"s{i}")
         for i, n in enumerate(rng.integers(3, 30, 80))
     ]
     odd = [utterance("short", "ab " * 25, 0.6, speaker="x"), utterance("long", "ab cd ef", 14.0, speaker="x")]
-    flagged = {flag.id: flag.reason for flag in check_texts(usual + odd, NO_AUDIO).flags}
+    flagged = {flag.id: flag.reason for flag in checked(tmp_path / "all", usual + odd, NO_AUDIO).flags}
     assert flagged == {"short": "too_little_audio", "long": "too_little_text"}
-    few = check_texts([*usual[:20], *odd], NO_AUDIO)
+    few = checked(tmp_path / "few", [*usual[:20], *odd], NO_AUDIO)
     assert not few.flags, "22 utterances are too few to estimate the usual rate"
 
 
-def test_repeated_sentences_of_one_speaker() -> None:
+def test_repeated_sentences_of_one_speaker(tmp_path: Path) -> None:
     entries = [
         utterance("a", "one two three"),
         utterance("b", "One, two: three!"),
@@ -121,10 +125,10 @@ def test_repeated_sentences_of_one_speaker() -> None:
         utterance("d", "five"),
         utterance("e", "five"),
     ]
-    (flag,) = check_texts(entries, NO_AUDIO).flags
+    (flag,) = checked(tmp_path / "one", entries, NO_AUDIO).flags
     assert (flag.id, flag.reason, flag.where) == ("b", "repeated_text", "m:1") and "'a'" in flag.detail
     words = TextCheckConfig(compare_audio=False, repeat_min_words=1)
-    assert [flag.id for flag in check_texts(entries, words).flags] == ["b", "e"]
+    assert [flag.id for flag in checked(tmp_path / "two", entries, words).flags] == ["b", "e"]
 
 
 def audio(folder: Path) -> list[Entry]:
@@ -144,10 +148,10 @@ def audio(folder: Path) -> list[Entry]:
 def test_equal_audio_bytes_are_flagged(tmp_path: Path) -> None:
     entries = audio(tmp_path)
     assert same_audio(entries) == {"a": "a", "b": "a", "f": "a", "c": "c", "d": "c"}
-    flagged = [(flag.id, flag.reason) for flag in check_texts(entries, TextCheckConfig()).flags]
+    flagged = [(flag.id, flag.reason) for flag in checked(tmp_path / "one", entries, TextCheckConfig()).flags]
     both = [("c", "conflicting_audio"), ("d", "conflicting_audio")]
     assert flagged == [("b", "duplicate_audio"), *both, ("f", "duplicate_audio")]
-    assert not check_texts(entries, NO_AUDIO).flags
+    assert not checked(tmp_path / "two", entries, NO_AUDIO).flags
     (tmp_path / "c").unlink()
     with pytest.raises(MayaError, match=f"{tmp_path / 'c'}"):
         same_audio(entries)
@@ -156,18 +160,19 @@ def test_equal_audio_bytes_are_flagged(tmp_path: Path) -> None:
 def test_utterances_are_dropped_for_chosen_reasons(tmp_path: Path) -> None:
     entries = audio(tmp_path)
     cfg = TextCheckConfig(drop=("conflicting_audio",))
-    checked = check_texts(entries, cfg)
-    assert [entry.id for entry in checked.kept] == ["a", "b", "e", "f"]
-    assert [(entry.id, entry.reason) for entry in checked.dropped] == [
+    result = checked(tmp_path / "one", entries, cfg)
+    assert [entry.id for entry in result.kept] == ["a", "b", "e", "f"]
+    assert [(entry.id, entry.reason) for entry in result.dropped] == [
         ("c", "conflicting_audio"),
         ("d", "conflicting_audio"),
     ]
-    assert [flag.id for flag in checked.flags] == ["b", "f"]
+    assert [flag.id for flag in result.flags] == ["b", "f"]
+    wrong = PrepareConfig(text_checks=TextCheckConfig(drop=("noisy",)))
     with pytest.raises(MayaError, match="no reason 'noisy'; expected some of wrong_script"):
-        check_texts(entries, TextCheckConfig(drop=("noisy",)))
+        prepare_corpus(tmp_path, tmp_path / "out", languages=(), cfg=wrong)
 
 
-def test_leaks_from_training() -> None:
+def test_leaks_from_training(tmp_path: Path) -> None:
     entries = [
         utterance("a", "one", speaker="x"),
         utterance("b", "one", speaker="y"),
@@ -178,8 +183,11 @@ def test_leaks_from_training() -> None:
     parts = {"a": "train", "b": "test", "c": "dev", "d": "test", "e": "train"}
     entries.append(utterance("f", "four", speaker="v"))
     parts["f"] = "dev"
-    shared = [Overlap(entries[0], entries[5], 0.5), Overlap(entries[3], entries[0], 0.5)]
-    flagged = [(flag.id, flag.reason) for flag in check_leaks(entries, parts, {"a": "a", "d": "a"}, shared)]
+    shards = shards_of(tmp_path, entries)
+    numbers = np.array([PARTS.index(parts[entry.id]) for entry in entries], np.int8)
+    audio = np.array([0, 1, 2, 0, 4, 5])  # d has the audio of a
+    leaks = find_leaks(shards, numbers, audio, {5: "0.50 s ...", 3: "0.50 s ..."})
+    flagged = [(flag.id, flag.reason) for flag in leaks.problems(shards, numbers)]
     assert flagged == [
         ("b", "text_in_training"),
         ("c", "speaker_in_training"),

@@ -10,7 +10,9 @@ import pytest
 from maya.data.corpus.common import AUDIO_SUFFIXES
 from maya.data.corpus.folder import corpus_files, read_corpus
 from maya.data.corpus.walk import walk
-from maya.data.prepare.prepare import PrepareConfig, examine, prepare_corpus
+from maya.data.prepare.config import PrepareConfig
+from maya.data.prepare.examine import examine
+from maya.data.prepare.prepare import prepare_corpus
 from maya.errors import MayaError
 from maya.recipes.prepare import corpus_identity
 from tests.data.making import write_tone
@@ -127,7 +129,8 @@ def test_rare_audio_formats_are_decoded(tmp_path: Path, suffix: str, options: di
         write_tone(tmp_path / f"{name}{suffix}", 0.5, **options)
         (tmp_path / f"{name}.txt").write_text(name * 2)
     examined = examine(tmp_path, languages=["en"], cfg=PrepareConfig())
-    assert not examined.dropped and [round(entry.duration, 1) for entry in examined.kept] == [0.5] * 3
+    assert not list(examined.dropped())
+    assert [round(entry.duration, 1) for entry, _ in examined.kept()] == [0.5] * 3
 
 
 def test_unpaired_files_are_reported(tmp_path: Path) -> None:
@@ -163,8 +166,8 @@ def test_texts_of_several_lines_and_empty_texts(tmp_path: Path) -> None:
     pair(tmp_path, "b", "")
     pair(tmp_path, "c", " \n\u200b\n")
     examined = examine(tmp_path, languages=["en"], cfg=PrepareConfig())
-    assert [entry.text for entry in examined.kept] == ["one two"]
-    assert [(entry.id, entry.reason) for entry in examined.dropped] == [
+    assert [entry.text for entry, _ in examined.kept()] == ["one two"]
+    assert [(entry.id, entry.reason) for entry in examined.dropped()] == [
         ("b", "empty_transcript"),
         ("c", "empty_transcript"),
     ]

@@ -9,7 +9,8 @@ from lhotse import RecordingSet
 
 from egs.librispeech import data, zipformer
 from maya.data.corpus.folder import read_corpus
-from maya.data.prepare.prepare import PrepareConfig, prepare_corpus
+from maya.data.prepare.config import PrepareConfig
+from maya.data.prepare.prepare import prepare_corpus
 from maya.data.table.table import Table, part_path, write_table
 from maya.errors import MayaError
 from maya.recipes.prepare import prepare

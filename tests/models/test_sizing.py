@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from egs.indic12 import fastconformer_tdt_ctc_1b
@@ -15,6 +16,7 @@ from maya.encoders.lact.fast_weights import FastWeightConfig
 from maya.encoders.zipformer.regularizers import set_batch_count
 from maya.errors import MayaError
 from maya.heads.attention import AttentionDecoderConfig
+from maya.heads.base import HeadContext
 from maya.heads.classify import ClassifyConfig
 from maya.heads.ctc import CTCConfig
 from maya.models.config import with_vocabulary
@@ -247,12 +249,35 @@ def test_plans_of_other_models_add_up(kind: str) -> None:
     assert plain.bytes(9, frames, 20) > plain.bytes(8, frames, 20)
 
 
-def test_an_attention_decoder_is_refused() -> None:
+@pytest.mark.parametrize(("dim", "layers", "dropout"), [(32, 2, 0.1), (64, 1, 0.0)])
+def test_an_attention_decoder_costs_what_is_counted(dim: int, layers: int, dropout: float) -> None:
+    """Against torch's counter, and against the tensors that autograd saves."""
+    cfg = AttentionDecoderConfig(dim=dim, heads=4, feed_forward=3 * dim, layers=layers, dropout=dropout)
+    context = HeadContext(dim=24, labels=50, blank=50)
+    head, batch, frames, count = cfg.build(context).train(), 3, 40, 9
+    enc, tokens = torch.randn(batch, frames, 24, requires_grad=True), torch.randint(0, 50, (batch, count))
+    lens = torch.full((batch,), frames), torch.full((batch,), count)
+    weights = {p.untyped_storage().data_ptr() for p in head.parameters()}
+    saved: dict[int, torch.Tensor] = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: saved.setdefault(t.untyped_storage().data_ptr(), t), lambda t: t
+    ):
+        head.loss(enc, lens[0], tokens, lens[1])
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # others are not counted
+        head.loss(enc, lens[0], tokens, lens[1])
+    kept = sum(t.untyped_storage().nbytes() for place, t in saved.items() if place not in weights)
+    said = cfg.memory("attention", context, cuda=False).kept["attention head and loss"]
+    assert said.bytes(batch, frames, count) == pytest.approx(kept, rel=0.01)
+    forward = cfg.flops("attention", context, frames, count).forward["attention head"]
+    assert batch * forward == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_an_attention_decoder_adds_to_a_plan() -> None:
     cfg = small()
     cfg.heads["attention"] = AttentionDecoderConfig(weight=0.5)
-    for ask in (lambda: flops(cfg, 10.0, 50), lambda: memory(cfg, Training(cuda=True, bf16=True))):
-        with pytest.raises(MayaError, match="cannot estimate the head 'attention'.*limit=auto"):
-            ask()
+    training = Training(cuda=True, bf16=True)
+    assert flops(cfg, 10.0, 50).total > 1.05 * flops(small(), 10.0, 50).total
+    assert memory(cfg, training).bytes(8, 100, 50) > memory(small(), training).bytes(8, 100, 50)
 
 
 def test_a_head_without_estimate_costs_its_weights() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from maya.data.prepare.prepare import PrepareConfig, examine
+from maya.data.prepare.config import PrepareConfig
+from maya.data.prepare.examine import examine
 from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
 from maya.recipes.cli import main
@@ -86,9 +87,9 @@ def test_text_in_another_script_is_flagged(tmp_path: Path) -> None:
     rows[3]["text"], rows[5]["text"] = "hello there", "ένα hello δύο τρία"
     write_manifest(tmp_path / "c", rows)
     examined = examine(tmp_path / "c", languages=["el"], cfg=PrepareConfig())
-    flags = {(flag.id, flag.reason) for flag in examined.flags if flag.reason.endswith("_script")}
+    flags = {(flag.id, flag.reason) for flag in examined.flags() if flag.reason.endswith("_script")}
     assert flags == {("el-03", "wrong_script"), ("el-05", "mixed_script")}
-    page = examined.page(examined.entries(), PrepareConfig().audio_checks)
+    page = examined.page()
     assert page.summary["languages"]["el"]["foreign_script"] == 1
 
 
@@ -99,7 +100,7 @@ def test_dropped_languages_are_reported(tmp_path: Path) -> None:
     ):
         examine(tmp_path / "c", languages=Experiment(name="x").languages, cfg=PrepareConfig())
     examined = examine(tmp_path / "c", languages=["Greek"], cfg=PrepareConfig())
-    assert {entry.language for entry in examined.kept} == {"el"}
+    assert {entry.language for entry, _ in examined.kept()} == {"el"}
     assert any("16 in fr (languages=el,fr takes them too)" in note for note in examined.notes)
 
 
@@ -125,7 +126,7 @@ def test_default_language_may_be_a_name(tmp_path: Path) -> None:
     write_tone(tmp_path / "a.wav", 0.5)
     (tmp_path / "a.txt").write_text("oui")
     examined = examine(tmp_path, languages=["fr"], cfg=PrepareConfig(language="French"))
-    assert [entry.language for entry in examined.kept] == ["fr"]
+    assert [entry.language for entry, _ in examined.kept()] == ["fr"]
     with pytest.raises(MayaError, match="unknown language 'Frensh'.*did you mean fr"):
         examine(tmp_path, languages=["fr"], cfg=PrepareConfig(language="Frensh"))
 

@@ -32,12 +32,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_report_and_json(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "plan.json"
     command = ["plan", *TINY, "--gpu", "l40s", "--gpus", "2", "--json", str(file), "--data", str(data)]
-    assert main([*command, "--hours", "1000", "--set", "train.accumulate=4"]) == 0
+    assert main([*command, "--hours", "1000", "--price", "2.5", "--set", "train.accumulate=4"]) == 0
     out = capsys.readouterr().out
     expected_words = (
         "2 × NVIDIA L40S", "48 GB (published)", "encoder layers", "GFLOP per second of audio", "checkpointed",
         "average of the weights (fp64)", "largest batch, padded seconds", "one pass", "padding",
-        "draws repeated", "hi", "nothing of it was measured on this GPU",
+        "draws repeated", "hi", "core hours in any number of parts", "nothing of it was measured on this GPU",
     )  # fmt: skip
     for words in expected_words:
         assert words in out, words
@@ -51,6 +51,12 @@ def test_report_and_json(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         time["padded_seconds_per_step"] / time["step_seconds"] * 24, rel=1e-6
     )
     assert time["days_per_pass"] == pytest.approx(1000 / time["hours_per_day"])
+    needed = report["resources"]
+    assert needed["gpu_hours"] == pytest.approx(time["steps"] * time["step_seconds"] * 2 / 3600)
+    assert needed["price"] == pytest.approx(2.5 * needed["gpu_hours"])
+    assert needed["audio_gb"] == pytest.approx(63.0) and needed["utterances"] == pytest.approx(
+        3.6e6 / shape["seconds"]
+    )
     side = report["memory"]["no checkpointing"]
     parts = sum(side["states"].values()) + sum(side["kept"].values()) + side["beside_kept"]
     assert side["total"] == pytest.approx(parts)

@@ -119,10 +119,13 @@ def part_id(name: str, start: float, duration: float | None) -> str:
     return f"{name}-{round(1000 * start):08d}-{end}"
 
 
-def unused(names: Sequence[str], what: str) -> list[str]:
-    """A note about parts of a corpus that are not read; none where there are no such parts."""
-    shown = ", ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")
-    return [f"{len(names)} {what}, and are not read: {shown}"] if names else []
+def unused(names: Sequence[str], what: str, count: int | None = None) -> list[str]:
+    """A note about parts of a corpus that are not read; none where there are no such parts. count: their
+    number, where not all are named."""
+    count = len(names) if count is None else count
+    shown = ", ".join(names[:_NAMED]) + (" ..." if count > _NAMED else "")
+    named = f": {shown}" if names else ""
+    return [f"{count} {what}, and are not read{named}"] if count else []
 
 
 def joined(files: Iterable[list[Row]]) -> list[Row]:

@@ -1,10 +1,11 @@
 """Reading a corpus, whichever form it has. `FORMS` is the table of forms; `register_corpus` adds one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from maya.data.corpus.common import unused
 from maya.data.corpus.common_voice import common_voice_tables, read_common_voice
 from maya.data.corpus.hugging_face import data_set_files, is_saved, read_hugging_face
 from maya.data.corpus.kaldi import kaldi_files, read_kaldi
@@ -21,21 +22,30 @@ from maya.data.corpus.manifest import (
 )
 from maya.data.corpus.metadata import metadata_tables, part_tables, read_metadata, read_part_tables
 from maya.data.corpus.nemo import is_nemo, nemo_manifests, read_nemo, read_nemo_folder
-from maya.data.corpus.nemo_tarred import is_tarred, nemo_tarred, read_nemo_tarred, tarred_files
+from maya.data.corpus.nemo_tarred import (
+    is_tarred,
+    nemo_tarred,
+    read_nemo_tarred,
+    tarred_files,
+    tarred_pieces,
+)
 from maya.data.corpus.pairs import read_pairs
-from maya.data.corpus.shar import read_shar, shar_files
+from maya.data.corpus.pieces import Piece, line_pieces
+from maya.data.corpus.shar import read_shar, shar_files, shar_pieces
 from maya.data.corpus.walk import walk
 from maya.errors import MayaError
 
 
 class CorpusForm(NamedTuple):
     """A form of corpora. files: those that describe a corpus of this form, by which a change of it is
-    noticed; none where all its files do."""
+    noticed; none where all its files do. pieces: of a corpus, so that each has about so many rows, in the
+    order in which all of it is read; `read` then reads the one in its options. None where it cannot."""
 
     name: str
     matches: Callable[[Path], Any]
     read: Callable[[Path, ReadOptions], Result]
     files: Callable[[Path], Sequence[Path]]
+    pieces: Callable[[Path, int], Sequence[Piece]] | None = None
 
 
 def register_corpus(
@@ -43,13 +53,14 @@ def register_corpus(
     matches: Callable[[Path], Any],
     read: Callable[[Path, ReadOptions], Result],
     files: Callable[[Path], Sequence[Path]] = lambda corpus: (),
+    pieces: Callable[[Path, int], Sequence[Piece]] | None = None,
 ) -> None:
     """Add a form of corpora; it is tried before those of Maya. A file that --experiment names may call this.
 
     matches: whether a corpus, as --corpus gives it, is of this form. read: its rows, and what cannot be used;
     the audio of a row, or its tar, is absolute, or relative to the corpus folder. Rows are checked as the
-    lines of a manifest are. files: see `CorpusForm`; where a corpus is no path, only these tell that it
-    changed. A name that is registered again replaces the form.
+    lines of a manifest are. files, pieces: see `CorpusForm`; where a corpus is no path, only its files tell
+    that it changed. A name that is registered again replaces the form.
     """
 
     def read_checked(corpus: Path, options: ReadOptions) -> Result:
@@ -57,7 +68,7 @@ def register_corpus(
         return checked_rows(rows), problems
 
     FORMS[:] = [form for form in FORMS if form.name != name]
-    FORMS.insert(0, CorpusForm(name, matches, read_checked, files))
+    FORMS.insert(0, CorpusForm(name, matches, read_checked, files, pieces))
 
 
 def read_corpus(
@@ -78,13 +89,31 @@ def read_corpus(
     if writable(str(corpus)) != str(corpus):
         raise MayaError(f"the path {writable(str(corpus))} is not UTF-8 text; rename its folders")
     options = ReadOptions(language=language, made=made, labels=tuple(labels))
-    rows, problems = _read(corpus, options)
-    if labels:
-        given = {name for row in rows for name in row.labels} | {"speaker"}
-        absent = [name for name in labels if name not in given]
-        options.notes.extend(f"no utterance has the label {name} of prepare.labels" for name in absent)
+    rows, problems = read_piece(corpus, options)
     if notes is not None:
-        notes += map(writable, options.notes)
+        notes += map(writable, [*options.notes, *unread_notes([options])])
+    return rows, problems
+
+
+def pieces_of(corpus: Path, rows: int) -> list[Piece]:
+    """The pieces of a corpus, of about so many rows; none where it is read as a whole."""
+    form = form_of(corpus)
+    pieces = [] if form is None or form.pieces is None else list(form.pieces(corpus, rows))
+    return pieces if len(pieces) > 1 else []
+
+
+def unread_notes(options: Iterable[ReadOptions]) -> list[str]:
+    """Notes about what the readers of all pieces passed over."""
+    total = ReadOptions()
+    for given in options:
+        for what, (count, names) in given.unread.items():
+            total.pass_over(what, count, names)
+    return [note for what, (count, names) in total.unread.items() for note in unused(names, what, count)]
+
+
+def read_piece(corpus: Path, options: ReadOptions) -> Result:
+    """As `read_corpus`, of options.piece, which may have no rows, or of all; notes are left in `options`."""
+    rows, problems = _read(corpus, options)
     return rows, [_writable_problem(problem) for problem in problems]
 
 
@@ -94,12 +123,13 @@ def _read(corpus: Path, options: ReadOptions) -> Result:
         raise MayaError(f"there is no corpus folder {corpus}")
     if form is not None:
         rows, problems = form.read(corpus, options)
-        if not rows:
+        if not rows and options.piece is None:
             unusable = f"; {len(problems)} cannot be used: {problems[0].detail}" if problems else ""
             raise MayaError(f"{corpus} describes no utterance that can be used{unusable}")
         if corpus.is_file():
             rows = [_beside(corpus.parent.absolute(), row) for row in rows]
-        _note_other_forms(corpus, form, options.notes)
+        if options.first:
+            _note_other_forms(corpus, form, options.notes)
         return rows, problems
     rows, problems = read_pairs(corpus, options)
     if not rows:
@@ -187,12 +217,24 @@ def _manifest(folder: Path) -> list[Path]:
 def _read_manifest(folder: Path, options: ReadOptions) -> Result:
     path = folder / "manifest.jsonl"
     if is_nemo(path):
-        return read_nemo([path], options.language, options.labels), []
-    return read_manifest(path, None, options.labels), []
+        return read_nemo([path], options), []
+    return read_manifest(path, None, options.labels, options.piece), []
 
 
 def _saved(folder: Path) -> list[Path]:
     return data_set_files(folder) if is_saved(folder) else []
+
+
+Files = Callable[[Path], Sequence[Path]]
+Pieces = Callable[[Path, int], Sequence[Piece]]
+
+
+def _lines_of(files: Files) -> Pieces:
+    return lambda folder, rows: [piece for path in files(folder) for piece in line_pieces(path, rows)]
+
+
+def _files_of(files: Files) -> Pieces:
+    return lambda folder, rows: [Piece(path) for path in files(folder)]
 
 
 # A folder is read in the first form that matches.
@@ -203,23 +245,27 @@ FORMS: list[CorpusForm] = [
         lambda corpus: _named("nemo", corpus),
         lambda corpus, options: read_nemo_tarred(*_tarred(corpus), options),
         _tarred_files,
+        lambda corpus, rows: tarred_pieces(*_tarred(corpus)),
     ),
-    CorpusForm("manifest.jsonl", _manifest, _read_manifest, _manifest),
+    CorpusForm("manifest.jsonl", _manifest, _read_manifest, _manifest, _lines_of(_manifest)),
     CorpusForm("metadata.csv", metadata_tables, read_metadata, metadata_tables),
     CorpusForm("Common Voice", common_voice_tables, read_common_voice, common_voice_tables),
     CorpusForm("train.csv", part_tables, read_part_tables, part_tables),
     CorpusForm("Kaldi", kaldi_files, read_kaldi, kaldi_files),
-    CorpusForm("Hugging Face, save_to_disk", is_saved, read_hugging_face, _saved),
-    CorpusForm("lhotse Shar", shar_files, read_shar, shar_files),
+    CorpusForm("Hugging Face, save_to_disk", is_saved, read_hugging_face, _saved, _files_of(_saved)),
+    CorpusForm("lhotse Shar", shar_files, read_shar, shar_files, lambda folder, rows: shar_pieces(folder)),
     CorpusForm("lhotse manifests", lhotse_files, read_lhotse, lhotse_files),
     CorpusForm(
         "NeMo tars",
         lambda folder: nemo_tarred(folder)[0],
         lambda folder, options: read_nemo_tarred(*nemo_tarred(folder), options),
         _tarred_files,
+        lambda folder, rows: tarred_pieces(*nemo_tarred(folder)),
     ),
-    CorpusForm("NeMo manifests", nemo_manifests, read_nemo_folder, nemo_manifests),
-    CorpusForm("Hugging Face, Parquet", data_set_files, read_hugging_face, data_set_files),
+    CorpusForm("NeMo manifests", nemo_manifests, read_nemo_folder, nemo_manifests, _lines_of(nemo_manifests)),
+    CorpusForm(
+        "Hugging Face, Parquet", data_set_files, read_hugging_face, data_set_files, _files_of(data_set_files)
+    ),
 ]
 
 _NAMED = 5  # files that a note lists

@@ -57,12 +57,13 @@ def read_hugging_face(folder: Path, options: ReadOptions) -> Result:
     the audio that lies inside; a tar that exists is not written again. Raises MayaError when a file cannot be
     read, a column is missing, or audio lies inside and `made` is None.
     """
-    files = _files(folder)
+    every = _files(folder)
+    files = [file for file in every if options.piece is None or file.path == options.piece.path]
     rows, dropped = merged(_HuggingFaceReader(folder, file, options).read() for file in files)
-    if not rows:
+    if not rows and options.piece is None:
         raise MayaError(f"{folder}: no row of the data set has audio")
-    if not is_saved(folder):
-        read = {file.path for file in files}
+    if options.first and not is_saved(folder):
+        read = {file.path for file in every}
         others = [path.name for path in walk(folder).files if path.suffix == ".parquet" and path not in read]
         options.notes.extend(unused(others, "Parquet files have no column of audio"))
     return rows, dropped

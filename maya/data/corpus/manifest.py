@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from maya.data.corpus.pieces import Piece
 from maya.errors import MayaError
 from maya.text.languages import language_code
 
@@ -25,6 +26,7 @@ _TEXT_FIELDS = (*_REQUIRED, "speaker", "split", "kind", "source", "licence", "ta
 _LABEL_COLUMN = "label_"  # of a table: label_emotion holds the label "emotion"
 _MAX_LINE = 1 << 24  # bytes; a line without an end would be read into memory whole
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte-order marks
+_NAMED = 3  # names that a note lists
 _MAX_NUMBER = 1 << 62  # of bytes or Hz; what fits into a table's column
 
 
@@ -80,29 +82,44 @@ class ReadOptions:
     """Options for reading a corpus.
 
     language: of utterances whose corpus does not name one. made: the folder for audio that lies inside tables
-    (see maya.data.corpus.hugging_face). labels: fields or columns of the corpus that hold labels. notes: gets
-    sentences for people.
+    (see maya.data.corpus.hugging_face). labels: fields or columns of the corpus that hold labels. piece: all
+    that is to be read (see maya.data.corpus.pieces); None for everything. first: whether this is the first
+    piece, with which the notes about the whole corpus are made. notes: gets sentences for people. unread: the
+    number of things of a kind that are not read, and the names of some.
     """
 
     language: str | None = None
     made: Path | None = None
     labels: Sequence[str] = ()
+    piece: Piece | None = None
+    first: bool = True
     notes: list[str] = field(default_factory=list)
+    unread: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
+
+    def pass_over(self, what: str, count: int, names: Sequence[str] = ()) -> None:
+        """Count what is not read."""
+        before, some = self.unread.get(what, (0, []))
+        if count:
+            self.unread[what] = before + count, [*some, *names][:_NAMED]
 
 
 def read_manifest(
-    path: Path, languages: Sequence[str] | None = None, labels: Sequence[str] = ()
+    path: Path,
+    languages: Sequence[str] | None = None,
+    labels: Sequence[str] = (),
+    piece: Piece | None = None,
 ) -> list[Row]:
     """Rows of a manifest.jsonl, in order. Fields: those of `Row` without `start`; others are ignored.
 
     languages: codes that may occur (any language if None). labels: fields that hold labels, besides those of
-    the object `labels`. Raises MayaError, naming the first line at fault and how many more there are.
+    the object `labels`. piece: the lines to read, which may all be empty; None for all. Raises MayaError,
+    naming the first line at fault and how many more there are.
     """
-    collector = RowCollector(path, languages)
+    collector = RowCollector(path, languages, piece)
     for number, values in collector.objects():
         values.pop("start", None)  # not a field of this form: a clip may name its place in a longer recording
         collector.add(values | {"labels": labels_in(values, labels)}, number)
-    return collector.rows()
+    return collector.rows(may_be_none=piece is not None)
 
 
 def labels_in(values: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -131,8 +148,10 @@ class RowCollector:
     dropped: utterances that cannot be used; a wrong line makes the whole file unusable instead.
     """
 
-    def __init__(self, path: Path, languages: Sequence[str] | None = None) -> None:
-        self.path, self.languages = path, languages
+    def __init__(
+        self, path: Path, languages: Sequence[str] | None = None, piece: Piece | None = None
+    ) -> None:
+        self.path, self.languages, self.piece = path, languages, piece
         self.dropped: list[Problem] = []
         self._rows: list[Row] = []
         self._problems: list[str] = []
@@ -140,7 +159,8 @@ class RowCollector:
 
     def objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(number, JSON object) of each line that is not empty; a line without one is rejected."""
-        for number, line in enumerate(read_lines(self.path), start=1):
+        first = self.piece.first_line if self.piece else 1
+        for number, line in enumerate(read_lines(self.path, self.piece), start=first):
             if line.strip():
                 try:
                     values = parse_object(line)
@@ -164,6 +184,7 @@ class RowCollector:
         self,
         add: Callable[[dict[str, Any], int], None],
         objects: Iterable[tuple[int, dict[str, Any]]] | None = None,
+        may_be_none: bool = False,
     ) -> Result:
         """Call `add` with each object and its number, by default those of `objects()`; a ValueError rejects
         the line. Returns the rows and the utterances that were dropped."""
@@ -172,7 +193,7 @@ class RowCollector:
                 add(values, number)
             except ValueError as error:
                 self.reject(str(error), number)
-        return self.result()
+        return self.result(may_be_none)
 
     def drop(self, id: str, language: str | None, reason: str, detail: str, line: int) -> None:
         """Note that an utterance cannot be used."""
@@ -185,9 +206,9 @@ class RowCollector:
         """Note that a line is wrong."""
         self._problems.append(f"{self.path}:{line}: {problem}")
 
-    def result(self) -> Result:
+    def result(self, may_be_none: bool = False) -> Result:
         """The rows, of which there may be none where some were dropped, and those dropped."""
-        return self.rows(may_be_none=bool(self.dropped)), self.dropped
+        return self.rows(may_be_none or bool(self.dropped)), self.dropped
 
     def rows(self, may_be_none: bool = False) -> list[Row]:
         """All rows; MayaError if a line was wrong, or if there is no row (unless may_be_none)."""
@@ -237,13 +258,18 @@ def writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file, or one packed as .gz, without their ends; MayaError names the line at fault."""
+def read_lines(path: Path, piece: Piece | None = None) -> Iterator[str]:
+    """Lines of a UTF-8 file, or one packed as .gz, without their ends; MayaError names the line at fault.
+    piece: those of the file that are read."""
+    begin, end, first = (piece.begin, piece.end, piece.first_line) if piece else (0, None, 1)
     try:
         if path.exists() and not path.is_file():  # opening a named pipe would wait for its writer
             raise MayaError(f"{path} is not a file")
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, raw in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), start=1):
+            file.seek(begin)
+            for number, raw in enumerate(iter(lambda: file.readline(_MAX_LINE + 1), b""), start=first):
+                if end is not None and file.tell() > end:
+                    return
                 if len(raw) > _MAX_LINE:
                     raise MayaError(f"{path}:{number} is longer than {_MAX_LINE} bytes; is it a text file?")
                 if number == 1 and raw.startswith(_UTF_16):

@@ -45,8 +45,9 @@ def read_nemo_folder(folder: Path, options: ReadOptions) -> Result:
     """Rows of the NeMo manifests in a folder. A note names the other files of their kind."""
     paths = nemo_manifests(folder)
     others = [path.name for path in _json_files(folder) if path not in paths]
-    options.notes.extend(unused(others, "files do not begin with a line of a NeMo manifest"))
-    return read_nemo(paths, options.language, options.labels), []
+    if options.first:
+        options.notes.extend(unused(others, "files do not begin with a line of a NeMo manifest"))
+    return read_nemo(paths, options), []
 
 
 def _json_files(folder: Path) -> list[Path]:
@@ -54,7 +55,7 @@ def _json_files(folder: Path) -> list[Path]:
     return sorted(path for path in visible if path.suffix in (".json", ".jsonl") and path.is_file())
 
 
-def read_nemo(paths: list[Path], language: str | None = None, labels: Sequence[str] = ()) -> list[Row]:
+def read_nemo(paths: list[Path], options: ReadOptions) -> list[Row]:
     """Rows of NeMo manifests that lie in one folder. Each may name its split (dev_manifest.json).
 
     With an `offset`, the utterance is `duration` seconds from there; without one it is the whole file.
@@ -62,21 +63,22 @@ def read_nemo(paths: list[Path], language: str | None = None, labels: Sequence[s
     `language` is the language, `speaker` the speaker; the id, if none is given, is the path without its
     ending. Tarred data sets: maya.data.corpus.nemo_tarred.
     """
-    several = len(paths) > 1
+    several, piece = len(paths) > 1, options.piece
     files = []
-    for path in paths:
+    for path in paths if piece is None else [piece.path]:
         part = part_in_name(path.stem) if several else None
-        collector = RowCollector(path)
+        collector = RowCollector(path, piece=piece)
         for number, given in collector.objects():
             try:
-                values = nemo_values(given, labels)
+                values = nemo_values(given, options.labels)
             except ValueError as error:
                 collector.reject(str(error), number)
                 continue
             if values.get("language") is None:
-                values["language"] = language or folder_language(Path(values["audio"]), f"{path}:{number}")
+                where = f"{path}:{number}"
+                values["language"] = options.language or folder_language(Path(values["audio"]), where)
             collector.add({"split": part} | values, number)
-        files.append(collector.rows())
+        files.append(collector.rows(may_be_none=piece is not None))
     return joined(files)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from maya.audio.tar_members import TarMembers
 from maya.data.corpus.common import folder_language, merged, part_in_name, unused
-from maya.data.corpus.manifest import ReadOptions, Result, RowCollector
+from maya.data.corpus.manifest import ReadOptions, Result, RowCollector, parse_object, read_lines
 from maya.data.corpus.nemo import has_fields, is_nemo, nemo_values
+from maya.data.corpus.pieces import Piece
 from maya.data.corpus.shards import by_number, expanded
 from maya.errors import MayaError
 
@@ -54,14 +55,36 @@ def read_nemo_tarred(manifests: Sequence[Path], tars: Sequence[Path], options: R
     line names. Raises MayaError for lines and shards that are wrong.
     """
     reader = _NemoTarredReader(by_number(tars), options)
-    several = len(manifests) > 1
+    several, piece = len(manifests) > 1, options.piece
+    selected = manifests if piece is None else [piece.path]
     rows, dropped = merged(
-        reader.read(path, part_in_name(path.stem) if several else None) for path in manifests
+        reader.read(path, part_in_name(path.stem) if several else None) for path in selected
     )
-    if not rows:
+    if not rows and piece is None:
         raise MayaError(f"{manifests[0]}: none of its utterances is in the tars beside it")
-    options.notes.extend(reader.unused())
+    reader.note_unused()
     return rows, dropped
+
+
+def tarred_pieces(manifests: Sequence[Path], tars: Sequence[Path]) -> list[Piece]:
+    """The manifests, where each describes the tar of its own number, as sharded manifests do."""
+    try:
+        own = by_number(manifests)
+    except MayaError:
+        return []
+    alone = len(own) == len(manifests) and own.keys() == by_number(tars).keys()
+    if not alone or any(_first_shard(path) not in (number, None) for number, path in own.items()):
+        return []
+    return [Piece(path) for path in manifests]
+
+
+def _first_shard(path: Path) -> Any:
+    """The number of the shard in the first line, None where it has none."""
+    line = next((line for line in read_lines(path) if line.strip()), "{}")
+    try:
+        return parse_object(line).get("shard_id")
+    except ValueError:
+        return None
 
 
 class _NemoTarredReader:
@@ -84,16 +107,15 @@ class _NemoTarredReader:
         # Each tar is read once, and its list of members is not kept.
         for shard, number, values in sorted(lines, key=lambda line: line[:2]):
             self._add(collector, shard, {"split": part} | values, number)
-        return collector.result()
+        return collector.result(may_be_none=self._options.piece is not None)
 
-    def unused(self) -> list[str]:
-        """Notes about tars and members that no line names."""
+    def note_unused(self) -> None:
+        """Note the tars and members that no line names. Of a piece, every tar has its own manifest."""
         tars = [path.name for shard, path in self._paths.items() if shard not in self._used]
-        notes = unused(tars, "tars are named by no line of a manifest")
+        if self._options.piece is None:
+            self._options.notes.extend(unused(tars, "tars are named by no line of a manifest"))
         count = sum(self._members[shard] - len(used) for shard, used in self._used.items())
-        if count:
-            notes.append(f"{count} files in the tars are named by no line of a manifest, and are not read")
-        return notes
+        self._options.pass_over("files in the tars are named by no line of a manifest", count)
 
     def _shard(self, number: Any) -> int:
         if type(number) is not int:
@@ -121,4 +143,4 @@ class _NemoTarredReader:
             return
         self._used.setdefault(shard, set()).add(member.offset)
         place = {"audio": member.name, "offset": member.offset, "size": member.size}
-        collector.add(values | place | {"tar": str(members.path.resolve())}, line)
+        collector.add(values | place | {"tar": str(self._paths[shard].resolve())}, line)

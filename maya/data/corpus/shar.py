@@ -12,11 +12,11 @@ from maya.data.corpus.common import (
     merged,
     part_in_name,
     seconds,
-    unused,
     within,
 )
 from maya.data.corpus.lhotse_manifests import custom_labels
 from maya.data.corpus.manifest import ReadOptions, Result, RowCollector, short
+from maya.data.corpus.pieces import Piece
 from maya.errors import MayaError
 
 _CUTS = re.compile(r"cuts\.(.+)\.jsonl(\.gz)?")
@@ -27,13 +27,13 @@ def shar_shards(folder: Path) -> list[tuple[Path, Path]]:
     """(cuts, recordings) of each shard: in the folder, or in folders of languages or splits within it. Raises
     MayaError for a shard of which one is missing."""
     for pattern in ("cuts.*", "*/cuts.*", "*/*/cuts.*"):
-        cuts = {
-            path: m[1]
+        cuts = [
+            path
             for path in sorted(folder.glob(pattern))
-            if (m := _CUTS.fullmatch(path.name))
+            if _CUTS.fullmatch(path.name)
             and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        }
-        tars = {path: path.with_name(f"recording.{number}.tar") for path, number in cuts.items()}
+        ]
+        tars = {path: _beside(path)[1] for path in cuts}
         if not any(tar.is_file() for tar in tars.values()):
             continue
         if missing := next(((c, tar) for c, tar in tars.items() if not tar.is_file()), None):
@@ -56,15 +56,27 @@ def read_shar(folder: Path, options: ReadOptions) -> Result:
     tells the split or the language where the cuts do not. Notes name cuts without a supervision, and audio
     without a cut. Raises MayaError for lines that are no cuts.
     """
-    shards = [_Shard(folder, cuts, tar, options) for cuts, tar in shar_shards(folder)]
+    pairs = shar_shards(folder) if options.piece is None else [_beside(options.piece.path)]
+    shards = [_Shard(folder, cuts, tar, options) for cuts, tar in pairs]
     rows, dropped = merged(shard.read() for shard in shards)
-    if not rows:
+    if not rows and options.piece is None:
         raise MayaError(f"{folder}: no cut of its Shar has its audio there")
     silent = [name for shard in shards for name in shard.without_text]
     alone = [name for shard in shards for name in shard.without_cut]
-    options.notes.extend(unused(silent, "cuts have no supervision"))
-    options.notes.extend(unused(alone, "members of its tars belong to no cut"))
+    options.pass_over("cuts have no supervision", len(silent), silent)
+    options.pass_over("members of its tars belong to no cut", len(alone), alone)
     return rows, dropped
+
+
+def shar_pieces(folder: Path) -> list[Piece]:
+    """The cuts of each shard."""
+    return [Piece(cuts) for cuts, _ in shar_shards(folder)]
+
+
+def _beside(cuts: Path) -> tuple[Path, Path]:
+    """Cuts and the recordings of their shard."""
+    match = _CUTS.fullmatch(cuts.name)
+    return cuts, cuts.with_name(f"recording.{match[1] if match else ''}.tar")
 
 
 class _Shard:
@@ -80,7 +92,10 @@ class _Shard:
 
     def read(self) -> Result:
         named: set[str] = set()
-        result = self.collector.add_objects(lambda cut, line: named.add(self._add_cut(cut, line)))
+        piece = self.options.piece is not None
+        result = self.collector.add_objects(
+            lambda cut, line: named.add(self._add_cut(cut, line)), may_be_none=piece
+        )
         self.without_cut = [member.name for name, member in self.audio.items() if name not in named]
         return result
 

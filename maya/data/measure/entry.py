@@ -78,9 +78,10 @@ class Entry(NamedTuple):
 
     @property
     def audio(self) -> ByteRange | str:
-        """The file or byte range that holds the recording."""
+        """The file or byte range that holds the recording; of an object in S3 all its bytes."""
         if self.offset is None or self.size is None:
-            return self.path
+            remote = self.path.startswith("s3://")
+            return ByteRange(self.path, 0, self.file_size, self.stamp) if remote else self.path
         return ByteRange(self.path, self.offset, self.size, self.stamp)
 
     def check(self) -> None:

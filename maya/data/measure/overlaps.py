@@ -1,6 +1,6 @@
 """Utterances whose audio overlaps: spans of one recording that several utterances cover."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ _SMALLEST_SECONDS = 0.05  # less than that is rounding
 # that neighbours overlap a little: a recording would then be one chain that cannot be split.
 _SECONDS_TOGETHER = 0.5
 _SHARE_TOGETHER = 0.5  # of the shorter one
+_ALIKE = 16
 
 
 class Overlap(NamedTuple):
@@ -30,13 +31,15 @@ class Overlap(NamedTuple):
 def overlaps(entries: Iterable[Entry]) -> Iterator[Overlap]:
     """Every two utterances that cover the same span of the same channel of a recording.
 
-    An utterance without a channel covers all of them.
+    An utterance without a channel covers all of them. Of more than 16 that cover the very same span, each is
+    paired with the first 16.
     """
     recordings: dict[tuple[str, int | None], list[Entry]] = defaultdict(list)
     for utterance in entries:
         recordings[utterance.path, utterance.offset].append(utterance)
     for utterances in recordings.values():
         active: list[Entry] = []
+        alike: Counter[tuple[float, float, int | None]] = Counter()
         for utterance in sorted(utterances, key=_begin) if len(utterances) > 1 else ():
             begin = _begin(utterance)
             active = [earlier for earlier in active if _end(earlier) > begin]
@@ -44,7 +47,10 @@ def overlaps(entries: Iterable[Entry]) -> Iterator[Overlap]:
                 shared_seconds = min(_end(earlier), _end(utterance)) - begin
                 if shared_seconds > _SMALLEST_SECONDS and _same_channel(earlier, utterance):
                     yield Overlap(earlier, utterance, shared_seconds)
-            active.append(utterance)
+            span = begin, _end(utterance), utterance.channel
+            alike[span] += 1
+            if alike[span] <= _ALIKE:
+                active.append(utterance)
 
 
 def overlap_groups(shared: Sequence[Overlap]) -> dict[str, str]:

@@ -31,6 +31,7 @@ from maya.text.normalize import normalize
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 32, 2048  # rows: what each process loses when a run is killed
 _WORTH_PROCESSES = 200  # rows
 _HELD_TARS = 4
+_S3 = "s3://"
 _AUDIBLE = 1e-4  # peak of full scale, -80 dB
 _TAR_NAME_LIMIT = 100  # bytes of a name that fit into the plain header
 _TAR_SIZE_LIMIT = 8 << 30  # bytes from which a size does not
@@ -68,6 +69,17 @@ def probe(
     keep: a folder for measurements. A call that was killed goes on where it was, and a call with the same
     audio and settings measures nothing. Measurements of other audio are removed from it.
     """
+    kept, dropped, names = probe_rows(folder, rows, cfg, keep)
+    if keep is not None:
+        forget_others(keep, names)
+    return kept, dropped
+
+
+def probe_rows(
+    folder: Path, rows: Sequence[Row], cfg: ProbeConfig, keep: Path | None = None, *, quiet: bool = False
+) -> tuple[list[Entry], list[Problem], list[str]]:
+    """As `probe`, and the names of the files with the measurements; the others in `keep` stay. quiet: without
+    a bar of progress."""
     kept: list[Entry] = []
     dropped: list[Problem] = []
     names: list[str] = []
@@ -77,18 +89,22 @@ def probe(
     with (
         closing(in_processes(_probe_chunk, chunks, workers, "checking audio")) as checked,
         tqdm(
-            total=len(rows), desc="checking audio", unit=" utterances", mininterval=every, delay=every
+            total=len(rows),
+            desc="checking audio",
+            unit=" utterances",
+            mininterval=every,
+            delay=every,
+            disable=quiet,
         ) as bar,
     ):
         for name, fresh, results in checked:
             names.append(name)
             kept += [item for item in results if isinstance(item, Entry)]
             dropped += [item for item in results if isinstance(item, Problem)]
-            bar.initial += 0 if fresh else len(results)  # measured in an earlier run: not part of the rate
+            if not (fresh or quiet):
+                bar.initial += len(results)  # measured in an earlier run: not part of the rate
             bar.update(len(results))
-    if keep is not None:
-        forget_others(keep, names)
-    return kept, dropped
+    return kept, dropped, names
 
 
 class _Chunk(NamedTuple):
@@ -126,7 +142,7 @@ def _probe_chunk(chunk: _Chunk) -> tuple[str, bool, list[Entry | Problem]]:
     folder, rows, cfg, keep = chunk
     texts = [normalize(row.text, row.language) for row in rows]
     with_text = [row for row, text in zip(rows, texts, strict=True) if text]
-    stats = [_stat(folder / (row.tar or row.audio)) for row in with_text]
+    stats = [look(audio_path(folder, row)) for row in with_text]
     settings = [cfg.decode, cfg.min_seconds, cfg.max_seconds, cfg.duration_tolerance]
     places = [_place(folder, row, stat) for row, stat in zip(with_text, stats, strict=True)]
     name = part_name(places, settings)
@@ -152,41 +168,63 @@ def _probe_chunk(chunk: _Chunk) -> tuple[str, bool, list[Entry | Problem]]:
     return name, fresh, results
 
 
-def _stat(path: Path) -> os.stat_result | None:
+class FileStatus(NamedTuple):
+    """size: bytes; mtime_ns: time of change, in ns since 1970."""
+
+    size: int
+    mtime_ns: int
+
+
+def audio_path(folder: Path, row: Row) -> str:
+    """Where the audio of a row lies, or its tar: an absolute path, or an object in S3 (s3://bucket/key)."""
+    name = row.tar or row.audio
+    return name if name.startswith(_S3) else os.path.abspath(folder / name)
+
+
+def look(path: str) -> FileStatus | None:
+    """A file or object as it is now; None where there is none."""
     try:
-        return os.stat(path)
-    except (OSError, ValueError):
+        if path.startswith(_S3):
+            stamp = file_stamp(path)
+            return FileStatus(stamp.size, stamp.mtime * 1_000_000_000)
+        status = os.stat(path)
+    except (OSError, ValueError, MayaError):
         return None
+    return FileStatus(status.st_size, status.st_mtime_ns)
 
 
-def _place(folder: Path, row: Row, stat: os.stat_result | None) -> list[object]:
+def _place(folder: Path, row: Row, stat: FileStatus | None) -> list[object]:
     """The audio that a row means, and the identity of its file."""
-    path = os.path.abspath(folder / (row.tar or row.audio))
-    stamp = [stat.st_size, stat.st_mtime_ns] if stat else []
+    path = audio_path(folder, row)
+    stamp = [stat.size, stat.mtime_ns] if stat else []
     return [path, row.tar and row.audio, row.offset, row.size, row.start, row.duration, row.channel, stamp]
 
 
 def _measured(folder: Path, row: Row, cfg: ProbeConfig) -> Measured:
-    path = folder / (row.tar or row.audio)
+    path = audio_path(folder, row)
+    remote = look(path) if path.startswith(_S3) else None
+    shown: Path | str = path if path.startswith(_S3) else folder / (row.tar or row.audio)
     try:
-        if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
-            raise _Bad("missing_audio", f"there is no file {path}")
-        audio = _located(path, row) if row.tar is not None else path
+        if not remote and not os.path.isfile(path):  # Path.is_file raises for a name that is too long
+            raise _Bad("missing_audio", f"there is no file {shown}")
+        audio: Path | ByteRange = ByteRange(path, 0, remote.size) if remote else Path(shown)
+        audio = _located(shown, row) if row.tar is not None else audio
         rate, channels, num_samples, sound = _measure(audio, row, cfg)
     except _Bad as bad:
         reason, detail = bad.args
         return Measured(reason, detail)
-    offset, size = (audio.offset, audio.size) if isinstance(audio, ByteRange) else (None, None)
+    place = audio if isinstance(audio, ByteRange) and row.tar is not None else None
+    offset, size = (place.offset, place.size) if place else (None, None)
     return Measured(None, None, offset, size, rate, channels, num_samples, sound)
 
 
 def _entry(
-    folder: Path, row: Row, text: str, audio: Measured, stat: os.stat_result | None, cfg: ProbeConfig
+    folder: Path, row: Row, text: str, audio: Measured, stat: FileStatus | None, cfg: ProbeConfig
 ) -> Entry:
     """The entry of a row, if what was measured fits what is claimed and said."""
     if audio.reason is not None:
         raise _Bad(audio.reason, audio.detail)
-    path, rate = folder / (row.tar or row.audio), audio.sample_rate
+    path, rate = audio_path(folder, row), audio.sample_rate
     if stat is None:  # it appeared after that
         raise _Bad("missing_audio", f"there is no file {path}")
     begin, count = _part(row, rate, audio.num_samples, cfg)
@@ -204,12 +242,12 @@ def _entry(
     in_tar = row.tar is not None
     return Entry(
         id=row.id,
-        path=os.path.realpath(path),
+        path=path if path.startswith(_S3) else os.path.realpath(path),
         offset=audio.offset if in_tar else None,
         size=audio.size if in_tar else None,
         member=row.audio if in_tar else None,
-        file_size=stat.st_size,
-        file_mtime=int(stat.st_mtime),
+        file_size=stat.size,
+        file_mtime=stat.mtime_ns // 1_000_000_000,
         sample_rate=rate,
         channels=audio.channels,
         num_samples=audio.num_samples,
@@ -229,7 +267,7 @@ def _entry(
     )
 
 
-def _located(path: Path, row: Row) -> ByteRange:
+def _located(path: Path | str, row: Row) -> ByteRange:
     """The byte range of a row's member, checked against the tar's own header."""
     try:
         if row.offset is None or row.size is None:
@@ -255,7 +293,8 @@ def _located(path: Path, row: Row) -> ByteRange:
 
 def _measure(audio: Path | ByteRange, row: Row, cfg: ProbeConfig) -> tuple[int, int, int, Sound | None]:
     """(sample rate, channels, samples, sound) of a row's audio; of a part only the sound is the part's."""
-    name = f"{row.audio} in {audio.path}" if isinstance(audio, ByteRange) else str(audio)
+    name = audio.path if isinstance(audio, ByteRange) else str(audio)
+    name = name if row.tar is None else f"{row.audio} in {name}"
     try:
         with open_audio(audio, name, whole=cfg.decode and row.start is None) as file:
             rate, channels, total = file.sample_rate, file.channels, file.num_samples
@@ -311,9 +350,9 @@ class _TarIndex:
     used."""
 
     def __init__(self) -> None:
-        self._tars: OrderedDict[Path, tuple[Stamp, TarMembers | MayaError]] = OrderedDict()
+        self._tars: OrderedDict[Path | str, tuple[Stamp, TarMembers | MayaError]] = OrderedDict()
 
-    def __call__(self, path: Path, name: str) -> TarMember:
+    def __call__(self, path: Path | str, name: str) -> TarMember:
         stamp = file_stamp(path)
         if path not in self._tars or self._tars[path][0] != stamp:
             try:

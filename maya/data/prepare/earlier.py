@@ -6,63 +6,85 @@ or was corrected keeps its split, and the changes are reported.
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from maya.config import to_dict
 from maya.data.corpus.folder import is_named
-from maya.data.corpus.manifest import PARTS, Row
-from maya.data.measure.entry import Entry
-from maya.data.prepare.split import EarlierSplit, SplitConfig
+from maya.data.corpus.manifest import PARTS
+from maya.data.prepare.columns import Keys, key, keys, labels_key
+from maya.data.prepare.shards import Shards
+from maya.data.prepare.split import SplitConfig
 from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
 from maya.files import read_json
 
 _ALIKE = 0.5  # share of the utterances that must be the same for a corpus to be the same
-_FIELDS = ("id", "language", "raw_text", "duration", "file_size", "file_mtime", "labels")
-_NOTHING = Entry(
-    id="", path="", offset=None, size=None, member=None, file_size=0, file_mtime=0, sample_rate=0, channels=0,
-    num_samples=0, start=None, duration=0.0,
-)  # fmt: skip
 _SLACK = 0.02  # seconds by which the durations of the same audio may differ
+_AT_ONCE = 1 << 20  # utterances
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Earlier:
-    """An earlier preparation. corpus: its name (see `corpus_name`), "" where the folder does not say;
-    entries, parts: by id, with those fields that are compared (_FIELDS); methods: of the split, by language;
-    split: its options, None where unknown; damaged: parts whose tables cannot be read."""
+    """An earlier preparation of n utterances. corpus: its name (see `corpus_name`), "" where the folder does
+    not say; ids: (n,) their keys (see columns), sorted; parts: (n,) as numbers of PARTS; texts, languages,
+    labels: (n,) keys of the published texts, the codes and the labels; durations, sizes, times: (n,) of the
+    audio; methods: of the split, by language; split: its options, None where unknown; damaged: parts whose
+    tables cannot be read."""
 
     out: Path
     corpus: str
-    entries: Mapping[str, Entry]
-    parts: Mapping[str, str]
+    ids: Keys
+    parts: NDArray[np.int8]
+    texts: Keys
+    languages: NDArray[np.int16]
+    codes: Sequence[str]
+    labels: Keys
+    durations: NDArray[np.float64]
+    sizes: NDArray[np.int64]
+    times: NDArray[np.int64]
     methods: Mapping[str, str]
     split: dict[str, Any] | None
     damaged: Sequence[str] = ()
 
-    def check_ids(self, corpus: str, rows: Sequence[Row]) -> None:
-        """Raise MayaError where the rows, as read, are those of another corpus than the earlier."""
-        by_id = {row.id: row for row in rows}
-        shared = [(entry, by_id[name]) for name, entry in self.entries.items() if name in by_id]
-        if self.moved(corpus):
-            same = sum(old.raw_text == new.text and old.language == new.language for old, new in shared)
-            smallest = len(self.entries)
-        else:
-            same, smallest = len(shared), min(len(self.entries), len(rows))
-        self._refuse(corpus, same, smallest)
+    def find(self, ids: Keys) -> NDArray[np.int64]:
+        """(m,) the places of these keys of ids; -1 for new ones."""
+        places = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        return np.where(self.ids[places] == ids, places, -1)
 
-    def check_audio(self, corpus: str, entries: Iterable[Entry]) -> None:
-        """The same of entries whose audio was measured: other speech under the same names is refused."""
-        same = shared = 0
-        for entry in entries:
-            if (old := self.entries.get(entry.id)) is not None:
-                shared += 1
-                evidence = old.raw_text == entry.raw_text, abs(old.duration - entry.duration) <= _SLACK
-                same += all(evidence) if self.moved(corpus) else any(evidence)
-        self._refuse(corpus, same, shared)
+    def parts_of(self, ids: Keys) -> NDArray[np.int8]:
+        """(m,) the parts of these utterances; -1 for new ones."""
+        places = self.find(ids)
+        return np.where(places >= 0, self.parts[places], -1).astype(np.int8)
+
+    def check_ids(self, corpus: str, ids: Keys, texts: Keys, languages: Keys) -> None:
+        """Raise MayaError where the rows, as read, are those of another corpus than the earlier. ids, texts,
+        languages: (m,) keys."""
+        places = self.find(ids)
+        shared = places >= 0
+        if self.moved(corpus):
+            here = places[shared]
+            codes = keys(self.codes)[self.languages[here]]
+            same = (self.texts[here] == texts[shared]) & (codes == languages[shared])
+            self._refuse(corpus, int(same.sum()), len(self.ids))
+        else:
+            self._refuse(corpus, int(shared.sum()), min(len(self.ids), len(ids)))
+
+    def check_audio(self, corpus: str, shards: Shards) -> None:
+        """The same of utterances whose audio was measured: other speech under the same names is refused."""
+        places = self.find(shards.extra("id"))
+        shared = places >= 0
+        here = places[shared]
+        same_text = self.texts[here] == shards.extra("raw_text")[shared]
+        same_length = np.abs(self.durations[here] - shards.numbers("duration")[shared]) <= _SLACK
+        same = same_text & same_length if self.moved(corpus) else same_text | same_length
+        self._refuse(corpus, int(same.sum()), len(here))
 
     def moved(self, corpus: str) -> bool:
         """Whether the earlier corpus lay elsewhere."""
@@ -80,81 +102,100 @@ class Earlier:
             f"run.sh), or remove {self.out} to begin anew"
         )
 
-    def kept_split(self, cfg: SplitConfig) -> EarlierSplit | None:
-        """The split to keep; None where it is to be drawn anew, because that or other options are given."""
-        if cfg.fresh or self.split not in (None, split_options(cfg)):
-            return None
-        return EarlierSplit(parts=self.parts, methods=self.methods)
+    def keeps_split(self, cfg: SplitConfig) -> bool:
+        """Whether its split is to be kept; not where that or other options are given."""
+        return not cfg.fresh and self.split in (None, split_options(cfg))
 
-    def changes(self, corpus: str, entries: Mapping[str, Sequence[Entry]], cfg: SplitConfig) -> list[str]:
-        """Sentences for people: what is new, gone and different in these entries, by part."""
-        return [*self._sentences(corpus, entries, cfg)]
+    def changes(self, corpus: str, shards: Shards, parts: NDArray[np.int8], cfg: SplitConfig) -> list[str]:
+        """Sentences for people: what is new, gone and different in these utterances. parts: (m,), -1 for one
+        that is not kept."""
+        return [*self._sentences(corpus, shards, parts, cfg)]
 
     def _sentences(
-        self, corpus: str, entries: Mapping[str, Sequence[Entry]], cfg: SplitConfig
+        self, corpus: str, shards: Shards, parts: NDArray[np.int8], cfg: SplitConfig
     ) -> Iterator[str]:
         if self.moved(corpus):
             yield f"the corpus was in {self.corpus} before and is in {corpus} now"
         if self.damaged:
             yield f"the split of {', '.join(self.damaged)} is lost, because these tables cannot be read"
-        gone = Counter((entry.language, self.parts[name]) for name, entry in self.entries.items())
-        new, moves, changed = Counter[tuple[str, str]](), Counter[str](), Counter[str]()
-        for part, entry in ((part, entry) for part, some in entries.items() for entry in some):
-            if (old := self.entries.get(entry.id)) is None:
-                new[entry.language, part] += 1
-                continue
-            before = self.parts[entry.id]
-            gone[old.language, before] -= 1
-            if before != part:
-                moves[f"{before} to {part}"] += 1
-            changed["another text"] += old.raw_text != entry.raw_text
-            changed["other labels"] += old.labels != entry.labels
-            changed["other audio files"] += old.stamp != entry.stamp
-        if kept := self.kept_split(cfg):
-            yield f"the earlier split of {len(kept.parts) - gone.total()} utterances is kept"
+        places = self.find(shards.extra("id"))
+        numbers, codes = shards.languages
+        fresh, again = (parts >= 0) & (places < 0), np.flatnonzero((parts >= 0) & (places >= 0))
+        here = places[again]
+        gone = np.ones(len(self.ids), np.bool_)
+        gone[here] = False
+        if self.keeps_split(cfg):
+            yield f"the earlier split of {len(self.ids) - gone.sum()} utterances is kept"
         else:
             why = "split.fresh is true" if cfg.fresh else "its options changed"
             yield f"the split is drawn anew, because {why}"
-        if new.total():
-            yield f"new utterances: {new.total()} ({_by_language(new)})"
-        if gone.total():
-            yield f"earlier utterances that are gone: {gone.total()} ({_by_language(gone)})"
+        if fresh.any():
+            yield f"new utterances: {fresh.sum()} ({_by_language(numbers[fresh], codes, parts[fresh])})"
+        if gone.any():
+            named = _by_language(self.languages[gone], self.codes, self.parts[gone])
+            yield f"earlier utterances that are gone: {gone.sum()} ({named})"
+        before, now = self.parts[here], parts[again]
+        moves = Counter(zip(before[before != now].tolist(), now[before != now].tolist(), strict=True))
         if moves:
-            counts = ", ".join(f"{count} from {move}" for move, count in sorted(moves.items()))
-            why = "because the corpus says so; " if kept else ""
+            named_moves = {f"{PARTS[a]} to {PARTS[b]}": count for (a, b), count in moves.items()}
+            counts = ", ".join(f"{count} from {move}" for move, count in sorted(named_moves.items()))
+            why = "because the corpus says so; " if self.keeps_split(cfg) else ""
             yield f"utterances changed their part: {counts}; {why}a model trained before may have seen them"
-        for difference, count in changed.items():
-            if count:
+        audio = (self.sizes[here] != shards.numbers("file_size")[again]) | (
+            self.times[here] != shards.numbers("file_mtime")[again]
+        )
+        differences = {
+            "another text": self.texts[here] != shards.extra("raw_text")[again],
+            "other labels": self.labels[here] != shards.extra("labels")[again],
+            "other audio files": audio,
+        }
+        for difference, different in differences.items():
+            if count := int(different.sum()):
                 yield f"utterances with {difference} than before: {count}"
 
 
 def read_earlier(out: Path) -> Earlier | None:
     """The preparation that a folder holds; None where there is none, or none of its tables can be read."""
-    entries: dict[str, Entry] = {}
-    parts: dict[str, str] = {}
-    damaged = []
-    for part in PARTS:
+    codes: dict[str, int] = {}
+    tables, damaged = [], []
+    for number, part in enumerate(PARTS):
         if not (path := part_path(out, part)).is_file():
             continue
         try:
-            for values in Table.open(path).read(*_FIELDS):  # the others would double the memory
-                entry = _NOTHING._replace(**dict(zip(_FIELDS, values, strict=True)))
-                entries[entry.id], parts[entry.id] = entry, part
+            tables.append(_columns(Table.open(path), number, codes))
         except MayaError:
             damaged.append(part)
-    if not entries:
+    columns = {name: np.concatenate([some[name] for some in tables]) for name in tables[0]} if tables else {}
+    if not tables or not len(columns["ids"]):
         return None
+    order = np.argsort(columns["ids"], kind="stable")
     summary, splits = read_json(out / "summary.json"), read_json(out / "splits.json")
     stage = read_json(out / "stage.json").get("inputs", {})  # versions before 0.2 wrote it there alone
     return Earlier(
         out=out,
         corpus=summary.get("corpus", stage.get("corpus", "")),
-        entries=entries,
-        parts=parts,
+        codes=list(codes),
+        **{name: column[order] for name, column in columns.items()},
         methods={language: facts["method"] for language, facts in splits.items()},
         split=summary.get("split_options", stage.get("options", {}).get("split")),
         damaged=damaged,
     )
+
+
+def _columns(table: Table, part: int, codes: dict[str, int]) -> dict[str, NDArray[Any]]:
+    """The columns of a table that are compared."""
+    numbers, names = table.codes("language")
+    index = np.array([codes.setdefault(name, len(codes)) for name in names], np.int16)
+    rows = table.read("id", "raw_text", "labels")
+    parts = [np.zeros((0, 3), np.uint64)]
+    while some := [(key(a), key(b), labels_key(c)) for a, b, c in islice(rows, _AT_ONCE)]:
+        parts.append(np.array(some, np.uint64))
+    ids, texts, labels = np.concatenate(parts).T
+    return {
+        "ids": ids, "texts": texts, "labels": labels, "languages": index[numbers],
+        "parts": np.full(len(ids), part, np.int8), "durations": table.numbers("duration"),
+        "sizes": table.numbers("file_size"), "times": table.numbers("file_mtime"),
+    }  # fmt: skip
 
 
 def corpus_name(corpus: Path) -> str:
@@ -171,12 +212,13 @@ def split_options(cfg: SplitConfig) -> dict[str, Any]:
     return {name: value for name, value in to_dict(cfg).items() if name != "fresh"}
 
 
-def _by_language(counts: Mapping[tuple[str, str], int]) -> str:
+def _by_language(languages: NDArray[np.int16], codes: Sequence[str], parts: NDArray[np.int8]) -> str:
     """`hi train 5 test 1, kn dev 2`"""
     texts: dict[str, str] = {}
+    pairs, counts = np.unique(np.stack([languages, parts]), axis=1, return_counts=True)
     for (language, part), count in sorted(
-        counts.items(), key=lambda item: (item[0][0], PARTS.index(item[0][1]))
+        ((codes[language], part), count)
+        for (language, part), count in zip(pairs.T.tolist(), counts.tolist(), strict=True)
     ):
-        if count:
-            texts[language] = f"{texts.get(language, language)} {part} {count}"
+        texts[language] = f"{texts.get(language, language)} {PARTS[part]} {count}"
     return ", ".join(texts.values())

@@ -19,22 +19,37 @@ language split by text counts as a training speaker elsewhere.
 A corpus that grew keeps its earlier split. Every utterance stays in its part. A new utterance of a held-out
 speaker (in a language split by text: of a held-out text) joins that part. Other new speakers or texts are
 drawn for dev and test while these are short of their shares, and are training data otherwise.
+
+Utterances come as columns, about 60 bytes each, so that 10^8 of them can be split (see maya.data.prepare.draw
+for the draws).
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from maya.config import config
 from maya.data.corpus.manifest import PARTS
+from maya.data.prepare.columns import Keys, ranked, running_sum
+from maya.data.prepare.draw import (
+    DEV,
+    HELD_OUT,
+    NONE,
+    TEST,
+    TRAIN,
+    Homes,
+    Pool,
+    Wanted,
+    draw_speakers,
+    draw_texts,
+    extend_texts,
+    several_or,
+)
 from maya.errors import MayaError
 from maya.ranges import BelowOne, PosFloat, Seed, Share
-
-_HELD_OUT = ("test", "dev")  # drawn in this order
-_DRAWS = 50
 
 
 @config
@@ -52,358 +67,210 @@ class SplitConfig:
     fresh: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
-    """An utterance to be split. part: given by the corpus, None if it gives none; group: the same for
-    utterances that have audio in common, None otherwise."""
+@dataclass(kw_only=True, slots=True)
+class SplitColumns:
+    """n utterances to be split: language after language, each in the order of its ids.
 
-    id: str
-    language: str
-    speaker: str
-    text: str
-    seconds: float
-    part: str | None = None
-    group: str | None = None
+    languages: in the order of their first ids; ends: of each language's rows. seconds: (n,). speakers, texts:
+    (n,) keys (see columns). named, earlier: (n,) parts that the corpus gives and that an earlier split gave,
+    as numbers of PARTS, -1 for none. groups: (n,) the same number for utterances that have audio in common,
+    -1 for none.
+    """
 
+    languages: Sequence[str]
+    ends: Sequence[int]
+    seconds: NDArray[np.float64]
+    speakers: Keys
+    texts: Keys
+    named: NDArray[np.int8]
+    earlier: NDArray[np.int8]
+    groups: NDArray[np.int64]
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EarlierSplit:
-    """A split to keep. parts: by id of the utterance; methods: by language, as in the report of `split`."""
-
-    parts: Mapping[str, str] = field(default_factory=dict)
-    methods: Mapping[str, str] = field(default_factory=dict)
+    def slices(self) -> Iterator[tuple[str, slice]]:
+        for language, begin, end in zip(self.languages, [0, *self.ends], self.ends, strict=False):
+            yield language, slice(begin, end)
 
 
 def split(
-    items: Sequence[Item], cfg: SplitConfig, earlier: EarlierSplit | None = None
-) -> tuple[dict[str, str], dict[str, Any]]:
-    """The part of each utterance by id, and a report (see `_describe`) by language.
+    columns: SplitColumns, cfg: SplitConfig, methods: Mapping[str, str] | None = None
+) -> tuple[NDArray[np.int8], dict[str, Any]]:
+    """((n,) the part of each utterance, as a number of PARTS; a report, see `_describe`, by language).
 
-    earlier: a split to keep; only a dev or test part that the corpus itself names goes before it. The same
-    items, config and earlier split give the same parts, in whatever order the items come. Raises MayaError
-    for shares that do not leave room for training data.
+    methods: of an earlier split that is to be kept, by language, as in its report; only a dev or test part
+    that the corpus itself names goes before it. Raises MayaError for shares that do not leave room for
+    training data.
     """
-    earlier = earlier or EarlierSplit()
     if min(cfg.dev, cfg.test) < 0 or cfg.dev + cfg.test > 1 - cfg.min_train:
         raise MayaError(
             f"split shares dev={cfg.dev:g} and test={cfg.test:g} leave less than min_train={cfg.min_train:g} "
             "of the data for training"
         )
-    by_language: dict[str, list[Item]] = defaultdict(list)
-    original = {item.id: item for item in items}
-    for item in sorted(_joined_by_audio(items), key=lambda item: item.id):
-        by_language[item.language].append(item)
-    parts: dict[str, str] = {}
-    settled = {
-        language: _settled(items_of_language, earlier.parts)
-        for language, items_of_language in by_language.items()
-    }
-    home = _homes(by_language, settled)  # the part of each speaker met so far
+    speakers = joined(columns.speakers, columns.groups)
+    texts = joined(columns.texts, columns.groups)
+    everyone, _ = ranked(speakers)
+    home = Homes(int(everyone.max(initial=-1)) + 1)
+    pools: dict[str, Pool] = {}
+    parts = np.empty(len(columns.seconds), np.int8)
+    for language, rows in columns.slices():
+        pool = Pool.of(columns.seconds[rows], everyone[rows], texts[rows], columns.named[rows])
+        pool.settled = _settled(pool, columns.earlier[rows])
+        pools[language] = pool
+    for pool in pools.values():
+        kept = pool.settled != NONE
+        home.add(pool.people[pool.speakers[kept]], pool.settled[kept], extend=True)
+    home.close()
+    where = dict(columns.slices())
     report: dict[str, Any] = {}
     # Languages without a choice come first: their speakers are then known when others are drawn.
-    for language in sorted(by_language, key=lambda code: (_freedom(by_language[code]), code)):
-        items_of_language = by_language[language]
-        rng = np.random.default_rng([cfg.seed, *language.encode()])
-        if settled[language]:
-            method = earlier.methods.get(language, "")
-            chosen, method = _extend_language(items_of_language, settled[language], method, cfg, home, rng)
+    for language in sorted(pools, key=lambda code: (pools[code].freedom, code)):
+        pool, rng = pools.pop(language), np.random.default_rng([cfg.seed, *language.encode()])
+        if (pool.settled != NONE).any():
+            chosen, method = _extended(pool, (methods or {}).get(language, ""), cfg, home, rng)
         else:
-            chosen, method = _split_language(items_of_language, cfg, home, rng)
-        parts |= chosen
-        for speaker, parts_of_speaker in _parts_of_speakers(items_of_language, chosen).items():
-            home.setdefault(speaker, next(iter(parts_of_speaker)) if len(parts_of_speaker) == 1 else "train")
-        report[language] = {
-            "method": method,
-            **_describe([original[item.id] for item in items_of_language], chosen),
-        }
+            chosen, method = _drawn(pool, cfg, home, rng)
+        home.add(pool.people[pool.speakers], chosen)
+        rows = where[language]
+        parts[rows] = chosen
+        report[language] = {"method": method} | _describe(
+            chosen, columns.seconds[rows], columns.speakers[rows], columns.texts[rows]
+        )
     return parts, {language: report[language] for language in sorted(report)}
 
 
-def _joined_by_audio(items: Iterable[Item]) -> list[Item]:
-    """The items, with one common name for the speakers of a group, and one for its texts."""
-    items = sorted(items, key=lambda item: item.id)
-    if all(item.group is None for item in items):
-        return items
-    for attribute in ("speaker", "text"):
-        values = [getattr(item, attribute) for item in items]
-        name = {value: value for value in values}
+def joined(column: Keys, groups: NDArray[np.int64]) -> Keys:
+    """The keys, with one common key for those of a group, and for all that groups connect."""
+    rows = np.flatnonzero(groups >= 0)
+    if not len(rows):
+        return column
+    name: dict[int, int] = {}
 
-        def root(value: str, name: dict[str, str] = name) -> str:
-            while name[value] != value:
-                name[value] = value = name[name[value]]
-            return value
+    def root(value: int) -> int:
+        while (parent := name.setdefault(value, value)) != value:
+            name[value] = value = name[parent]
+        return value
 
-        first: dict[str, str] = {}  # value of each group
-        for item, value in zip(items, values, strict=True):
-            if item.group is not None:
-                name[root(value)] = root(first.setdefault(item.group, value))
-        joined = [{attribute: root(value)} for value in values]
-        items = [replace(item, **changes) for item, changes in zip(items, joined, strict=True)]  # type: ignore[arg-type]
-    return items
-
-
-def _freedom(items: Iterable[Item]) -> int:
-    """0: the corpus gives the parts; 1: too few speakers to divide; 2: free."""
-    items = list(items)
-    if any(item.part for item in items):
-        return 0
-    return 1 if len({item.speaker for item in items}) < 3 else 2
+    first: dict[int, int] = {}
+    for group, value in zip(groups[rows].tolist(), column[rows].tolist(), strict=True):
+        name[root(value)] = root(first.setdefault(group, value))
+    renamed = np.array(sorted((value, root(value)) for value in name if root(value) != value), np.uint64)
+    if not len(renamed):
+        return column
+    result = column.copy()
+    place = np.minimum(np.searchsorted(renamed[:, 0], column), len(renamed) - 1)
+    hit = renamed[place, 0] == column
+    result[hit] = renamed[place[hit], 1]
+    return result
 
 
-def _settled(items: Iterable[Item], earlier: Mapping[str, str]) -> dict[str, str]:
-    """The parts, by id, that utterances of an earlier split have now."""
-    items = list(items)
-    named = {item.part for item in items} & set(_HELD_OUT)
-    parts: dict[str, str] = {}
-    for item in items:
-        if item.id in earlier:
-            part = earlier[item.id]
-            contradicted = item.part in _HELD_OUT or (item.part == "train" and part in named)
-            parts[item.id] = item.part if item.part is not None and contradicted else part
-    return parts
+def _settled(pool: Pool, earlier: NDArray[np.int8]) -> NDArray[np.int8]:
+    """The parts that utterances of an earlier split have now; -1 for the others."""
+    given = np.unique(pool.named)
+    contradicted = np.isin(pool.named, HELD_OUT) | (
+        (pool.named == TRAIN) & np.isin(earlier, given[given > TRAIN])
+    )
+    return np.where((earlier != NONE) & contradicted, pool.named, earlier).astype(np.int8)
 
 
-def _homes(by_language: Mapping[str, list[Item]], settled: Mapping[str, dict[str, str]]) -> dict[str, str]:
-    """The part of each speaker of an earlier split; train for one who is in several."""
-    parts_of: dict[str, set[str]] = defaultdict(set)
-    for language, items in by_language.items():
-        for item in items:
-            if item.id in settled[language]:
-                parts_of[item.speaker].add(settled[language][item.id])
-    return {speaker: next(iter(p)) if len(p) == 1 else "train" for speaker, p in parts_of.items()}
-
-
-def _extend_language(
-    items: list[Item],
-    settled: dict[str, str],
-    method: str,
-    cfg: SplitConfig,
-    home: dict[str, str],
-    rng: np.random.Generator,
-) -> tuple[dict[str, str], str]:
-    """Parts of the utterances of a language of which some are `settled`, by id, and the method."""
-    named = {item.part for item in items} & set(_HELD_OUT)
-    settled = settled | {item.id: item.part for item in items if item.part in _HELD_OUT}
-    fresh = [item for item in items if item.id not in settled]
-    total = sum(item.seconds for item in items)
+def _wanted(pool: Pool, cfg: SplitConfig) -> Wanted:
+    """The seconds that each part that the corpus does not name should have."""
+    total = running_sum(pool.seconds)
+    named = set(np.unique(pool.named).tolist())
     target = {
-        part: min(getattr(cfg, part) * total, cfg.max_hours * 3600)
-        for part in _HELD_OUT
-        if part not in named and getattr(cfg, part) > 0
+        part: min(getattr(cfg, PARTS[part]) * total, cfg.max_hours * 3600)
+        for part in HELD_OUT
+        if part not in named and getattr(cfg, PARTS[part]) > 0
     }
-    prefix, way = ("manifest+" if named else ""), method.rpartition("+")[2]
-    drawn: dict[str, str] = {}
-    if target and fresh:
+    return Wanted(target, cfg.min_train * total, bool(named & set(HELD_OUT)))
+
+
+def _extended(
+    pool: Pool, method: str, cfg: SplitConfig, home: Homes, rng: np.random.Generator
+) -> tuple[NDArray[np.int8], str]:
+    """Parts of the utterances of a language of which some are settled, and the method."""
+    wanted = _wanted(pool, cfg)
+    held = np.isin(pool.named, HELD_OUT)
+    pool.settled = np.where(held, pool.named, pool.settled).astype(np.int8)
+    fresh = pool.settled == NONE
+    way = method.rpartition("+")[2]
+    drawn = np.full(len(fresh), NONE, np.int8)
+    if wanted.target and fresh.any():
         if way != "text":
-            drawn = _extend_speakers(items, settled, target, cfg.min_train * total, home, rng)
+            drawn = _extended_speakers(pool, wanted, home, rng)
         if way not in ("speaker", "text"):  # so far everything was training data
-            way = "speaker" if drawn else way
+            way = "speaker" if (drawn != NONE).any() else way
         if way != "speaker":
-            drawn = _extend_texts(items, settled, target, cfg.min_train * total, home, rng)
-            way = "text" if way == "text" or set(drawn.values()) - {"train"} else way
-    parts = {item.id: "train" for item in items} | drawn | settled
+            drawn = extend_texts(pool, wanted, home, rng)
+            way = "text" if way == "text" or (drawn > TRAIN).any() else way
+    parts = np.where(pool.settled != NONE, pool.settled, np.maximum(drawn, TRAIN)).astype(np.int8)
     if way not in ("speaker", "text"):
-        return parts, "manifest" if named else "train"
-    return parts, prefix + way
+        return parts, "manifest" if wanted.named else "train"
+    return parts, ("manifest+" if wanted.named else "") + way
 
 
-def _extend_speakers(
-    items: list[Item],
-    settled: dict[str, str],
-    target: dict[str, float],
-    min_train: float,
-    home: dict[str, str],
-    rng: np.random.Generator,
-) -> dict[str, str]:
+def _extended_speakers(pool: Pool, wanted: Wanted, home: Homes, rng: np.random.Generator) -> NDArray[np.int8]:
     """Held-out parts of the new utterances of held-out speakers, and of the new speakers drawn for a part
     that is short of its target."""
-    pool = [item for item in items if item.part not in _HELD_OUT]
-    taken = {item.speaker: "train" for item in items if item.part in _HELD_OUT} | home
-    for speaker, parts in _parts_of_speakers((i for i in pool if i.id in settled), settled).items():
-        taken[speaker] = next(iter(parts)) if len(parts) == 1 else "train"
-    drawn = _draw_speakers(pool, target, min_train, taken, rng)
-    if drawn is None:
-        places = {item.id: taken.get(item.speaker, "train") for item in pool}
-        drawn = {name: part for name, part in places.items() if part in target}
-    return {name: part for name, part in drawn.items() if name not in settled}
+    free = ~np.isin(pool.named, HELD_OUT)
+    taken = pool.taken(home)
+    kept = free & (pool.settled != NONE)
+    own = several_or(pool.speakers[kept], pool.settled[kept], len(pool.people), TRAIN)
+    taken[own != NONE] = own[own != NONE]
+    part_of = draw_speakers(pool, free, wanted, taken, home, rng)
+    if part_of is None:
+        part_of = np.where(np.isin(taken, list(wanted.target)), taken, NONE).astype(np.int8)
+    return np.where(free & (pool.settled == NONE), part_of[pool.speakers], NONE).astype(np.int8)
 
 
-def _extend_texts(
-    items: list[Item],
-    settled: dict[str, str],
-    target: dict[str, float],
-    min_train: float,
-    home: dict[str, str],
-    rng: np.random.Generator,
-) -> dict[str, str]:
-    """Parts of the new utterances such that no text comes to be in two parts. A new speaker stays in one part
-    where the texts allow it."""
-    part_of_text: dict[str, str] = {}
-    seconds = dict.fromkeys((*_HELD_OUT, "train"), 0.0)
-    for item in items:
-        if item.id in settled:
-            part = settled[item.id]
-            seconds[part] += item.seconds
-            part_of_text[item.text] = "train" if part == "train" else part_of_text.get(item.text, part)
-    speakers = {item.speaker for item in items if item.id in settled}
-    groups: dict[tuple[str, str], list[Item]] = defaultdict(list)
-    for item in items:
-        if item.id not in settled:
-            key = ("text", item.text) if item.speaker in speakers else ("speaker", item.speaker)
-            groups[key].append(item)
-    spare = sum(item.seconds for item in items) - min_train  # of held-out data
-    order = [*groups.values()]
-    parts: dict[str, str] = {}
-    for number in rng.permutation(len(order)).tolist():
-        group = order[number]
-        length = sum(item.seconds for item in group)
-        met = {part_of_text[item.text] for item in group if item.text in part_of_text}
-        fits = [
-            part
-            for part, target_seconds in target.items()
-            if seconds[part] + length <= 1.25 * target_seconds
-            and seconds["dev"] + seconds["test"] + length <= spare
-        ]
-        short = [part for part in fits if seconds[part] < target[part]]
-        given = "train" if len(met) > 1 else next(iter(met), None)
-        if not met and group[0].speaker not in speakers:
-            given = home.get(group[0].speaker)  # from another language
-        part = next(iter(short), "train") if given is None else given if given in fits else "train"
-        for item in group:
-            parts[item.id] = part_of_text.setdefault(item.text, part)
-            seconds[parts[item.id]] += item.seconds
-    return parts
-
-
-def _split_language(
-    items: list[Item], cfg: SplitConfig, home: dict[str, str], rng: np.random.Generator
-) -> tuple[dict[str, str], str]:
-    named = {item.part for item in items} & set(_HELD_OUT)
-    fixed = {item.id: item.part for item in items if item.part in _HELD_OUT}
-    pool = [item for item in items if item.id not in fixed]
-    to_draw = [part for part in _HELD_OUT if part not in named and getattr(cfg, part) > 0]
-    chosen = {item.id: item.part or "train" for item in items}
-    if not to_draw or not pool:
-        return chosen, "manifest" if named else "train"
+def _drawn(
+    pool: Pool, cfg: SplitConfig, home: Homes, rng: np.random.Generator
+) -> tuple[NDArray[np.int8], str]:
+    """Parts of the utterances of a language that has no earlier split, and the method."""
+    wanted = _wanted(pool, cfg)
+    chosen = np.maximum(pool.named, TRAIN).astype(np.int8)
+    free = ~np.isin(pool.named, HELD_OUT)
+    if not wanted.target or not free.any():
+        return chosen, "manifest" if wanted.named else "train"
     # A speaker whom the corpus puts into one part is not drawn for another.
-    taken = {item.speaker: "train" for item in items if item.id in fixed} | home
-    total = sum(item.seconds for item in items)
-    target = {part: min(getattr(cfg, part) * total, cfg.max_hours * 3600) for part in to_draw}
-    by_speaker = _draw_speakers(pool, target, cfg.min_train * total, taken, rng)
-    drawn = by_speaker if by_speaker is not None else _draw_texts(pool, target, rng)
-    method = "speaker" if by_speaker is not None else "text" if drawn else "train"
-    return chosen | drawn, f"manifest+{method}" if named else method
+    part_of = draw_speakers(pool, free, wanted, pool.taken(home), home, rng)
+    if part_of is not None:
+        drawn, method = part_of[pool.speakers], "speaker"
+    else:
+        drawn = draw_texts(pool, free, wanted, rng)[pool.texts]
+        method = "text" if (drawn != NONE).any() else "train"
+    chosen = np.where(free & (drawn != NONE), drawn, chosen).astype(np.int8)
+    return chosen, f"manifest+{method}" if wanted.named else method
 
 
-def _draw_speakers(
-    pool: list[Item],
-    target: dict[str, float],
-    min_train: float,
-    taken: dict[str, str],
-    rng: np.random.Generator,
-) -> dict[str, str] | None:
-    """Parts of the utterances of the speakers drawn; None if no draw fills each part and leaves min_train."""
-    by_speaker: dict[str, list[Item]] = defaultdict(list)
-    for item in pool:
-        by_speaker[item.speaker].append(item)
-    seconds = {speaker: sum(item.seconds for item in group) for speaker, group in by_speaker.items()}
-    free = [speaker for speaker in by_speaker if speaker not in taken]
-    placed = {s: p for s, p in taken.items() if s in by_speaker and p in target}
-    best: tuple[float, dict[str, str]] | None = None
-    for _ in range(_DRAWS):
-        part_of = placed | _fill(free, seconds, target, placed, rng)
-        held = {part: sum(seconds[s] for s, p in part_of.items() if p == part) for part in target}
-        if min(held.values()) == 0 or sum(seconds.values()) - sum(held.values()) < min_train:
-            continue
-        drawn = {item.id: p for s, p in part_of.items() for item in by_speaker[s]}
-        miss = sum(abs(held[part] - target[part]) / target[part] for part in target)
-        cost = miss + _repeated_share(pool, drawn)
-        if best is None or cost < best[0]:
-            best = cost, drawn
-    return best[1] if best else None
-
-
-def _fill(
-    free: list[str],
-    seconds: dict[str, float],
-    target: dict[str, float],
-    placed: dict[str, str],
-    rng: np.random.Generator,
-) -> dict[str, str]:
-    """Draw speakers for each part until it has about its target; at least one, the shortest if none fits."""
-    order = [free[i] for i in rng.permutation(len(free))]
-    drawn: dict[str, str] = {}
-    for part, target_seconds in target.items():
-        have = sum(seconds[s] for s, p in placed.items() if p == part)
-        remaining = [s for s in order if s not in drawn]
-        for speaker in remaining:
-            if have < target_seconds and have + seconds[speaker] <= 1.25 * target_seconds:
-                drawn[speaker] = part
-                have += seconds[speaker]
-        if have == 0 and remaining:
-            drawn[min(remaining, key=lambda s: seconds[s])] = part
-    return drawn
-
-
-def _draw_texts(pool: list[Item], target: dict[str, float], rng: np.random.Generator) -> dict[str, str]:
-    """Parts of the utterances of the texts drawn; nothing if there are too few texts for all parts."""
-    by_text: dict[str, list[Item]] = defaultdict(list)
-    for item in pool:
-        by_text[item.text].append(item)
-    if len(by_text) <= len(target):
-        return {}
-    texts = list(by_text)
-    order = [texts[i] for i in rng.permutation(len(texts))]
-    drawn: dict[str, str] = {}
-    for place, (part, target_seconds) in enumerate(target.items()):
-        have, kept_back = 0.0, len(target) - place  # a text for each part still to come, training included
-        while have < target_seconds and len(order) > kept_back:
-            group = by_text[order.pop()]
-            drawn |= {item.id: part for item in group}
-            have += sum(item.seconds for item in group)
-    return drawn
-
-
-def _describe(items: list[Item], parts: dict[str, str]) -> dict[str, Any]:
+def _describe(
+    parts: NDArray[np.int8], seconds: NDArray[np.float64], speakers: Keys, texts: Keys
+) -> dict[str, Any]:
     """Sizes of the parts, and what they share with training.
 
     text_overlap: share of the utterances of dev and test whose text is also read in training;
     speaker_overlap: the same of speakers.
     """
-    by_part = {part: [item for item in items if parts[item.id] == part] for part in PARTS}
-    speakers = {item.speaker for item in by_part["train"]}
-    texts = {item.text for item in by_part["train"]}
+    names, words = ranked(speakers)[0], ranked(texts)[0]
+    members = {part: np.flatnonzero(parts == number) for number, part in enumerate(PARTS)}
+
+    def shared(codes: NDArray[np.int32]) -> dict[str, float]:
+        trained = np.zeros(int(codes.max(initial=-1)) + 1, np.bool_)
+        trained[codes[members["train"]]] = True
+        return {part: _share(trained[codes[members[part]]]) for part in (PARTS[DEV], PARTS[TEST])}
+
     return {
         "parts": {
             part: {
-                "utterances": len(group),
-                "seconds": round(sum(item.seconds for item in group), 3),
-                "speakers": len({item.speaker for item in group}),
-                "texts": len({item.text for item in group}),
+                "utterances": len(rows),
+                "seconds": round(running_sum(seconds[rows]), 3),
+                "speakers": len(np.unique(names[rows])),
+                "texts": len(np.unique(words[rows])),
             }
-            for part, group in by_part.items()
+            for part, rows in members.items()
         },
-        "text_overlap": {
-            part: _share([item.text in texts for item in by_part[part]]) for part in ("dev", "test")
-        },
-        "speaker_overlap": {
-            part: _share([item.speaker in speakers for item in by_part[part]]) for part in ("dev", "test")
-        },
+        "text_overlap": shared(words),
+        "speaker_overlap": shared(names),
     }
 
 
-def _parts_of_speakers(items: Iterable[Item], parts: dict[str, str]) -> dict[str, set[str]]:
-    by_speaker: dict[str, set[str]] = defaultdict(set)
-    for item in items:
-        by_speaker[item.speaker].add(parts[item.id])
-    return by_speaker
-
-
-def _repeated_share(pool: list[Item], drawn: dict[str, str]) -> float:
-    """Share of the utterances drawn whose text is also in what is left for training."""
-    read = {item.text for item in pool if item.id not in drawn}
-    return _share([item.text in read for item in pool if item.id in drawn])
-
-
-def _share(flags: list[bool]) -> float:
-    return round(sum(flags) / len(flags), 4) if flags else 0.0
+def _share(flags: NDArray[np.bool_]) -> float:
+    return round(int(flags.sum()) / len(flags), 4) if len(flags) else 0.0

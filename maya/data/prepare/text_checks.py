@@ -1,7 +1,8 @@
 """Checks of transcripts: do they fit their audio, their script, and one another.
 
 Findings become flags; an utterance is dropped for the reasons in `TextCheckConfig.drop`. The same utterances
-in the same order give the same findings.
+in the same order give the same findings. The checks that compare utterances need only those that may be alike
+(see maya.data.prepare.compare).
 """
 
 import hashlib
@@ -9,20 +10,18 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maya.audio.byte_ranges import read_range
 from maya.config import config
-from maya.data.corpus.manifest import Problem
 from maya.data.measure.entry import Entry
-from maya.data.measure.flags import Finding, check_drop, problem, sort_out
-from maya.data.measure.overlaps import Overlap
-from maya.data.measure.reasons import LEAKS, TEXT
+from maya.data.measure.flags import Finding
+from maya.data.measure.reasons import LEAKS
 from maya.ranges import Count, PosFloat
-from maya.text.languages import Language, get_language, language_of_texts, script_share
+from maya.text.languages import Language, get_language, script_share
 from maya.text.normalize import unescape
 
 # <unk>, [noise], {cough}, (laughs), *laughs*, !SIL, %um; also in full-width brackets.
@@ -33,6 +32,7 @@ _MARKUP = re.compile(
 _WIDE_BRACKETS = str.maketrans("＜＞［］｛｝（）", "<>[]{}()")
 _MISREAD = re.compile("[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u2122]")  # of UTF-8 read as Latin-1 or cp1252
 _NAMED = 10  # letters or words listed in a detail
+_FITTED = 1 << 20  # utterances, from which it is estimated
 _PAIRS = 20_000  # of utterances, from which the speaking rate of a language is estimated
 _SMALLEST_SPREAD = 0.1  # of log duration: narrower corpora (one voice, synthesised) are no reason to flag
 _FIRST_BYTES = 1 << 16
@@ -54,81 +54,14 @@ class TextCheckConfig:
     compare_audio: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """kept: in the order they came; flags: of these, in order; dropped: by cfg.drop; twins: by id, the first
-    utterance with the same bytes of audio."""
-
-    kept: list[Entry]
-    flags: list[Problem]
-    dropped: list[Problem]
-    twins: dict[str, str]
-
-
-def check_texts(entries: Sequence[Entry], cfg: TextCheckConfig) -> Checked:
-    """Look at every transcript and at all of them together. Raises MayaError for an unknown cfg.drop."""
-    check_drop(cfg.drop, TEXT, "text_checks.drop")
-    languages = {
-        group[0].language: language_of_texts(group[0].language, (entry.text for entry in group))
-        for group in _grouped(entries, lambda entry: entry.language)
-    }
-    findings: dict[str, list[Finding]] = {
-        entry.id: list(text_findings(entry.raw_text, entry.text, languages[entry.language]))
-        for entry in entries
-    }
-    twins = same_audio(entries) if cfg.compare_audio else {}
-    for together in (
-        _rate_findings(entries, cfg),
-        _repeated_texts(entries, cfg.repeat_min_words),
-        _twin_findings(entries, twins),
-    ):
-        for name, finding in together:
-            findings[name].append(finding)
-    kept, flags, dropped = sort_out(entries, findings, cfg.drop)
-    return Checked(kept, flags, dropped, twins)
-
-
-def check_leaks(
-    entries: Sequence[Entry],
-    parts: Mapping[str, str],
-    twins: Mapping[str, str],
-    shared: Iterable[Overlap] = (),
-) -> list[Problem]:
-    """Flags for held-out utterances whose text, speaker or audio is in training too. Texts are compared
-    within a language. shared: pairs of utterances that have audio in common."""
-    training = [entry for entry in entries if parts[entry.id] == "train"]
-    texts = {(entry.language, entry.text) for entry in training}
-    speakers = {entry.speaker for entry in training}
-    audio = {twins.get(entry.id, entry.id) for entry in training}
-    overlapping = _in_other_parts(shared, parts)
-    flags = []
-    for entry in entries:
-        part = parts[entry.id]
-        if part == "train":
-            continue
-        leaks = {
-            "text_in_training": (entry.language, entry.text) in texts,
-            "speaker_in_training": entry.speaker in speakers,
-            "audio_in_training": twins.get(entry.id, entry.id) in audio,
-        }
-        flags += [
-            problem(entry, (reason, f"{part}: {LEAKS[reason]}")) for reason, leaked in leaks.items() if leaked
-        ]
-        if entry.id in overlapping and not leaks["audio_in_training"]:
-            flags.append(problem(entry, ("overlap_in_other_part", f"{part}: {overlapping[entry.id]}")))
-    return flags
-
-
-def _in_other_parts(shared: Iterable[Overlap], parts: Mapping[str, str]) -> dict[str, str]:
-    """By the id of a held-out utterance, how much of its audio is in another part."""
-    details: dict[str, str] = {}
-    for overlap in shared:
-        for entry, other in ((overlap.first, overlap.second), (overlap.second, overlap.first)):
-            part = parts[other.id]
-            if part != parts[entry.id] != "train":
-                detail = f"{overlap.seconds:.2f} s of its audio are in {other.id!r} too, which is in {part}"
-                details.setdefault(entry.id, detail)
-    return details
+def leak_findings(part: str, leaks: Iterable[str], overlap: str | None) -> Iterator[Finding]:
+    """The findings of a held-out utterance. leaks: some of LEAKS, that part of it which is in training;
+    overlap: what of its audio is in another part (see compare)."""
+    leaks = list(leaks)
+    for reason in leaks:
+        yield reason, f"{part}: {LEAKS[reason]}"
+    if overlap is not None and "audio_in_training" not in leaks:
+        yield "overlap_in_other_part", f"{part}: {overlap}"
 
 
 def text_findings(raw: str, text: str, language: str | Language) -> Iterator[Finding]:
@@ -169,10 +102,10 @@ def _is_misread(text: str) -> bool:
 def same_audio(entries: Sequence[Entry]) -> dict[str, str]:
     """By id, the first utterance with the very same bytes of audio; only ids that are not alone.
 
-    Only what is equal in size is read, and of that the first 64 KiB unless these are equal too. MayaError
-    where a file is gone since it was measured. Different channels of a file are different audio. Parts of
-    recordings are the same if they are the same part of one file: hours would be read otherwise for each
-    sentence of a long recording.
+    Only what is equal in size is read, every place once, and of it the first 64 KiB unless these are equal
+    too. MayaError where a file is gone since it was measured. Different channels of a file are different
+    audio. Parts of recordings are the same if they are the same part of one file: hours would be read
+    otherwise for each sentence of a long recording.
     """
 
     def size(entry: Entry) -> int:
@@ -181,10 +114,15 @@ def same_audio(entries: Sequence[Entry]) -> dict[str, str]:
     def size_and_channel(entry: Entry) -> Hashable:
         return size(entry), entry.channel
 
+    digests: dict[tuple[str, int, int], bytes] = {}
+
     def digest(limit: int | None) -> Callable[[Entry], Hashable]:
         def of(entry: Entry) -> bytes:
             count = size(entry) if limit is None else min(limit, size(entry))
-            return hashlib.blake2b(read_range(entry.path, entry.offset or 0, count), digest_size=16).digest()
+            place = entry.path, entry.offset or 0, count
+            if place not in digests:
+                digests[place] = hashlib.blake2b(read_range(*place), digest_size=16).digest()
+            return digests[place]
 
         return of
 
@@ -200,15 +138,35 @@ def same_audio(entries: Sequence[Entry]) -> dict[str, str]:
     return {entry.id: group[0].id for group in groups for entry in group}
 
 
-def usual_seconds(
-    characters: NDArray[np.float64], seconds: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], float]:
-    """How long texts of so many characters usually take, (n,), and the spread of log(seconds / usual).
+class UsualDuration(NamedTuple):
+    """How long texts take in a language: `silence` seconds around the words and `slope` a character, or
+    `middle` seconds whatever the text, where slope is 0. spread: of log(seconds / usual)."""
+
+    silence: float
+    slope: float
+    middle: float
+    spread: float
+
+    def seconds(self, characters: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(n,) what is usual for texts of so many characters."""
+        if self.slope <= 0:
+            return np.full(len(characters), self.middle)
+        return self.silence + self.slope * characters.astype(np.float64)
+
+    def off(self, characters: NDArray[np.floating], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n,) how far the logarithms of durations are off what is usual, in standard deviations."""
+        return np.log(seconds / self.seconds(characters)) / max(self.spread, _SMALLEST_SPREAD)
+
+
+def usual_duration(characters: NDArray[np.float64], seconds: NDArray[np.float64]) -> UsualDuration:
+    """Estimated from n texts and their durations; of more than a million, from every k-th.
 
     A line through the medians (Theil, 1950; Sen, 1968): up to 29 % of it may be wrong. Its height above zero
     is the silence around the words. The spread is 1.4826 times the median absolute deviation, a standard
     deviation if the logarithms are normal.
     """
+    step = -(-len(seconds) // _FITTED)
+    characters, seconds = characters[::step], seconds[::step]
     rng = np.random.default_rng(0)
     a, b = rng.integers(len(seconds), size=(2, _PAIRS))
     a, b = a[characters[a] != characters[b]], b[characters[a] != characters[b]]
@@ -216,35 +174,27 @@ def usual_seconds(
     silence = float(np.median(seconds - slope * characters))
     if slope <= 0 or silence < 0:  # too alike in length to tell, or wholly proportional
         slope, silence = float(np.median(seconds / characters)) if slope > 0 else 0.0, 0.0
-    usual = silence + slope * characters if slope > 0 else np.full_like(seconds, np.median(seconds))
-    off = np.log(seconds / usual)
-    return usual, 1.4826 * float(np.median(np.abs(off - np.median(off))))
+    usual = UsualDuration(silence, slope, float(np.median(seconds)), 0.0)
+    off = np.log(seconds / usual.seconds(characters))
+    return usual._replace(spread=1.4826 * float(np.median(np.abs(off - np.median(off)))))
 
 
-def _rate_findings(entries: Sequence[Entry], cfg: TextCheckConfig) -> Iterator[tuple[str, Finding]]:
-    for group in _grouped(entries, lambda entry: entry.language):
-        if len(group) < cfg.rate_min_utterances:
-            continue
-        seconds = np.array([entry.duration for entry in group])
-        usual, spread = usual_seconds(np.array([float(len(entry.text)) for entry in group]), seconds)
-        off = np.log(seconds / usual) / max(spread, _SMALLEST_SPREAD)
-        for i in np.flatnonzero(np.abs(off) > cfg.rate_deviations).tolist():
-            entry = group[i]
-            reason = "too_little_audio" if off[i] < 0 else "too_little_text"
-            detail = (
-                f"{len(entry.text)} characters in {entry.duration:.2f} s, where {usual[i]:.2f} s are usual"
-            )
-            yield entry.id, (reason, detail)
+def rate_finding(characters: int, seconds: float, usual: float) -> Finding:
+    """Of a text that is far longer or shorter than is usual."""
+    reason = "too_little_audio" if seconds < usual else "too_little_text"
+    return reason, f"{characters} characters in {seconds:.2f} s, where {usual:.2f} s are usual"
 
 
-def _repeated_texts(entries: Sequence[Entry], min_words: int) -> Iterator[tuple[str, Finding]]:
+def repeated_texts(entries: Sequence[Entry], min_words: int) -> Iterator[tuple[str, Finding]]:
+    """(id, finding) of each text that its speaker said before."""
     long_enough = [entry for entry in entries if len(entry.text.split()) >= min_words]
     for group in _shared(long_enough, lambda entry: (entry.language, entry.speaker, entry.text)):
         for entry in group[1:]:
             yield entry.id, ("repeated_text", f"the same speaker says the same in {group[0].id!r}")
 
 
-def _twin_findings(entries: Sequence[Entry], twins: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
+def twin_findings(entries: Sequence[Entry], twins: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
+    """(id, finding) of utterances with the same audio. twins: see `same_audio`."""
     paired = [entry for entry in entries if entry.id in twins]
     for group in _grouped(paired, lambda entry: twins[entry.id]):
         texts = {(entry.language, entry.text) for entry in group}

@@ -25,6 +25,14 @@ class Findings:
             if len(self._examples[key]) < self._most:
                 self._examples[key].append(problem)
 
+    def counts(self, kind: Kind) -> dict[str, dict[str, int]]:
+        """By reason and language, in order."""
+        result: dict[str, dict[str, int]] = {}
+        for (own, reason, language), count in sorted(self._counts.items()):
+            if own == kind:
+                result.setdefault(reason, {})[language] = count
+        return result
+
     def ids(self) -> set[str]:
         """The ids of the examples, whose texts `as_json` shows."""
         return {problem.id for examples in self._examples.values() for problem in examples}

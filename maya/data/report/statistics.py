@@ -1,10 +1,12 @@
 """Statistics of a corpus by language: hours, speakers, letters, labels, and distributions of durations,
 texts and sound.
 
-Utterances are counted one at a time. 8 bytes are kept of each, to count distinct texts; everything else is of
-fixed size, or grows with the number of speakers, letters and labels.
+Utterances are counted one at a time. 8 bytes are kept of each text, to count the distinct ones; everything
+else is of fixed size, or grows with the number of speakers, letters and labels. Seconds are added up as whole
+numbers of 2^-60 s, so that the sums do not depend on the order of the utterances, nor on who counted which.
 """
 
+import hashlib
 from array import array
 from bisect import bisect_right
 from collections import Counter
@@ -19,6 +21,7 @@ from maya.text.languages import get_language, script_share
 from maya.text.scripts import main_script
 
 _COMMON_LABELS = 20  # values of a label that are reported
+_EXACT = 1 << 60
 _FOREIGN = 0.5  # a text with less of its letters in its language's script is counted as foreign
 
 
@@ -72,13 +75,13 @@ class _Language:
     def __init__(self, code: str) -> None:
         self.language = get_language(code)
         self.scripts: Counter[str] = Counter()  # of texts, where the language does not tell its script
-        self.parts = {part: [0, 0.0] for part in PARTS}  # utterances, seconds
+        self.parts = {part: [0, 0] for part in PARTS}  # utterances, seconds * _EXACT
         self.longest = 0.0
         self.characters = 0
-        self.foreign = 0
+        self._foreign = 0
         self.unnamed = 0  # utterances that name no speaker
-        self.speakers: Counter[str] = Counter()  # seconds of each
-        self.texts = array("q")
+        self.speakers: Counter[str] = Counter()  # seconds * _EXACT of each
+        self.texts = array("Q")  # hashes
         self.letters: Counter[str] = Counter()
         self.first: dict[str, str] = {}  # the first utterance with a letter
         self.labels: dict[str, Counter[str]] = {}  # utterances with each value, by name
@@ -87,7 +90,7 @@ class _Language:
     def add(self, entry: Entry, part: str) -> None:
         totals, seconds, sound = self.parts[part], entry.duration, entry.sound
         totals[0] += 1
-        totals[1] += seconds
+        totals[1] += int(seconds * _EXACT)
         for label, text in entry.labels.items():
             self.labels.setdefault(label, Counter())[text] += 1
         self.longest = max(self.longest, seconds)
@@ -95,16 +98,15 @@ class _Language:
         if entry.speaker == entry.id:
             self.unnamed += 1
         else:
-            self.speakers[entry.speaker] += seconds  # type: ignore[assignment]
-        self.texts.append(hash(entry.text))
+            self.speakers[entry.speaker] += int(seconds * _EXACT)
+        self.texts.append(_hash(entry.text))
         self.letters.update(entry.text)
         for letter in set(entry.text).difference(self.first):
             self.first[letter] = entry.id
         if self.language.script:
-            self.foreign += script_share(entry.text, self.language) < _FOREIGN
+            self._foreign += script_share(entry.text, self.language) < _FOREIGN
         elif script := main_script([entry.text]):
             self.scripts[script] += 1
-            self.foreign = self.scripts.total() - max(self.scripts.values())
         measured = {
             "seconds": seconds,
             "characters": len(entry.text),
@@ -118,14 +120,42 @@ class _Language:
         for name, value in measured.items():
             self.spread[name].add(value)
 
+    def merge(self, other: "_Language") -> None:
+        """Add what was counted elsewhere, of utterances that come after these."""
+        for part, (count, seconds) in other.parts.items():
+            self.parts[part][0] += count
+            self.parts[part][1] += seconds
+        self.longest = max(self.longest, other.longest)
+        self.characters += other.characters
+        self._foreign += other._foreign
+        self.unnamed += other.unnamed
+        self.scripts.update(other.scripts)
+        self.speakers.update(other.speakers)
+        self.letters.update(other.letters)
+        self.texts.extend(array("Q", np.unique(other.texts).astype(np.uint64).tobytes()))
+        self.first = other.first | self.first
+        for label, counts in other.labels.items():
+            self.labels.setdefault(label, Counter()).update(counts)
+        for name, histogram in other.spread.items():
+            self.spread[name].counts = [
+                a + b for a, b in zip(self.spread[name].counts, histogram.counts, strict=True)
+            ]
+
+    @property
+    def foreign(self) -> int:
+        """Texts mostly in another script."""
+        return self._foreign + self.scripts.total() - max(self.scripts.values(), default=0)
+
     def summary(self) -> dict[str, Any]:
-        by_part = {p: {"utterances": n, "hours": seconds / 3600} for p, (n, seconds) in self.parts.items()}
+        by_part = {
+            p: {"utterances": n, "hours": exact / _EXACT / 3600} for p, (n, exact) in self.parts.items()
+        }
         return {
             "utterances": sum(n for n, _ in self.parts.values()),
-            "hours": sum(seconds for _, seconds in self.parts.values()) / 3600,
+            "hours": sum(exact for _, exact in self.parts.values()) / _EXACT / 3600,
             "longest_seconds": self.longest,
             "speakers": len(self.speakers) + self.unnamed,
-            "texts": len(np.unique(np.frombuffer(self.texts, np.int64))),
+            "texts": len(np.unique(self.texts)),
             "characters": self.characters,
             "alphabet": len(self.letters),
             "foreign_script": self.foreign,
@@ -133,7 +163,7 @@ class _Language:
         }
 
     def spreads(self) -> dict[str, Any]:
-        seconds = sorted(self.speakers.values())
+        seconds = [exact / _EXACT for exact in sorted(self.speakers.values())]
         named = {
             "named": len(seconds),
             "unnamed_utterances": self.unnamed,
@@ -147,6 +177,12 @@ class _Language:
             "labels": {name: _label_counts(counts) for name, counts in sorted(self.labels.items())},
             "histograms": {name: made.counts for name, made in self.spread.items() if made.total},
         }
+
+
+def _hash(text: str) -> int:
+    """The same in every process."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
 def _label_counts(counts: Counter[str]) -> dict[str, Any]:
@@ -165,6 +201,14 @@ class Statistics:
         if entry.language not in self._languages:
             self._languages[entry.language] = _Language(entry.language)
         self._languages[entry.language].add(entry, part)
+
+    def merge(self, other: "Statistics") -> None:
+        """Add what was counted of utterances that come after these."""
+        for code, numbers in other._languages.items():
+            if code in self._languages:
+                self._languages[code].merge(numbers)
+            else:
+                self._languages[code] = numbers
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Per language: hours, utterances, speakers, characters, distinct texts, longest utterance, texts

@@ -72,29 +72,63 @@ def cuts(path: Path | str) -> "CutSet":
 
 def write_table(path: Path, entries: Iterable[Entry]) -> int:
     """Write a table and return its number of rows. The same entries give the same bytes."""
-    rows, remaining, digest, texts = 0, iter(entries), hashlib.sha256(), hashlib.sha256()
-    names: set[str] = set()
-    with pq.ParquetWriter(
-        path, SCHEMA, use_dictionary=list(_REPEATED), compression="zstd", write_page_checksum=True
-    ) as writer:
-        while some := list(itertools.islice(remaining, _GROUP)):
-            *values, labels = zip(*some, strict=True)
-            pairs = [sorted(item.items()) or None for item in labels]  # None: no labels
-            columns = [pa.array(v, field.type) for v, field in zip([*values, pairs], SCHEMA, strict=True)]
-            group = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
-            writer.write_batch(group, row_group_size=_GROUP)
-            digest.update(group.serialize())
-            for entry in some:
-                texts.update(f"{entry.language}\0{entry.text}\n".encode("utf-8", "surrogateescape"))
-                names.update(entry.labels)
-            rows += len(some)
+    with TableWriter(path) as writer:
+        for entry in entries:
+            writer.add(entry)
+    return writer.rows
+
+
+class TableWriter:
+    """A table that is written row by row, a group of rows in memory at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.rows = 0
+        self._digest, self._texts = hashlib.sha256(), hashlib.sha256()
+        self._names: set[str] = set()
+        self._group: list[Entry] = []
+        self._writer = pq.ParquetWriter(
+            path, SCHEMA, use_dictionary=list(_REPEATED), compression="zstd", write_page_checksum=True
+        )
+
+    def __enter__(self) -> "TableWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._writer.close()
+
+    def add(self, entry: Entry) -> None:
+        """Write a row."""
+        self._group.append(entry)
+        if len(self._group) == _GROUP:
+            self._write_group()
+
+    def close(self) -> None:
+        """Write the last rows, and what is noted of all."""
+        if self._group:
+            self._write_group()
         facts = {
-            "digest": digest.hexdigest(),
-            "texts": texts.hexdigest(),
-            "labels": json.dumps(sorted(names)),
+            "digest": self._digest.hexdigest(),
+            "texts": self._texts.hexdigest(),
+            "labels": json.dumps(sorted(self._names)),
         }
-        writer.add_key_value_metadata({f"maya.{name}": value for name, value in facts.items()})
-    return rows
+        self._writer.add_key_value_metadata({f"maya.{name}": value for name, value in facts.items()})
+        self._writer.close()
+
+    def _write_group(self) -> None:
+        *values, labels = zip(*self._group, strict=True)
+        pairs = [sorted(item.items()) or None for item in labels]  # None: no labels
+        columns = [pa.array(v, field.type) for v, field in zip([*values, pairs], SCHEMA, strict=True)]
+        group = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+        self._writer.write_batch(group, row_group_size=_GROUP)
+        self._digest.update(group.serialize())
+        for entry in self._group:
+            self._texts.update(f"{entry.language}\0{entry.text}\n".encode("utf-8", "surrogateescape"))
+            self._names.update(entry.labels)
+        self.rows += len(self._group)
+        self._group = []
 
 
 class Strings(Sequence[str]):
