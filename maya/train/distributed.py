@@ -13,6 +13,7 @@ from torch import Tensor
 
 from maya.models.speech_model import SpeechModel
 from maya.train.config import TrainConfig
+from maya.train.sharding import is_sharded
 
 
 def is_distributed() -> bool:
@@ -80,13 +81,18 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, gigabyte)
 
 
+def wrap(model: SpeechModel, accelerator: Accelerator) -> torch.nn.Module:
+    """The model in DDP where several processes each hold all of it."""
+    return model if is_sharded(model) else accelerator.prepare_model(model)
+
+
 def wrap_again(model: SpeechModel, accelerator: Accelerator) -> torch.nn.Module:
     """Wrap `model` anew after the set of parameters that learn has changed.
 
     DDP waits for a gradient from each parameter that required one when it was made. Delete the old wrapper
-    first: its buffers and hooks go with it. One process has no wrapper.
+    first: its buffers and hooks go with it. One process has no wrapper, and neither has FSDP2.
     """
-    if accelerator.num_processes == 1:
+    if accelerator.num_processes == 1 or is_sharded(model):
         return model
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     accelerator.free_memory()

@@ -14,11 +14,12 @@ from accelerate import Accelerator
 from maya.data.loading.batch import Batch
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoints.checkpoint import step_path
+from maya.train.checkpoints.checkpoint import remove, step_path
 from maya.train.checkpoints.resume import resume
 from maya.train.checkpoints.state import Position, Run, State, keep_best, record_validation, save
 from maya.train.config import TrainConfig, check
-from maya.train.distributed import wrap_again
+from maya.train.compiled import compile_blocks
+from maya.train.distributed import wrap, wrap_again
 from maya.train.failure import watched
 from maya.train.forecast import Forecast, Pace
 from maya.train.heads import begins, head_to_show, trained_heads
@@ -28,6 +29,7 @@ from maya.train.optimizers.optim import make_optimizer
 from maya.train.report import Window, report
 from maya.train.runlog import RunLog
 from maya.train.samples import Samples
+from maya.train.sharding import gathered, is_sharded, shard
 from maya.train.step import Clock, Step, train_step
 from maya.train.stop import Interrupted, StopRequest
 from maya.train.training_data import TrainingData
@@ -67,10 +69,13 @@ def train(
     check(cfg, model.cfg)
     model.to(accelerator.device)
     model.freeze(schedule.frozen_throughout(cfg))  # before the optimizer, which leaves them out
+    if cfg.compile:
+        compile_blocks(model)
+    shard(model, cfg, accelerator)
     optimizer, data = make_optimizer(model, cfg), material.data
     state = resume(run_dir, model, optimizer, experiment, tokenizer, data)
     model.freeze(schedule.frozen(cfg, state.step))
-    wrapped = accelerator.prepare_model(model)
+    wrapped = wrap(model, accelerator)
     steps_in_all = Forecast(cfg, data.batches_per_pass if data is not None else 0)
     log = open_log(run_dir, experiment, state, accelerator, material.facts, steps_in_all)
     run = Run(folder=run_dir, model=model, optimizer=optimizer, tokenizer=tokenizer, experiment=experiment,
@@ -101,15 +106,16 @@ def train(
             epoch = schedule.epoch(cfg, state.position)
             over, passed = schedule.is_over(cfg, state.step, epoch), cfg.epochs > 0 and epoch > before
             window.add(stats, waited)
-            if accelerator.is_main_process and due(state.step, cfg.average_every):
+            if (log.main or is_sharded(model)) and due(state.step, cfg.average_every):
                 state.average.update(model.state_dict())
                 clock.lap("average")
             if due(state.step, cfg.log_every) or over:
                 report(run, state, window, clock, pace, steps_in_all)
             save_and_check(run, state, on_dev, stop=stats.stop, over=over, passed=passed)
-            if material.samples and log.main and due(state.step, cfg.samples_every):
+            if material.samples and due(state.step, cfg.samples_every):
                 head = head_to_show(model, trained_heads(cfg, model, state.step), preferred, state.dev)
-                log.samples(state.step, material.samples(model, head) if head else [])
+                with gathered(model):
+                    log.samples(state.step, material.samples(model, head) if head and log.main else [])
             clock.lap("validate")
     log.close()
     return state
@@ -128,7 +134,9 @@ def validation_due(cfg: TrainConfig, state: State) -> bool:
 
 def check_on_dev(run: Run, state: State, validate: Validate) -> None:
     """Validate the weights of this step, keep them as best.pt if they are the best, and record it."""
-    keep_best(run, state, validate(run.model, trained_heads(run.cfg, run.model, state.step)))
+    with gathered(run.model):
+        scores = validate(run.model, trained_heads(run.cfg, run.model, state.step))
+    keep_best(run, state, scores)
     record_validation(run.folder, state, run.log.main)
 
 
@@ -156,7 +164,7 @@ def saved_meanwhile(run: Run, state: State) -> Iterator[None]:
     save(run, state, keep_others=True)
     yield
     if run.log.main:
-        step_path(run.folder, state.step).unlink(missing_ok=True)
+        remove(step_path(run.folder, state.step))
 
 
 def batches_seen(experiment: Any, step: int, processes: int) -> float:

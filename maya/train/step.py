@@ -19,6 +19,7 @@ from maya.train.failure import Tally, stop_unless_finite
 from maya.train.optimizers import schedule
 from maya.train.optimizers.optim import clip, gradient_norm
 from maya.train.optimizers.scaled_adam import ScaledAdam
+from maya.train.sharding import average_whole_gradients
 
 
 @dataclass(kw_only=True, slots=True)
@@ -103,6 +104,7 @@ def train_step(
         for j, name in enumerate(names):
             if name in values:
                 sums[j] += values[name].detach().masked_fill(~feasible, 0.0).sum()
+    average_whole_gradients(bare)
     norm = gradient_norm(model)
     infeasible, grad_norm = stop_unless_finite(tallies, norm, state.step, tools.folder, device, scale)
     state.infeasible += infeasible
