@@ -3,12 +3,13 @@
 import ctypes
 import sys
 import warnings
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
 from maya.models.speech_model import SpeechModel
@@ -68,7 +69,9 @@ def make_accelerator(cfg: TrainConfig, *, cpu: bool = False) -> Accelerator:
     # decides how a CPU sums it: a resumed run would differ from an uninterrupted one by rounding.
     views = not cpu and torch.cuda.is_available()
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=views, broadcast_buffers=True)
-    return Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=cpu, kwargs_handlers=[ddp])
+    # Rank 0 may prepare, save or validate for long; `maya.train.watchdog` notices a step that hangs.
+    group = InitProcessGroupKwargs(timeout=timedelta(hours=2))
+    return Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=cpu, kwargs_handlers=[ddp, group])
 
 
 def keep_freed_memory() -> None:

@@ -17,8 +17,8 @@ from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoints.checkpoint import remove, step_path
 from maya.train.checkpoints.resume import resume
 from maya.train.checkpoints.state import Position, Run, State, keep_best, record_validation, save
-from maya.train.config import TrainConfig, check
 from maya.train.compiled import compile_blocks
+from maya.train.config import TrainConfig, check
 from maya.train.distributed import wrap, wrap_again
 from maya.train.failure import watched
 from maya.train.forecast import Forecast, Pace
@@ -34,6 +34,7 @@ from maya.train.step import Clock, Step, train_step
 from maya.train.stop import Interrupted, StopRequest
 from maya.train.training_data import TrainingData
 from maya.train.validate import Validate
+from maya.train.watchdog import Watchdog
 
 __all__ = ["Material", "train"]
 
@@ -86,7 +87,7 @@ def train(
     if on_dev and state.step and state.validated != state.step and validation_due(cfg, state):
         on_dev()  # the step was saved, and its validation interrupted
         clock.lap("validate")
-    with StopRequest() as stop:
+    with StopRequest() as stop, Watchdog(clock, lambda: state.step, cfg.timeout_seconds):
         while not schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position)):
             if model.frozen != schedule.frozen(cfg, state.step):
                 del wrapped  # with its hooks
@@ -106,8 +107,9 @@ def train(
             epoch = schedule.epoch(cfg, state.position)
             over, passed = schedule.is_over(cfg, state.step, epoch), cfg.epochs > 0 and epoch > before
             window.add(stats, waited)
-            if (log.main or is_sharded(model)) and due(state.step, cfg.average_every):
-                state.average.update(model.state_dict())
+            if due(state.step, cfg.average_every):
+                if log.main or is_sharded(model):
+                    state.average.update(model.state_dict())
                 clock.lap("average")
             if due(state.step, cfg.log_every) or over:
                 report(run, state, window, clock, pace, steps_in_all)

@@ -92,17 +92,21 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def _gathered(model: nn.Module) -> Iterator[None]:
-    fully_shard.state(model)._lazy_init()  # the first to run is the root, and that is not a block
+    fully_shard.state(model)._lazy_init()  # otherwise at its first forward pass
     units = [unit for unit in model.modules() if isinstance(unit, FSDPModule)]
+    # Without FSDP2's hooks: ranks have unlike numbers of batches here, and it would count their passes.
+    hooks = [(own, dict(own)) for u in units for own in (u._forward_pre_hooks, u._forward_hooks)]  # type: ignore[attr-defined]
     for unit in units:
-        unit.set_reshard_after_forward(False, recurse=False)
         unit.unshard()
+    for own, _ in hooks:
+        own.clear()
     try:
         yield
     finally:
+        for own, kept in hooks:
+            own.update(kept)
         for unit in units:
             unit.reshard()
-            unit.set_reshard_after_forward(unit is not model, recurse=False)
 
 
 def gathered(model: nn.Module) -> Any:
