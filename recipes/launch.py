@@ -100,10 +100,10 @@ def describe(options: argparse.Namespace, args: argparse.Namespace) -> str:
         cfg, cap = experiment.train, experiment.data.plan.max_seconds
         seconds = f", {cap * cfg.accumulate:g} s of audio a step for each process" if cap else ""
         lines.append(
-            f"{args.experiment}: train.parallel={cfg.parallel}, train.precision={cfg.precision}, train.accumulate="
-            f"{cfg.accumulate}{seconds}; a rank that hangs ends all after {cfg.timeout_seconds:g} s "
-            "(train.timeout_seconds)"
+            f"{args.experiment}: train.parallel={cfg.parallel}, train.precision={cfg.precision}, "
+            f"train.accumulate={cfg.accumulate}{seconds}"
         )
+        lines.append(f"a rank that hangs ends all after {cfg.timeout_seconds:g} s (train.timeout_seconds)")
     return "\n".join(lines)
 
 
@@ -127,10 +127,11 @@ def work(command: list[str]) -> int:
 
 
 def killed(command: str, failures: dict[int, Any], doing: dict[int, str]) -> list[Ending]:
-    """Endings of processes that a signal ended, other than the one the launcher itself sends. doing: what each
-    rank did last.
+    """Endings of processes that a signal ended, other than the one the launcher itself sends. doing: what
+    each rank did last.
 
-    A rank may have ended one that no longer answered, and written why. The launcher's times are whole seconds.
+    A rank that ended another which no longer answered has written why: that comes first, although the
+    launcher's times are whole seconds.
     """
     endings = []
     for rank, failure in failures.items():

@@ -12,8 +12,11 @@ from maya.models.speech_model import SpeechModel
 def compile_blocks(model: SpeechModel, backend: str | Callable[..., Any] = "inductor") -> None:
     """Compile the forward pass of each block of the encoder, with sizes that may change from batch to batch.
 
-    What wraps a block (FSDP2, activation checkpointing) stays outside of its graph.
+    What wraps a block (FSDP2, activation checkpointing) stays outside of its graph. Rows are not packed: only
+    a CPU does that, and each batch would need other graphs.
     """
+    if hasattr(model.encoder, "packs"):
+        model.encoder.packs = False
     for block in model.encoder.blocks():
         block.forward = _in_training(block, torch.compile(block.forward, backend=backend, dynamic=True))  # type: ignore[method-assign]
 

@@ -1,7 +1,7 @@
 """How the processes of a launch tell their launcher what they did last and why they ended.
 
-torchrun names a file for each process, in a folder of its own. `Ending` goes there; "doing.json" stands beside
-it.
+torchrun names a file for each process, in a folder of its own. `Ending` goes there; "doing.json" stands
+beside it.
 """
 
 import json

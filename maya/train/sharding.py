@@ -50,7 +50,7 @@ def shard(model: SpeechModel, cfg: TrainConfig, accelerator: Accelerator) -> Non
 
 
 def refuse(model: SpeechModelConfig, cfg: TrainConfig, shares: bool) -> None:
-    """MayaError for a training that FSDP2 cannot do. shares: parameters that learn stand in several places."""
+    """MayaError for a training that FSDP2 cannot do. shares: parameters that learn have several places."""
     instead = "; give train.parallel=ddp, or "
     if getattr(model.encoder, "layer_drop", 0):
         raise MayaError(

@@ -1,8 +1,8 @@
 """A rank that dies or hangs ends the training of all ranks, with a sentence that names it.
 
-A thread of each process publishes about once a second what its process does, in the key-value store of the launch.
+A thread of each process publishes about once a second what its process does, in the launch's key-value store.
 A process that has made no progress for `train.timeout_seconds` reads what the others have published: a
-process that was stopped, or whose machine is gone, no longer answers; one that hangs stands behind the others.
+process that was stopped, or whose machine is gone, no longer answers; one that hangs is behind the others.
 """
 
 import json

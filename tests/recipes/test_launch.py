@@ -53,8 +53,8 @@ def test_one_error_is_printed(
 def test_killed_process_is_reported_before_waiting_ones(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    failures = {0: SimpleNamespace(exitcode=1, pid=10, timestamp=5), 1: SimpleNamespace(exitcode=-9, pid=11, timestamp=5),
-                2: SimpleNamespace(exitcode=-15, pid=12, timestamp=5)}  # fmt: skip
+    statuses = {0: (1, 10), 1: (-9, 11), 2: (-15, 12)}
+    failures = {r: SimpleNamespace(exitcode=e, pid=pid, timestamp=5) for r, (e, pid) in statuses.items()}
     waited = ending(0, "Traceback: connection closed by peer", bug=True)
     assert (
         launch.conclude(

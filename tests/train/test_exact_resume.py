@@ -1,5 +1,5 @@
-"""Training from step 25 on equals training that was never stopped, with every head, on one process and on two,
-with DDP and with FSDP2. Of a run that was killed the same remains: its folder up to the last checkpoint."""
+"""Training from step 25 on equals training that was never stopped: every head, one process and two, DDP and
+FSDP2. Of a run that was killed the same remains: its folder up to the last checkpoint."""
 
 import json
 import shutil
@@ -26,8 +26,8 @@ STOP, STEPS = 25, 50
 
 
 def every_head() -> SpeechModelConfig:
-    """A model with each kind of head and of transducer, and random decisions in all parts. (The language model
-    brings a tokenizer of its own, so no other text head stands beside it.)"""
+    """A model with each kind of head and of transducer, and random decisions in all parts. The language model
+    is missing: it brings a tokenizer of its own, so no other text head stands beside it."""
     cfg = tiny.experiment().model
     encoder: Any = cfg.encoder
     encoder.dropout, encoder.conv_norm = 0.1, "batch_norm"
@@ -149,7 +149,8 @@ def test_a_sharded_checkpoint_serves_one_process_and_back(
     shutil.copytree(spread, run)
     assert step_path(run, 4).is_dir() and (run / "best.pt").is_file() and not list(run.rglob("*.partial"))
     before = load_checkpoint(step_path(run, 4), training=True)
-    assert before.training is not None and before.weights.keys() == before.training["average"]["mean"].keys()
+    floating = {name for name, value in before.weights.items() if value.is_floating_point()}
+    assert before.training is not None and before.training["average"]["mean"].keys() == floating
     train(few_steps(6, "ddp"), data / "data", run, cpu=True)
     assert "continuing at step 4 of 6" in capsys.readouterr().out
     after = load_checkpoint(step_path(run, 6), training=True)
@@ -186,5 +187,5 @@ def test_damaged_shards_are_noticed(spread: Path, tmp_path: Path) -> None:
             content[len(content) // 2] ^= 1
             shard.write_bytes(content if damage == "bit" else content[:-9])
         assert ckpt.damage(folder)
-        with pytest.raises(ckpt.Damaged, match="is not a readable checkpoint" if damage != "rest" else ""):
+        with pytest.raises(ckpt.Damaged, match="is not a readable checkpoint"):
             load_checkpoint(folder)

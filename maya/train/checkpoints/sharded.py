@@ -7,6 +7,7 @@ file would have, and takes it when it is complete.
 
 import pickle
 import shutil
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch.distributed.tensor import DTensor, Shard, zeros
 
 REST, FILES = "rest.pt", "files"
 _BLOCK = 1 << 24  # bytes read at a time
+_MARK = "sharded tensor "  # in the place of a tensor in rest.pt
 
 
 def is_sharded(path: Path) -> bool:
@@ -75,7 +77,9 @@ def load_sharded(folder: Path, *, training: bool, mesh: DeviceMesh | None = None
             shards[name] = torch.empty(size, dtype=dtype)
         else:
             shards[name] = zeros(size, dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
-    dcp.load(shards, storage_reader=reader, no_dist=mesh is None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as is meant
+        dcp.load(shards, storage_reader=reader, no_dist=mesh is None)
     return _walk(rest, lambda value, _: shards[value] if _is_mark(value) else value)
 
 
@@ -91,9 +95,6 @@ def damage(folder: Path) -> str:
         if _checksum(folder / name) != value:
             return f"the checksum of {name} differs, so bytes have changed since it was written"
     return ""
-
-
-_MARK = "sharded tensor "
 
 
 def _is_mark(value: Any) -> bool:

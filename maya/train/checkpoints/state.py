@@ -106,7 +106,8 @@ def _validations(run_dir: Path) -> dict[str, float]:
 
 
 def save(run: Run, state: State, *, passed: bool = False, keep_others: bool = False) -> None:
-    """Write the training checkpoint of this step (rank 0, or all of a sharded model), with every rank's random state; drop old ones.
+    """Write the training checkpoint of this step (rank 0, or all ranks of a sharded model), with every rank's
+    random state; drop old ones.
 
     With `passed`, at the end of an epoch, also keep the weights and their average as epoch-0001.pt ...: any
     two of these give the mean over the epochs between them. Training does not continue from them. With
