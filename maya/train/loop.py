@@ -70,8 +70,7 @@ def train(
     check(cfg, model.cfg)
     model.to(accelerator.device)
     model.freeze(schedule.frozen_throughout(cfg))  # before the optimizer, which leaves them out
-    if cfg.compile:
-        compile_blocks(model)
+    compile_blocks(model, cfg)
     shard(model, cfg, accelerator)
     optimizer, data = make_optimizer(model, cfg), material.data
     state = resume(run_dir, model, optimizer, experiment, tokenizer, data)
@@ -108,16 +107,13 @@ def train(
             over, passed = schedule.is_over(cfg, state.step, epoch), cfg.epochs > 0 and epoch > before
             window.add(stats, waited)
             if due(state.step, cfg.average_every):
-                if log.main or is_sharded(model):
-                    state.average.update(model.state_dict())
+                add_to_average(run, state)
                 clock.lap("average")
             if due(state.step, cfg.log_every) or over:
                 report(run, state, window, clock, pace, steps_in_all)
             save_and_check(run, state, on_dev, stop=stats.stop, over=over, passed=passed)
             if material.samples and due(state.step, cfg.samples_every):
-                head = head_to_show(model, trained_heads(cfg, model, state.step), preferred, state.dev)
-                with gathered(model):
-                    log.samples(state.step, material.samples(model, head) if head and log.main else [])
+                show_samples(run, state, material.samples, preferred)
             clock.lap("validate")
     log.close()
     return state
@@ -132,6 +128,21 @@ def validation_due(cfg: TrainConfig, state: State) -> bool:
     """Whether the weights of this step are validated: every `train.valid_every` steps and at the end."""
     over = schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position))
     return cfg.valid_every > 0 and (over or due(state.step, cfg.valid_every))
+
+
+def add_to_average(run: Run, state: State) -> None:
+    """Add the weights of this step to their running average, which rank 0 keeps; of a sharded model each rank
+    keeps its share."""
+    if run.log.main or is_sharded(run.model):
+        state.average.update(run.model.state_dict())
+
+
+def show_samples(run: Run, state: State, samples: Samples, preferred: str | None) -> None:
+    """The output of the head that decodes best for a few utterances, by rank 0."""
+    trained = trained_heads(run.cfg, run.model, state.step)
+    head = head_to_show(run.model, trained, preferred, state.dev)
+    with gathered(run.model):
+        run.log.samples(state.step, samples(run.model, head) if head and run.log.main else [])
 
 
 def check_on_dev(run: Run, state: State, validate: Validate) -> None:

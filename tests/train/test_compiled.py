@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 from maya.encoders import LaCTConfig
 from maya.models.speech_model import build_model
 from maya.train.compiled import compile_blocks
+from maya.train.config import TrainConfig
 from tests import tiny
 from tests.train.test_two_processes import _batch
 
@@ -37,7 +38,7 @@ def test_compiled_blocks(encoder: Any, graphs: int, breaks: int, checkpointing: 
     torch._dynamo.reset()
     counters.clear()
     counter = CompileCounterWithBackend("aot_eager")
-    compile_blocks(compiled, counter)
+    compile_blocks(compiled, TrainConfig(compile=True), counter)
     for step, rows in enumerate(([0, 1, 2], [2, 4], [0, 3, 4])):
         results = []
         for model in (eager, compiled):
