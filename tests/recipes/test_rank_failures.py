@@ -41,15 +41,11 @@ class Launch:
         command = [sys.executable, "-m", "maya.recipes.launch", "--standalone", "--nproc-per-node", "2"]
         command += ["--log-dir", str(self.logs), *options, "train", "--experiment", "tests.tiny", "--cpu"]
         command += ["--data", str(data / "data"), "--run-dir", str(self.run), "--set", "train.threads=1"]
-        sets = [
-            f"train.steps={STEPS}",
-            "train.save_every=20",
-            "train.valid_every=0",
-            "train.log_every=1",
-            *sets,
-        ]
+        short = [f"train.steps={STEPS}", "train.save_every=20", "train.valid_every=0", "train.log_every=1"]
+        for each in [*short, *sets]:
+            command += ["--set", each]
         out = (folder / "out").open("w")
-        self.process = subprocess.Popen([*command, *sets], cwd=REPO, stdout=out, stderr=out)
+        self.process = subprocess.Popen(command, cwd=REPO, stdout=out, stderr=out)
         self.out = folder / "out"
 
     def pid(self, rank: int, step: int) -> int:
