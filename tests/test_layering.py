@@ -36,7 +36,7 @@ OPTIONAL = (
         "matplotlib",
         "nemo",
     ),
-    *("transformers", "tokenizers", "peft", "av", "kenlm", "ray"),
+    *("transformers", "tokenizers", "peft", "av", "kenlm", "ray", "nemo"),
     *("meeteval", "scipy", "whisper_normalizer", "indic_numtowords"),
 )
 ENVIRONMENT = ("os.environ", "os.environb", "os.getenv", "os.putenv")

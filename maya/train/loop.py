@@ -14,11 +14,12 @@ from accelerate import Accelerator
 from maya.data.loading.batch import Batch
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoints.checkpoint import step_path
+from maya.train.checkpoints.checkpoint import remove, step_path
 from maya.train.checkpoints.resume import resume
 from maya.train.checkpoints.state import Position, Run, State, keep_best, record_validation, save
+from maya.train.compiled import compile_blocks
 from maya.train.config import TrainConfig, check
-from maya.train.distributed import wrap_again
+from maya.train.distributed import wrap, wrap_again
 from maya.train.failure import watched
 from maya.train.forecast import Forecast, Pace
 from maya.train.heads import begins, head_to_show, trained_heads
@@ -28,10 +29,12 @@ from maya.train.optimizers.optim import make_optimizer
 from maya.train.report import Window, report
 from maya.train.runlog import RunLog
 from maya.train.samples import Samples
+from maya.train.sharding import gathered, is_sharded, shard
 from maya.train.step import Clock, Step, train_step
 from maya.train.stop import Interrupted, StopRequest
 from maya.train.training_data import TrainingData
 from maya.train.validate import Validate
+from maya.train.watchdog import Watchdog
 
 __all__ = ["Material", "train"]
 
@@ -67,10 +70,12 @@ def train(
     check(cfg, model.cfg)
     model.to(accelerator.device)
     model.freeze(schedule.frozen_throughout(cfg))  # before the optimizer, which leaves them out
+    compile_blocks(model, cfg)
+    shard(model, cfg, accelerator)
     optimizer, data = make_optimizer(model, cfg), material.data
     state = resume(run_dir, model, optimizer, experiment, tokenizer, data)
     model.freeze(schedule.frozen(cfg, state.step))
-    wrapped = accelerator.prepare_model(model)
+    wrapped = wrap(model, accelerator)
     steps_in_all = Forecast(cfg, data.batches_per_pass if data is not None else 0)
     log = open_log(run_dir, experiment, state, accelerator, material.facts, steps_in_all)
     run = Run(folder=run_dir, model=model, optimizer=optimizer, tokenizer=tokenizer, experiment=experiment,
@@ -81,7 +86,7 @@ def train(
     if on_dev and state.step and state.validated != state.step and validation_due(cfg, state):
         on_dev()  # the step was saved, and its validation interrupted
         clock.lap("validate")
-    with StopRequest() as stop:
+    with StopRequest() as stop, Watchdog(clock, lambda: state.step, cfg.timeout_seconds):
         while not schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position)):
             if model.frozen != schedule.frozen(cfg, state.step):
                 del wrapped  # with its hooks
@@ -101,15 +106,14 @@ def train(
             epoch = schedule.epoch(cfg, state.position)
             over, passed = schedule.is_over(cfg, state.step, epoch), cfg.epochs > 0 and epoch > before
             window.add(stats, waited)
-            if accelerator.is_main_process and due(state.step, cfg.average_every):
-                state.average.update(model.state_dict())
+            if due(state.step, cfg.average_every):
+                add_to_average(run, state)
                 clock.lap("average")
             if due(state.step, cfg.log_every) or over:
                 report(run, state, window, clock, pace, steps_in_all)
             save_and_check(run, state, on_dev, stop=stats.stop, over=over, passed=passed)
-            if material.samples and log.main and due(state.step, cfg.samples_every):
-                head = head_to_show(model, trained_heads(cfg, model, state.step), preferred, state.dev)
-                log.samples(state.step, material.samples(model, head) if head else [])
+            if material.samples and due(state.step, cfg.samples_every):
+                show_samples(run, state, material.samples, preferred)
             clock.lap("validate")
     log.close()
     return state
@@ -126,9 +130,26 @@ def validation_due(cfg: TrainConfig, state: State) -> bool:
     return cfg.valid_every > 0 and (over or due(state.step, cfg.valid_every))
 
 
+def add_to_average(run: Run, state: State) -> None:
+    """Add the weights of this step to their running average, which rank 0 keeps; of a sharded model each rank
+    keeps its share."""
+    if run.log.main or is_sharded(run.model):
+        state.average.update(run.model.state_dict())
+
+
+def show_samples(run: Run, state: State, samples: Samples, preferred: str | None) -> None:
+    """The output of the head that decodes best for a few utterances, by rank 0."""
+    trained = trained_heads(run.cfg, run.model, state.step)
+    head = head_to_show(run.model, trained, preferred, state.dev)
+    with gathered(run.model):
+        run.log.samples(state.step, samples(run.model, head) if head and run.log.main else [])
+
+
 def check_on_dev(run: Run, state: State, validate: Validate) -> None:
     """Validate the weights of this step, keep them as best.pt if they are the best, and record it."""
-    keep_best(run, state, validate(run.model, trained_heads(run.cfg, run.model, state.step)))
+    with gathered(run.model):
+        scores = validate(run.model, trained_heads(run.cfg, run.model, state.step))
+    keep_best(run, state, scores)
     record_validation(run.folder, state, run.log.main)
 
 
@@ -156,7 +177,7 @@ def saved_meanwhile(run: Run, state: State) -> Iterator[None]:
     save(run, state, keep_others=True)
     yield
     if run.log.main:
-        step_path(run.folder, state.step).unlink(missing_ok=True)
+        remove(step_path(run.folder, state.step))
 
 
 def batches_seen(experiment: Any, step: int, processes: int) -> float:

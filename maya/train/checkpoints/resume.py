@@ -20,6 +20,7 @@ from maya.train.config import TrainConfig
 from maya.train.distributed import gather_objects, rank, world_size
 from maya.train.heads import trained_names
 from maya.train.optimizers import schedule
+from maya.train.sharding import is_sharded, mesh_of, spread, spread_state
 from maya.train.training_data import TrainingData
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def resume(
     if path is None:
         torch.manual_seed(experiment.train.seed + 7919 * rank())
         return State(history=[{"step": 0} | present])
-    loaded = ckpt.load_checkpoint(path, training=True, verify=False)
+    loaded = ckpt.load_checkpoint(path, training=True, verify=False, mesh=mesh_of(model))
     if loaded.training is None:
         raise MayaError(
             f"{path} holds weights only, training cannot continue from it; move it away to start anew"
@@ -117,8 +118,9 @@ def _restore(
     training = loaded.training
     assert training is not None
     rngs = training["rng"]
-    model.load_state_dict(loaded.weights)
+    model.load_state_dict(spread(loaded.weights, model))
     optimizer.load_state_dict(training["optimizer"])
+    spread_state(optimizer)
     if len(rngs) == world_size():
         ckpt.restore_rng(rngs[rank()])
     else:  # other ranks share the work from here on: their random numbers begin anew, the data go on
@@ -131,6 +133,8 @@ def _restore(
         history=list(training.get("history", [])),
     )
     state.average.load_state_dict(training["average"])
+    if is_sharded(model):
+        state.average.mean = {k: v.cpu() for k, v in spread(state.average.mean, model).items()}
     return state
 
 

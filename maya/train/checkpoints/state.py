@@ -19,6 +19,7 @@ from maya.train.distributed import barrier, gather_objects
 from maya.train.heads import describe, head_notes, scores_by_head
 from maya.train.optimizers import schedule
 from maya.train.runlog import RunLog
+from maya.train.sharding import is_sharded, whole_weights
 
 VALIDATIONS = "validations.json"
 
@@ -56,9 +57,11 @@ class Run:
     def checkpoint(
         self, state: State, notes: dict[str, Any], training: dict | None = None
     ) -> ckpt.Checkpoint:
-        """The weights of this step with notes."""
+        """The weights of this step with notes. Of a sharded model all ranks must call this: `training` state
+        goes with the weights as each rank holds them, and without it rank 0 has them whole."""
+        weights = self.model.state_dict() if training else whole_weights(self.model)
         return ckpt.Checkpoint(
-            model_config=self.model.cfg, tokenizer=self.tokenizer, weights=self.model.state_dict(),
+            model_config=self.model.cfg, tokenizer=self.tokenizer, weights=weights,
             step=state.step, notes=notes, training=training,
         )  # fmt: skip
 
@@ -70,9 +73,11 @@ def keep_best(run: Run, state: State, scores: dict[str, float]) -> None:
     better, state.dev = scores["error"] < state.best, scores_by_head(scores, heads)
     log.say(f"valid step {state.step}  {describe(scores, heads)}" + ("  (best so far)" if better else ""))
     state.best = min(state.best, scores["error"])
-    if better and log.main:
+    if better:
         notes = {"valid": scores} | head_notes(run.cfg, run.model, state.step, scores)
-        ckpt.save_checkpoint(run.folder / "best.pt", run.checkpoint(state, notes))
+        best = run.checkpoint(state, notes)
+        if log.main:
+            ckpt.save_checkpoint(run.folder / "best.pt", best)
 
 
 def record_validation(run_dir: Path, state: State, main: bool) -> None:
@@ -101,7 +106,8 @@ def _validations(run_dir: Path) -> dict[str, float]:
 
 
 def save(run: Run, state: State, *, passed: bool = False, keep_others: bool = False) -> None:
-    """Write the training checkpoint of this step (rank 0), with every rank's random state; drop old ones.
+    """Write the training checkpoint of this step (rank 0, or all ranks of a sharded model), with every rank's
+    random state; drop old ones.
 
     With `passed`, at the end of an epoch, also keep the weights and their average as epoch-0001.pt ...: any
     two of these give the mean over the epochs between them. Training does not continue from them. With
@@ -110,7 +116,7 @@ def save(run: Run, state: State, *, passed: bool = False, keep_others: bool = Fa
     experiment, folder = run.experiment, run.folder
     rngs = gather_objects(ckpt.rng_state())
     notes = {"experiment": experiment.name} | head_notes(run.cfg, run.model, state.step)
-    if run.log.main:
+    if run.log.main or is_sharded(run.model):
         training = {
             "experiment": to_dict(experiment),
             "optimizer": run.optimizer.state_dict(),
@@ -127,15 +133,16 @@ def save(run: Run, state: State, *, passed: bool = False, keep_others: bool = Fa
             average = {"average": training["average"]}
             of_epoch = run.checkpoint(state, notes | {"epoch": epoch}, average)
             ckpt.save_checkpoint(ckpt.epoch_path(folder, epoch), of_epoch)
-        if run.cfg.keep and not keep_others:
-            for _, old in ckpt.step_checkpoints(folder)[: -run.cfg.keep]:
-                old.unlink()
+    if run.log.main and run.cfg.keep and not keep_others:
+        for _, old in ckpt.step_checkpoints(folder)[: -run.cfg.keep]:
+            ckpt.remove(old)
     barrier()
 
 
 # Fields that change the output of training, not its result: a run may continue with other values.
 FREE = frozenset(
     [f"train.{name}" for name in ("log_every", "valid_every", "save_every", "keep", "threads")]
+    + ["train.parallel", "train.compile", "train.timeout_seconds"]
     + ["train.samples_every", "train.samples"]
     + [f"data.{name}" for name in ("num_workers", "cache_gb", "max_skipped", "timeout_seconds")]
     + ["data.cuts", "data.cuts_weights", "data.dev_cuts"]  # names; the cuts themselves are compared
