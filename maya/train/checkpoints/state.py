@@ -142,7 +142,7 @@ def save(run: Run, state: State, *, passed: bool = False, keep_others: bool = Fa
     notes = {"experiment": experiment.name} | head_notes(run.cfg, run.model, state.step)
 
     def drop_old() -> None:
-        if keep and not keep_others:
+        if keep and not keep_others and run.log.main:
             for _, old in ckpt.step_checkpoints(folder)[:-keep]:
                 old.unlink(missing_ok=True)
 

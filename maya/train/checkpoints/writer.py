@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from maya.train.checkpoints.space import bytes_of, free_space, require_space
@@ -36,7 +37,8 @@ class CheckpointWriter:
         no room for it, before anything is written."""
         self.check()
         size = bytes_of((checkpoint.weights, checkpoint.training))
-        if self._thread is None:
+        if self._thread is None or _is_sharded(checkpoint):  # all ranks write their shards together
+            self.flush()
             _write(path, checkpoint, size, then)
             return
         while len(self._pending) >= WAITING:
@@ -85,6 +87,10 @@ def _write(path: Path, checkpoint: Checkpoint, size: int, then: Callable[[], Non
             "training will stop",
             path.parent, free / 1e9, size / 1e9, free // size,
         )  # fmt: skip
+
+
+def _is_sharded(checkpoint: Checkpoint) -> bool:
+    return any(isinstance(value, DTensor) for value in checkpoint.weights.values())
 
 
 def in_memory(value: Any, shared: dict[Any, Tensor] | None = None) -> Any:
