@@ -36,8 +36,8 @@ def check_space(run_dir: Path, model: nn.Module, optimizer: torch.optim.Optimize
         needed, free = size * missing + best * (cfg.keep_best + 1), free_space(run_dir)
         if not refusal and free < needed:
             log.warning(
-                "%s: %.1f GB are free, and the checkpoints of this training will need %.1f GB: make room, or "
-                "lower train.keep", run_dir, free / 1e9, needed / 1e9,
+                "%s: %s are free, and the checkpoints of this training will need %s: make room, or lower "
+                "train.keep", run_dir, shown(free), shown(needed),
             )  # fmt: skip
     if refusal := gather_objects(refusal)[0]:
         raise MayaError(refusal)
@@ -48,8 +48,8 @@ def require_space(path: Path, size: int) -> None:
     folder = next(p for p in path.absolute().parents if p.exists())
     if (free := free_space(folder)) < size:
         raise MayaError(
-            f"{path}: the checkpoint could not be written: it takes {size / 1e9:.2f} GB and {free / 1e9:.2f} "
-            "GB are free; the earlier ones are untouched: free some space and run again"
+            f"{path}: the checkpoint could not be written: it takes {shown(size)} and {shown(free)} "
+            "are free; the earlier ones are untouched: free some space and run again"
         )
 
 
@@ -67,3 +67,8 @@ def bytes_of(value: Any) -> int:
     elif not isinstance(value, (list, tuple)):
         return 0
     return sum(map(bytes_of, value))
+
+
+def shown(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"

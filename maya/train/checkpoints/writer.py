@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint
-from maya.train.checkpoints.space import bytes_of, free_space, require_space
+from maya.train.checkpoints.space import bytes_of, free_space, require_space, shown
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +83,9 @@ def _write(path: Path, checkpoint: Checkpoint, size: int, then: Callable[[], Non
         then()
     if (free := free_space(path.parent)) < 2 * size:
         log.warning(
-            "%s: %.1f GB are free and a checkpoint takes %.1f GB: there is room for %d more; make room, or "
-            "training will stop",
-            path.parent, free / 1e9, size / 1e9, free // size,
+            "%s: %s are free and a checkpoint takes %s: there is room for %d more; make room, or training will "
+            "stop",
+            path.parent, shown(free), shown(size), free // size,
         )  # fmt: skip
 
 
