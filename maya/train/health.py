@@ -46,8 +46,10 @@ class SpikeDetector:
         distance = 0.0
         if self.limit and len(self.losses) >= self.least:
             middle = self.median()
-            spread = 1.4826 * statistics.median(abs(value - middle) for value in self.losses)
-            distance = (loss - middle) / max(spread, 0.02 * abs(middle), 1e-6)
+            least = max(0.02 * abs(middle), 1e-6)
+            if loss - middle > self.limit * least:  # seldom, so the deviations are seldom computed
+                spread = 1.4826 * statistics.median(abs(value - middle) for value in self.losses)
+                distance = (loss - middle) / max(spread, least)
         self.in_row = self.in_row + 1 if distance > self.limit else 0
         if self.in_row == STAYS:
             self.losses.clear()
