@@ -36,6 +36,16 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder last through a loss of power, where the system can."""
+    with suppress(OSError):  # Windows opens no folders
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """As `replacing`, in a folder that is made when missing.

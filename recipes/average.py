@@ -36,6 +36,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--epoch", type=POSITIVE, nargs="+", default=[], metavar="N", help=text)
     text = "average over N epochs, or without --epoch over N steps"
     p.add_argument("--avg", type=POSITIVE, nargs="+", default=[], metavar="N", help=text)
+    text = "the plain mean of the weights of the N newest training checkpoints"
+    p.add_argument("--last", type=POSITIVE, metavar="N", help=text)
     p.add_argument("--select", action="store_true", help="choose among several --epoch and --avg on dev")
     add_force(p)
 
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     if max(len(args.epoch), len(args.avg)) > 1:
         raise MayaError("to choose between several values of --epoch or --avg, add --select")
     epoch, avg = (next(iter(values), None) for values in (args.epoch, args.avg))
-    average(experiment, data, folder, epoch=epoch, avg=avg, force=args.force)
+    average(experiment, data, folder, epoch=epoch, avg=avg, newest=args.last, force=args.force)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -70,30 +72,35 @@ def average(
     step: int | None = None,
     epoch: int | None = None,
     avg: int | None = None,
+    newest: int | None = None,
     ends: int = 1,
     force: bool = False,
 ) -> None:
-    """Write `run`/averaged.pt: the best on dev of best.pt, the last weights and means over stretches that
-    end at one of the `ends` newest checkpoints and begin at an earlier one. The test set is not used. Each is
-    scored on all of dev, by the head that `decode.method` names, or with "auto" by its best trained head.
+    """Write `run`/averaged.pt: the best on dev of best.pt, the mean of those that train.keep_best kept, the
+    last weights, their EMA (train.ema), and means over stretches that end at one of the `ends` newest
+    checkpoints and begin at an earlier one. The test set is not used. Each is scored on all of dev, by the
+    head that `decode.method` names, or with "auto" by its best trained head.
 
     With `avg`, no choice: the mean over the last `avg` epochs up to `epoch` (icefall's --epoch and --avg),
     which needs what the two ends left (see train.epochs); without `epoch`, over the `avg` steps before
-    `step`, by default the newest checkpoint's. Without a dev set nothing is chosen: the last weights, or the
+    `step`, by default the newest checkpoint's. With `newest`, the plain mean of the weights of so many newest
+    checkpoints. Without a dev set nothing is chosen: the last weights, or the
     mean that `avg` names. A damaged checkpoint is named and offers nothing. With data.source=lhotse the dev
     set is data.dev_cuts.
     """
     require_data(experiment, data)
     if epoch is not None and avg is None:
         raise MayaError("--epoch needs --avg, the number of epochs to average over")
+    if newest is not None and avg is not None:
+        raise MayaError("--last names checkpoints and --avg steps or epochs: give one of them")
     epochs = ckpt.epoch_checkpoints(run)
     checkpoints = ckpt.step_checkpoints(run)
     if not checkpoints:
         raise MayaError(f"{run} holds no training checkpoint; run stage 3 (train) first")
     inputs = {
         "checkpoints": [f"{p.name}:{stamp(p)}" for p in [*(p for _, p in checkpoints), *epochs.values()]],
-        "best": stamp(run / "best.pt"),
-        "choice": [step, epoch, avg, ends],
+        "best": [stamp(run / "best.pt"), *(stamp(p) for _, p in ckpt.best_checkpoints(run))],
+        "choice": [step, epoch, avg, newest, ends],
         **_validated(experiment, data, ["dev"]),
     }
     if is_done(run / "stage-average.json", inputs) and (run / "averaged.pt").is_file() and not force:
@@ -102,7 +109,9 @@ def average(
     last, damaged = ckpt.load_newest([path for _, path in checkpoints], training=True)
     for error in damaged:
         print(f"average: {error}; the one before it is taken")
-    if avg is None:
+    if newest is not None:
+        offered = iter([_plain_mean(f"mean of the {newest} newest", newest, checkpoints)])
+    elif avg is None:
         offered = candidates(run, checkpoints, last, ends)
     else:
         offered = iter([stretch(checkpoints, step, avg) if epoch is None else passes(epochs, epoch, avg)])
@@ -300,13 +309,19 @@ def select_table(rows: Sequence[dict[str, Any]], sets: Sequence[str], best: dict
 def candidates(
     run: Path, checkpoints: list[tuple[int, Path]], last: ckpt.Checkpoint, ends: int = 1
 ) -> Iterator[Candidate]:
-    """The candidates: the last weights, the best and, for each of the `ends` newest checkpoints, the
-    means from each earlier one."""
+    """The candidates: the last weights, the best, the mean of the kept best, the EMA and, for each of the
+    `ends` newest checkpoints, the means from each earlier one."""
     yield _candidate(f"last (step {last.step})", last)
     if (run / "best.pt").is_file():
         best = _undamaged(run / "best.pt")
         if best is not None and best.step != last.step:
             yield _candidate(f"best (step {best.step})", best)
+    if (kept := ckpt.best_checkpoints(run))[1:]:
+        yield _plain_mean(f"mean of the {len(kept)} best", len(kept), kept)
+    if last.training is not None and "ema" in last.training:
+        ema = RunningAverage()
+        ema.load_state_dict(last.training["ema"])
+        yield replace(_candidate(f"EMA (step {last.step})", last), weights=ema.weights(last.weights))
     for end_step, end_path in reversed(checkpoints[-ends:]):
         end = _undamaged(end_path, training=True)
         for start_step, start_path in reversed([pair for pair in checkpoints if pair[0] < end_step]):
@@ -372,6 +387,19 @@ def _write(
         ),
     )
     print(f"average: {chosen.name} → {run / 'averaged.pt'}")
+
+
+def _plain_mean(name: str, count: int, paths: list[tuple[int, Path]]) -> Candidate:
+    """The mean of the weights of the last `count` files, each counting alike."""
+    if not 0 < count <= len(paths):
+        raise MayaError(
+            f"{count} checkpoints cannot be averaged: {len(paths)} are kept (train.keep says how many)"
+        )
+    mean = RunningAverage()
+    for _, path in paths[-count:]:
+        loaded = ckpt.load_checkpoint(path)
+        mean.update(loaded.weights)
+    return replace(_candidate(name, loaded), weights=mean.weights(loaded.weights))
 
 
 def _mean(over: str, start: ckpt.Checkpoint | None, end: ckpt.Checkpoint) -> Candidate:

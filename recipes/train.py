@@ -390,7 +390,9 @@ def counting_left_out(validate: Validate, loader: EvalLoader | CutEvalLoader, na
         if skipped >= len(loader.utterances):
             first = f"; the first: {loader.left_out[0].reason}" if loader.left_out else ""
             raise MayaError(f"none of the {skipped:.0f} utterances of {name} can be read{first}")
-        return scores | ({"skipped": skipped} if skipped else {})
+        if skipped:
+            scores["skipped"] = skipped
+        return scores
 
     return counted
 

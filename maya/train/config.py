@@ -73,7 +73,23 @@ class TrainConfig:
     samples: PosInt = 3  # the number of these utterances; always the same, spread over the languages
     save_every: Count = 500
     keep: PosInt = 3  # newest training checkpoints to keep
+    keep_best: PosInt = 1  # weights of the validations with the lowest errors to keep; 1: best.pt alone
+    save_in_background: bool = True  # from a copy in memory, while training goes on
+    # With a damaged newest checkpoint training goes back to the one before, or stops.
+    damaged: Literal["go_back", "stop"] = "go_back"
     average_every: Count = 20  # samples of the running average of the weights; 0: no average is kept
+    # Decay a step of a second average (EMA), from the same samples, for `maya average`; 0: none is kept.
+    ema: BelowOne = 0.0
+    # Steps, in all, that may be left out because losses or gradients are not finite; see train/failure.py.
+    skip_non_finite: Count = 0
+    skip_in_row: PosInt = 3  # of them in a row, after which training stops
+    # A loss above the median of recent steps by so many of their deviations is reported; 0: never.
+    spike: NonNegFloat = 8.0
+    stall_seconds: NonNegFloat = 900.0  # without a step, after which the place is reported; 0: never
+    # Validations in a row without a clear improvement, after which training ends; 0: never.
+    patience: Count = 0
+    # Trackers of accelerate beside TensorBoard: wandb, mlflow, aim, or one that an experiment registers.
+    trackers: Annotated[tuple[str, ...], Distinct()] = ()
     threads: Count = 0  # CPU threads for torch; 0 leaves the choice to torch
 
 

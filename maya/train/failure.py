@@ -1,6 +1,7 @@
 """Steps that fail: a loss or gradient that is not a number, or too little memory. The former's batches are
 kept, so that `maya diagnose RUN` can repeat the step."""
 
+import logging
 import math
 import pickle
 from collections.abc import Iterator
@@ -15,10 +16,14 @@ from torch import Tensor
 from maya.config import leaves
 from maya.data.loading.batch import Batch
 from maya.errors import MayaError
-from maya.files import replacing
+from maya.files import replacing, write_json
 from maya.train.checkpoints import checkpoint as ckpt
+from maya.train.checkpoints.resume import STOPPED_AT
 from maya.train.checkpoints.state import Run, State
+from maya.train.config import TrainConfig
 from maya.train.distributed import all_reduce_sum, barrier, rank, world_size
+
+log = logging.getLogger(__name__)
 
 FOLDER, MODEL, FORMAT = "not-a-number", "model.pt", "maya-not-a-number-1"
 _OUT_OF_MEMORY = (
@@ -170,10 +175,16 @@ def stop_unless_finite(
 
 
 @contextmanager
-def watched(run: Run, group: list[Batch], batch_count: float, bf16: bool) -> Iterator[None]:
+def watched(run: Run, state: State, group: list[Batch], batch_count: float, bf16: bool) -> Iterator[None]:
     """Around a training step: keeps the batches of a NotFinite in `run.folder`/not-a-number, and turns an
-    allocator's error into OutOfMemory."""
+    allocator's error into OutOfMemory.
+
+    A NotFinite stops the run, or leaves the step out (see `refusal`): weights, statistics and optimizer are
+    then as they were before it.
+    """
     model = run.model
+    may_skip = run.cfg.skip_non_finite > 0 or state.step in state.stopped_at
+    buffers = [buffer.clone() for buffer in model.buffers()] if may_skip else []
     try:
         yield
     except NotFinite as error:
@@ -182,11 +193,20 @@ def watched(run: Run, group: list[Batch], batch_count: float, bf16: bool) -> Ite
             bf16=bf16, scale=error.scale, batch_count=batch_count, frozen=sorted(model.frozen),
             tallies=error.tallies,
         )  # fmt: skip
+        reason = refusal(run.cfg, state)
         try:
-            keep(run, failure)
+            keep(run, failure, f"rank-{rank():05d}" + ("" if reason else f"-step-{state.step:07d}"))
         except (OSError, RuntimeError, MayaError) as why:
-            raise MayaError(f"{error} (the batch itself could not be kept: {why})") from error
+            if reason:
+                raise MayaError(f"{error} (the batch itself could not be kept: {why})") from error
+            log.warning("the batch of step %d could not be kept: %s", state.step, why)
+        if not reason:
+            leave_out(run, state, error, buffers)
+            return
+        if run.log.main:
+            write_json(run.folder / STOPPED_AT, {"steps": sorted({*state.stopped_at, state.step})})
         barrier()  # the launcher ends all ranks after the first one; rank 0 may still write the weights
+        error.args = (f"{error}{worst_gradients(model)}; {reason}",)
         raise
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -195,8 +215,46 @@ def watched(run: Run, group: list[Batch], batch_count: float, bf16: bool) -> Ite
         raise OutOfMemory(group, model.step, run.experiment, device) from None
 
 
-def keep(run: Run, failure: Failure) -> None:
-    """Write the weights (rank 0) and the batches of this rank that failed, if there are any."""
+def refusal(cfg: TrainConfig, state: State) -> str:
+    """Why a step whose losses or gradients are not finite stops the run; "" where it is left out.
+
+    It is left out while `train.skip_non_finite` allows so many, or if the run stopped at this very step
+    before: without that, each resumed run would meet the same batch again. After `train.skip_in_row` such
+    steps in a row it is the model that is broken, not a batch.
+    """
+    in_row = 0
+    while state.step - 1 - in_row in state.skipped:
+        in_row += 1
+    if in_row >= cfg.skip_in_row:
+        return (
+            f"the {in_row} step(s) before it were left out as well (train.skip_in_row): the model has "
+            "diverged; start a run with a lower train.lr, or remove the newest checkpoints to go further back"
+        )
+    if state.step in state.stopped_at or len(state.skipped) < cfg.skip_non_finite:
+        return ""
+    return "the same command leaves this step out if it fails again"
+
+
+def leave_out(run: Run, state: State, error: NotFinite, buffers: list[Tensor]) -> None:
+    """Undo the step: statistics as they were, no gradients; count it and say so."""
+    with torch.no_grad():
+        for buffer, before in zip(run.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+    run.log.say(f"step {state.step} is left out: {error}{worst_gradients(run.model)}")
+    run.optimizer.zero_grad(set_to_none=True)
+    state.skipped.append(state.step)
+    run.log.metrics("skipped", state.step, {"steps_left_out": len(state.skipped)})
+
+
+def worst_gradients(model: torch.nn.Module) -> str:
+    """A clause that names parameters whose gradients are not finite, nearest to the input first."""
+    gradients = ((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
+    names = [name for name, grad in gradients if not grad.isfinite().all()]
+    return f"; {len(names)} gradients are not finite, such as that of {names[0]}" if names else ""
+
+
+def keep(run: Run, failure: Failure, name: str) -> None:
+    """Write the weights (rank 0) and the batches of this rank that failed, if there are any, as NAME.pt."""
     folder = run.folder / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = run.checkpoint(State(step=failure.step), {"experiment": run.experiment.name})
@@ -212,7 +270,7 @@ def keep(run: Run, failure: Failure) -> None:
         }
         for t in failure.tallies
     ]  # fmt: skip
-    with replacing(folder / f"rank-{failure.rank:05d}.pt") as partial:
+    with replacing(folder / f"{name}.pt") as partial:
         torch.save(saved | {"format": FORMAT}, partial)
 
 

@@ -16,13 +16,16 @@ from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoints.checkpoint import remove, step_path
 from maya.train.checkpoints.resume import resume
+from maya.train.checkpoints.space import check_space
 from maya.train.checkpoints.state import Position, Run, State, keep_best, record_validation, save
+from maya.train.checkpoints.writer import CheckpointWriter
 from maya.train.compiled import compile_blocks
 from maya.train.config import TrainConfig, check
 from maya.train.distributed import wrap, wrap_again
 from maya.train.failure import watched
 from maya.train.forecast import Forecast, Pace
 from maya.train.heads import begins, head_to_show, trained_heads
+from maya.train.health import Health
 from maya.train.optimizers import schedule
 from maya.train.optimizers.eden import adjusted_steps
 from maya.train.optimizers.optim import make_optimizer
@@ -30,10 +33,11 @@ from maya.train.report import Window, report
 from maya.train.runlog import RunLog
 from maya.train.samples import Samples
 from maya.train.sharding import gathered, is_sharded, shard
-from maya.train.step import Clock, Step, train_step
+from maya.train.step import Clock, Step, StepStats, train_step
 from maya.train.stop import Interrupted, StopRequest
 from maya.train.training_data import TrainingData
-from maya.train.validate import Validate
+from maya.train.validate import Validate, ValidationOutOfMemory
+from maya.train.verdict import ended_early, judge
 from maya.train.watchdog import Watchdog
 
 __all__ = ["Material", "train"]
@@ -79,15 +83,18 @@ def train(
     steps_in_all = Forecast(cfg, data.batches_per_pass if data is not None else 0)
     log = open_log(run_dir, experiment, state, accelerator, material.facts, steps_in_all)
     run = Run(folder=run_dir, model=model, optimizer=optimizer, tokenizer=tokenizer, experiment=experiment,
-              log=log)  # fmt: skip
+              log=log, writer=CheckpointWriter(background=cfg.save_in_background and log.main))  # fmt: skip
+    check_space(run_dir, model, optimizer, cfg)
+    health = Health(run, state)
     window, clock, pace, stream = Window(), Clock(), Pace(first=state.step), material.batches(state.position)
     preferred, bf16 = experiment.decoding_head, accelerator.mixed_precision == "bf16"
-    on_dev = partial(check_on_dev, run, state, material.validate) if material.validate else None
+    on_dev = partial(check_on_dev, run, state, material.validate, health) if material.validate else None
     if on_dev and state.step and state.validated != state.step and validation_due(cfg, state):
         on_dev()  # the step was saved, and its validation interrupted
         clock.lap("validate")
-    with StopRequest() as stop, Watchdog(clock, lambda: state.step, cfg.timeout_seconds):
-        while not schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position)):
+    watchdog = Watchdog(clock, lambda: state.step, cfg.timeout_seconds)
+    with run.writer, health, watchdog, StopRequest() as stop:
+        while not has_ended(cfg, state):
             if model.frozen != schedule.frozen(cfg, state.step):
                 del wrapped  # with its hooks
                 model.freeze(schedule.frozen(cfg, state.step))
@@ -99,21 +106,24 @@ def train(
             model.begin_step(state.step, seen)
             before, group = schedule.epoch(cfg, state.position), take(stream, cfg.accumulate, state)
             waited = clock.lap("data")
-            with watched(run, group, seen, bf16):
+            stats: StepStats | None = None  # of a step that is left out
+            with watched(run, state, group, seen, bf16):
                 tools = Step(wrapped, optimizer, accelerator, run_dir, clock)
                 stats = train_step(tools, group, cfg, state, stop.requested)
             state.step += 1
+            health.after(state, stats, group)
             epoch = schedule.epoch(cfg, state.position)
             over, passed = schedule.is_over(cfg, state.step, epoch), cfg.epochs > 0 and epoch > before
-            window.add(stats, waited)
+            if stats is not None:
+                window.add(stats, waited)
             if due(state.step, cfg.average_every):
                 add_to_average(run, state)
                 clock.lap("average")
             if due(state.step, cfg.log_every) or over:
                 report(run, state, window, clock, pace, steps_in_all)
-            save_and_check(run, state, on_dev, stop=stats.stop, over=over, passed=passed)
-            if material.samples and due(state.step, cfg.samples_every):
-                show_samples(run, state, material.samples, preferred)
+            stop_now = stats is not None and stats.stop
+            save_and_check(run, state, on_dev, stop=stop_now, over=over, passed=passed)
+            show_samples(run, state, material.samples, preferred)
             clock.lap("validate")
     log.close()
     return state
@@ -124,6 +134,12 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
+def has_ended(cfg: TrainConfig, state: State) -> bool:
+    """Whether training is over: by its steps or epochs, or by `train.patience`."""
+    epoch = schedule.epoch(cfg, state.position)
+    return ended_early(cfg, state) or schedule.is_over(cfg, state.step, epoch)
+
+
 def validation_due(cfg: TrainConfig, state: State) -> bool:
     """Whether the weights of this step are validated: every `train.valid_every` steps and at the end."""
     over = schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position))
@@ -131,26 +147,44 @@ def validation_due(cfg: TrainConfig, state: State) -> bool:
 
 
 def add_to_average(run: Run, state: State) -> None:
-    """Add the weights of this step to their running average, which rank 0 keeps; of a sharded model each rank
-    keeps its share."""
+    """Add the weights of this step to their averages, which rank 0 keeps; of a sharded model each rank keeps
+    its share."""
     if run.log.main or is_sharded(run.model):
-        state.average.update(run.model.state_dict())
+        state.update_averages(run.model.state_dict())
 
 
-def show_samples(run: Run, state: State, samples: Samples, preferred: str | None) -> None:
-    """The output of the head that decodes best for a few utterances, by rank 0."""
-    trained = trained_heads(run.cfg, run.model, state.step)
-    head = head_to_show(run.model, trained, preferred, state.dev)
-    with gathered(run.model):
-        run.log.samples(state.step, samples(run.model, head) if head and run.log.main else [])
+def check_on_dev(run: Run, state: State, validate: Validate, health: Health) -> None:
+    """Validate the weights of this step, keep them as best.pt if they are the best, and record it. Without
+    the memory for it, that is said, and training continues."""
+    anew, error = state.best == float("inf"), float("inf")
+    try:
+        with gathered(run.model):
+            scores = validate(run.model, trained_heads(run.cfg, run.model, state.step))
+    except ValidationOutOfMemory as failed:
+        run.log.say(f"valid step {state.step}  NOT VALIDATED, out of memory: {failed}")
+        run.log.metrics("valid_failed", state.step, {"out_of_memory": 1.0})
+    else:
+        verdict = judge(run, state, scores, health.spikes.median(), anew=anew)
+        scores.update(verdict.values)
+        keep_best(run, state, scores)
+        if verdict.text:
+            run.log.say(f"  {verdict.text}")
+        error = scores["error"]
+    record_validation(run.folder, state, run.log.main, error)
+    if ended_early(run.cfg, state):
+        run.log.say(
+            f"training ends at step {state.step}: {state.waited} validations in a row without a clear "
+            "improvement (train.patience)"
+        )
 
 
-def check_on_dev(run: Run, state: State, validate: Validate) -> None:
-    """Validate the weights of this step, keep them as best.pt if they are the best, and record it."""
-    with gathered(run.model):
-        scores = validate(run.model, trained_heads(run.cfg, run.model, state.step))
-    keep_best(run, state, scores)
-    record_validation(run.folder, state, run.log.main)
+def show_samples(run: Run, state: State, samples: Samples | None, preferred: str | None) -> None:
+    """Log the output of the head that decodes best for a few utterances, if that is due."""
+    if samples and due(state.step, run.cfg.samples_every):
+        trained = trained_heads(run.cfg, run.model, state.step)
+        head = head_to_show(run.model, trained, preferred, state.dev)
+        with gathered(run.model):
+            run.log.samples(state.step, samples(run.model, head) if head and run.log.main else [])
 
 
 def save_and_check(
@@ -163,6 +197,7 @@ def save_and_check(
     if saved:
         save(run, state, passed=passed)
     if stop and not over:
+        run.writer.flush()
         run.log.close()
         raise Interrupted(state.step)
     if on_dev and validation_due(run.cfg, state):
@@ -173,10 +208,11 @@ def save_and_check(
 @contextmanager
 def saved_meanwhile(run: Run, state: State) -> Iterator[None]:
     """A checkpoint of this step while something runs that may fail, so that a failure does not lose the steps
-    since the last one; removed if all goes well."""
+    since the last one; removed if all goes well, unless training ends here."""
     save(run, state, keep_others=True)
     yield
-    if run.log.main:
+    run.writer.flush()
+    if run.log.main and not ended_early(run.cfg, state):
         remove(step_path(run.folder, state.step))
 
 
@@ -192,13 +228,17 @@ def open_log(
     run_dir: Path, experiment: Any, state: State, accelerator: Accelerator, facts: dict, total: Forecast
 ) -> RunLog:
     cfg: TrainConfig = experiment.train
-    log = RunLog(run_dir, main=accelerator.is_main_process, resumed_step=state.step)
+    log = RunLog(run_dir, main=accelerator.is_main_process, resumed_step=state.step, trackers=cfg.trackers)
     progress = {"world_size": accelerator.num_processes, "history": state.history}
     log.start(experiment, sys.argv, facts | progress)
     if schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position)):
         log.say(
             f"the run has ended at step {state.step} (train.steps={cfg.steps}, train.epochs={cfg.epochs}): "
             "raise one that ended it to train on"
+        )
+    elif ended_early(cfg, state):
+        log.say(
+            f"the run has ended at step {state.step} (train.patience={cfg.patience}): raise it to train on"
         )
     elif state.step:
         epochs = f" (epoch {total.epoch(state)})" if cfg.epochs else ""

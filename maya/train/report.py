@@ -8,6 +8,7 @@ from maya.models.config import ENCODER
 from maya.models.speech_model import SpeechModel, part_name
 from maya.train.checkpoints.state import Run, State
 from maya.train.forecast import Forecast, Pace
+from maya.train.health import peak_memory
 from maya.train.optimizers import schedule
 from maya.train.step import Clock, StepStats
 
@@ -22,11 +23,13 @@ class Window:
     sums: dict[str, float] = field(default_factory=dict)
     waits: list[float] = field(default_factory=list)  # seconds that each step waited for data
     clipped: list[str] = field(default_factory=list)  # ScaledAdam's description of each step that it clipped
+    largest: tuple[str, float] = ("", 0.0)  # the last step's largest gradient, where it was computed
 
     def add(self, stats: StepStats, waited: float) -> None:
         self.steps += 1
         self.waits.append(round(waited, 4))
         self.clipped += [stats.clipped] if stats.clipped else []
+        self.largest = stats.largest
         values = {name: getattr(stats, name) for name in SUMMED}
         values |= {f"{part}_loss": loss for part, loss in stats.parts.items()}
         for name, value in values.items():
@@ -50,7 +53,10 @@ def part_losses(model: SpeechModel, window: Window, step: int) -> dict[str, floa
 
 
 def report(run: Run, state: State, window: Window, clock: Clock, pace: Pace, total: Forecast) -> None:
-    """One line on the terminal, one in metrics.jsonl; then a new window."""
+    """One line on the terminal, one in metrics.jsonl; then a new window. Nothing after steps that were all
+    left out."""
+    if not window.steps:
+        return
     cfg, log, model = run.cfg, run.log, run.model
     sums, last, epoch = window.sums, state.step - 1, schedule.epoch(cfg, state.position)
     step_seconds = {k: v for k, v in clock.seconds.items() if k != "validate"}
@@ -75,7 +81,10 @@ def report(run: Run, state: State, window: Window, clock: Clock, pace: Pace, tot
         "data_wait": window.waits,
         "infeasible": state.infeasible,
         "clipped": len(window.clipped),
+        **peak_memory(),
     }
+    if name := window.largest[0]:
+        values |= {"largest_gradient": name, "largest_gradient_share": round(window.largest[1], 4)}
     parts = ", ".join(f"{part} {loss:.3f}" for part, loss in losses.items())
     log.metrics("train", state.step, values | shares)
     remaining = (total.total(state) - state.step) * pace.seconds_a_step(state.step)
@@ -83,7 +92,8 @@ def report(run: Run, state: State, window: Window, clock: Clock, pace: Pace, tot
         f"step {state.step}/{total.shown(state)}  epoch {total.epoch(state)}  loss {values['loss']:.3f} "
         f"({parts})  {_rates(rates)}  "
         f"grad {values['grad_norm']:.2f}  {values['seconds_per_step']:.2f} s/step  "
-        f"{values['speed']:.0f}x real time  work {values['share_work']:.0%}  left {_minutes(remaining)}"
+        f"{values['speed']:.0f}x real time  work {values['share_work']:.0%}  "
+        f"mem {values.get('memory_gb', 0.0):.1f} GB  left {_minutes(remaining)}"
     )
     if window.clipped:
         steps = len(window.clipped)

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from maya.config import to_dict
+from maya.config import leaves, to_dict
 from maya.files import replacing, write_json
 from maya.kernels.bench.machine import cpu_model, version_of
+from maya.train.trackers import Trackers
 
 PACKAGES = ("maya", "torch", "torchaudio", "triton", "numpy", "lhotse", "sentencepiece", "accelerate")
 
@@ -38,12 +39,15 @@ class Sample:
 class RunLog:
     """The log of one run. Only the main process writes; on the others every method does nothing."""
 
-    def __init__(self, run_dir: Path, *, main: bool, resumed_step: int = 0) -> None:
+    def __init__(
+        self, run_dir: Path, *, main: bool, resumed_step: int = 0, trackers: Sequence[str] = ()
+    ) -> None:
         self.run_dir, self.main = run_dir, main
         if not main:
             return
         run_dir.mkdir(parents=True, exist_ok=True)
-        for name in ("metrics.jsonl", "samples.jsonl"):
+        self._trackers = Trackers(trackers, run_dir)
+        for name in ("metrics.jsonl", "samples.jsonl", "spikes.jsonl"):
             _drop_rows_after(run_dir / name, resumed_step)
         self._metrics = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  not for those who read checkpoints
@@ -60,17 +64,25 @@ class RunLog:
             self.run_dir / "environment.json", environment() | {"commit": commit, "command": command} | facts
         )
         (self.run_dir / "git.diff").write_text(diff, encoding="utf-8")
+        self._trackers.start(dict(leaves(experiment)))
 
-    def metrics(self, kind: str, step: int, values: Mapping[str, float | list[float]]) -> None:
-        """One line of metrics.jsonl; single numbers also go to TensorBoard under `kind/`."""
+    def metrics(self, kind: str, step: int, values: Mapping[str, float | str | list[float]]) -> None:
+        """One line of metrics.jsonl; numbers also go to TensorBoard and the trackers under `kind/`."""
         if not self.main:
             return
         row = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
-        for name, value in values.items():
-            if not isinstance(value, list):
-                self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+        numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
+        for name, value in numbers.items():
+            self._tensorboard.add_scalar(name, value, step)
+        self._trackers.log(numbers, step)
+
+    def event(self, kind: str, row: Mapping[str, Any]) -> None:
+        """One line of KIND.jsonl."""
+        if self.main:
+            with (self.run_dir / f"{kind}.jsonl").open("a", encoding="utf-8") as f:
+                f.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def phase(self, step: int, changes: Mapping[str, str]) -> None:
         """The changes of the schedule at `step`: on the terminal, in metrics.jsonl and TensorBoard."""
@@ -110,6 +122,7 @@ class RunLog:
         if self.main:
             self._metrics.close()
             self._tensorboard.close()
+            self._trackers.finish()
 
 
 def stop_printing() -> None:

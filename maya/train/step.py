@@ -17,7 +17,7 @@ from maya.train.config import TrainConfig
 from maya.train.distributed import all_reduce_sum
 from maya.train.failure import Tally, stop_unless_finite
 from maya.train.optimizers import schedule
-from maya.train.optimizers.optim import clip, gradient_norm
+from maya.train.optimizers.optim import clip, gradient_norm, largest_gradient
 from maya.train.optimizers.scaled_adam import ScaledAdam
 from maya.train.sharding import average_whole_gradients
 
@@ -54,6 +54,7 @@ class StepStats:
     grad_norm: float
     clipped: str  # ScaledAdam's description of its clipping in this step; else empty
     stop: bool
+    largest: tuple[str, float] = ("", 0.0)  # in steps that are logged, see `largest_gradient`
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +112,15 @@ def train_step(
     norm = gradient_norm(model)
     infeasible, grad_norm = stop_unless_finite(tallies, norm, state.step, tools.folder, device, scale)
     state.infeasible += infeasible
+    logged = cfg.log_every > 0 and (state.step + 1) % cfg.log_every == 0
+    largest = largest_gradient(bare) if logged else ("", 0.0)
     grad_norm, clipped = update(model, optimizer, cfg, norm, grad_norm)
     clock.lap("optimizer")
     loss, *parts = all_reduce_sum(sums.tolist(), device)
     return StepStats(
         loss=loss, parts=dict(zip(names[1:], parts, strict=True)), count=total, tokens=tokens,
         utterances=utterances, audio_seconds=audio_seconds, grad_norm=grad_norm, clipped=clipped,
-        stop=stops > 0,
+        stop=stops > 0, largest=largest,
     )  # fmt: skip
 
 

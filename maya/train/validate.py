@@ -12,12 +12,15 @@ from maya.decode.head_choice import TrainedHeads
 from maya.decode.methods import greedy
 from maya.decode.table import true_labels
 from maya.encoders import Encoded
+from maya.errors import MayaError
 from maya.heads import Head, final_weights
 from maya.models.speech_model import SpeechModel
 from maya.score.wer import cer, wer
 from maya.text.languages import UNKNOWN_LANGUAGE, indexed_language
 from maya.text.tokenizer import Tokenizer
-from maya.train.distributed import all_reduce_sum, gather_objects
+from maya.train.distributed import all_reduce_sum, gather_objects, rank
+from maya.train.failure import is_out_of_memory
+from maya.train.verdict import NATS, DevScores, DevUtterances
 
 
 class Validate(Protocol):
@@ -33,12 +36,21 @@ class _Outputs:
 
     texts: language, reference, and the hypothesis of each text head. classes: by head the true and the
     predicted class of each utterance that has one. loss: its sum. count: of tokens, or of utterances.
+    losses: id, loss in thousandths of a nat, and count of each utterance, in the order of `texts`. labelled:
+    by head the ids in `classes`. no_memory: why this rank could not go on.
     """
 
     texts: list[tuple[str, str, list[str]]] = field(default_factory=list)
     classes: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     loss: float = 0.0
     count: float = 0.0
+    losses: list[tuple[str, int, int]] = field(default_factory=list)
+    labelled: dict[str, list[str]] = field(default_factory=dict)
+    no_memory: str = ""
+
+
+class ValidationOutOfMemory(MayaError):
+    """Validation ran out of memory, on some rank; raised on all."""
 
 
 def make_validate(
@@ -68,39 +80,97 @@ def make_validate(
     """
 
     @torch.inference_mode()
-    def validate(model: SpeechModel, heads: Sequence[str] | None = None) -> dict[str, float]:
+    def validate(model: SpeechModel, heads: Sequence[str] | None = None) -> DevScores:
         model.eval()
         names = tuple(heads or model.heads)
         text = tuple(name for name in model.cfg.text_heads if name in names)
-        weights = final_weights(model.cfg.heads, names)
         predicting = [name for name in names if model.head(name).predicts]
-        device, outputs = next(model.parameters()).device, _Outputs(classes={name: [] for name in predicting})
-        for batch in batches():
-            batch = batch.to(device)
-            encoded = model.encode_audio(batch.audio, batch.audio_lens, hidden=model.hidden)
-            losses = model.losses(encoded, batch, weights=weights).total
-            outputs.loss += sum_of_feasible(losses)
-            outputs.count += float(batch.token_lens.clamp(min=1).sum()) if text else batch.size
-            hyps = [greedy(model, encoded, head, batch.langs) for head in text]
-            if text:
-                for name, lang, *row in zip(batch.ids, batch.langs.tolist(), *hyps, strict=True):
-                    texts = [tokenizer.decode(hyp.tokens) for hyp in row]
-                    outputs.texts.append((indexed_language(lang, languages), references[name], texts))
-            for name in predicting:
-                outputs.classes[name] += classes_of(model, model.head(name), encoded, batch)
+        outputs = _Outputs(classes={n: [] for n in predicting}, labelled={n: [] for n in predicting})
+        try:
+            for batch in batches():
+                _add(outputs, model, batch, names, tokenizer.decode, references, languages)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            outputs.no_memory = f"rank {rank()}: {str(error).splitlines()[0][:200]}"
         model.train()
-        loss, count = all_reduce_sum([outputs.loss, outputs.count], device)
-        shares = gather_objects((outputs.texts, outputs.classes))
-        scores = {"loss": loss / max(count, 1.0)}
-        if text:
-            scores |= rates_of_heads([row for rows, _ in shares for row in rows], text, method)
-        accuracies: dict[str, float] = {}
-        for name in predicting:
-            accuracies |= accuracy([pair for _, classes in shares for pair in classes[name]], name)
-        error = next((1 - value for value in accuracies.values()), scores["loss"])
-        return {"error": error} | scores | accuracies
+        if reasons := [reason for reason in gather_objects(outputs.no_memory) if reason]:
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+            raise ValidationOutOfMemory(f"{reasons[0]}; lower decode.max_seconds")
+        return _scores(outputs, text, predicting, method, next(model.parameters()).device)
 
     return validate
+
+
+def _add(
+    outputs: _Outputs, model: SpeechModel, batch: Batch, names: tuple[str, ...],
+    decode: Callable[[list[int]], str], references: dict[str, str], languages: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Add the outputs of a batch, of the heads `names`."""
+    text = tuple(name for name in model.cfg.text_heads if name in names)
+    batch = batch.to(next(model.parameters()).device)
+    encoded = model.encode_audio(batch.audio, batch.audio_lens, hidden=model.hidden)
+    losses = model.losses(encoded, batch, weights=final_weights(model.cfg.heads, names)).total
+    counts = batch.token_lens.clamp(min=1) if text else torch.ones_like(batch.token_lens)
+    outputs.loss += sum_of_feasible(losses)
+    outputs.count += float(counts.sum())
+    nats = (losses.double() * NATS).nan_to_num(0.0, 0.0, 0.0).round().long().tolist()
+    outputs.losses += zip(batch.ids, nats, counts.tolist(), strict=True)
+    hyps = [greedy(model, encoded, head, batch.langs) for head in text]
+    if text:
+        for name, lang, *row in zip(batch.ids, batch.langs.tolist(), *hyps, strict=True):
+            texts = [decode(hyp.tokens) for hyp in row]
+            outputs.texts.append((indexed_language(lang, languages), references[name], texts))
+    for name in outputs.classes:
+        labels = true_labels(model, batch, model.head(name).predicts)
+        outputs.labelled[name] += [i for i, label in zip(batch.ids, labels, strict=True) if label is not None]
+        outputs.classes[name] += classes_of(model, model.head(name), encoded, batch)
+
+
+def _scores(
+    outputs: _Outputs, text: tuple[str, ...], predicting: list[str], method: str, device: torch.device
+) -> DevScores:
+    """The scores of the outputs of all ranks."""
+    loss, count = all_reduce_sum([outputs.loss, outputs.count], device)
+    parts: list[_Outputs] = gather_objects(outputs)
+    rows = [row for part in parts for row in part.texts]
+    losses = [row for part in parts for row in part.losses]
+    scores = {"loss": loss / max(count, 1.0)}
+    if text:
+        scores |= rates_of_heads(rows, text, method)
+    accuracies: dict[str, float] = {}
+    for name in predicting:
+        accuracies |= accuracy([pair for part in parts for pair in part.classes[name]], name)
+    error = next((1 - value for value in accuracies.values()), scores["loss"])
+    out = DevScores({"error": error} | scores | accuracies)
+    if text:
+        head = next(i for i, name in enumerate(text) if scores[f"{name}_cer"] == scores["error"])
+        errors = cer([ref for _, ref, _ in rows], [hyps[head] for *_, hyps in rows])
+        counted = (errors.utterance_errors.tolist(), errors.utterance_ref_lengths.tolist())
+        out.utterances = _utterances(losses, [language for language, *_ in rows], *counted)
+    elif accuracies:
+        name = next(name for name in predicting if f"{name}_accuracy" in accuracies)
+        classes = dict(
+            pair for part in parts for pair in zip(part.labelled[name], part.classes[name], strict=True)
+        )
+        losses = [row for row in losses if row[0] in classes]
+        pairs = [classes[row[0]] for row in losses]
+        wrong = [int(true != predicted) for true, predicted in pairs]
+        out.utterances = _utterances(losses, [true for true, _ in pairs], wrong, [1] * len(pairs))
+    else:
+        nats, units = [row[1] for row in losses], [row[2] * NATS for row in losses]
+        out.utterances = _utterances(losses, ["loss"] * len(losses), nats, units)
+    return out
+
+
+def _utterances(
+    losses: list[tuple[str, int, int]], groups: list[str], errors: list[int], lengths: list[int]
+) -> DevUtterances:
+    return DevUtterances(
+        ids=[row[0] for row in losses], groups=groups, errors=errors, lengths=lengths,
+        losses=[row[1] for row in losses], units=[row[2] for row in losses],
+    )  # fmt: skip
 
 
 def sum_of_feasible(losses: Tensor) -> float:

@@ -16,20 +16,26 @@ from maya.errors import MayaError
 
 @dataclass(kw_only=True, slots=True)
 class RunningAverage:
-    """Mean of the floating-point entries of a state dict over `count` samples, fp64 on the CPU."""
+    """Mean of the floating-point entries of a state dict over `count` samples, fp64 on the CPU.
+
+    With a `decay` above 0 it becomes an exponential moving average (EMA): each sample counts at least
+    1 - decay. The first 1 / (1 - decay) samples count alike, so nothing has to be corrected for the start.
+    """
 
     count: int = 0
+    decay: float = 0.0
     mean: dict[str, Tensor] = field(default_factory=dict)
 
     @torch.no_grad()
     def update(self, state: dict[str, Tensor]) -> None:
         self.count += 1
+        share = max(1 / self.count, 1 - self.decay) if self.decay else 1 / self.count
         for name, value in state.items():
             if not value.is_floating_point():
                 continue
             value = value.detach().to("cpu", torch.float64)
             if name in self.mean:
-                self.mean[name].lerp_(value, 1 / self.count)
+                self.mean[name].lerp_(value, share)
             else:
                 self.mean[name] = value.clone()
 
@@ -38,6 +44,10 @@ class RunningAverage:
 
     def load_state_dict(self, state: dict) -> None:
         self.count, self.mean = int(state["count"]), dict(state["mean"])
+
+    def weights(self, template: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The means in the dtypes of `template`, a state dict whose other entries are kept."""
+        return {k: self.mean[k].to(v.dtype) if k in self.mean else v for k, v in template.items()}
 
 
 def average_between(

@@ -22,7 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from maya.config import from_dict, leaves, to_dict
 from maya.errors import MayaError
-from maya.files import replacing
+from maya.files import replacing, sync_folder
 from maya.models.config import ENCODER, SpeechModelConfig
 from maya.models.speech_model import SpeechModel
 from maya.text.load import tokenizer_from_bytes
@@ -31,6 +31,7 @@ from maya.train.checkpoints import older, sharded
 
 FORMAT = "maya-checkpoint-2"
 STEP_NAME = re.compile(r"step-(\d+)\.pt")
+BEST_NAME = re.compile(r"best-(\d+)\.pt")
 EPOCH_NAME = re.compile(r"epoch-(\d+)\.pt")
 
 
@@ -74,6 +75,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             torch.save(payload, f)
             f.flush()
             os.fsync(f.fileno())
+        sync_folder(path.parent)
     except OSError as e:
         raise MayaError(
             f"{path}: the checkpoint could not be written ({e.strerror}); free some space and run again"
@@ -179,8 +181,17 @@ def find_checkpoint(path: Path) -> Path:
 
 def step_checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
     """The (step, path) of every training checkpoint of a run, oldest first."""
-    paths = (run_dir / "checkpoints").glob("step-*.pt")
-    return sorted((int(m[1]), p) for p in paths if (m := STEP_NAME.fullmatch(p.name)))
+    return _numbered(run_dir, STEP_NAME)
+
+
+def best_checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
+    """The (step, path) of the weights that `train.keep_best` keeps where it is above 1, by step."""
+    return _numbered(run_dir, BEST_NAME)
+
+
+def _numbered(run_dir: Path, name: re.Pattern[str]) -> list[tuple[int, Path]]:
+    paths = (run_dir / "checkpoints").glob("*.pt")
+    return sorted((int(m[1]), p) for p in paths if (m := name.fullmatch(p.name)))
 
 
 def step_path(run_dir: Path, step: int) -> Path:
@@ -195,10 +206,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def best_path(run_dir: Path, step: int) -> Path:
+    return run_dir / "checkpoints" / f"best-{step:07d}.pt"
+
+
 def epoch_checkpoints(run_dir: Path) -> dict[int, Path]:
     """The checkpoint of each epoch (see train.epochs), by its number from 1, in order."""
-    paths = sorted((run_dir / "checkpoints").glob("epoch-*.pt"))
-    return {int(m[1]): p for p in paths if (m := EPOCH_NAME.fullmatch(p.name))}
+    return dict(_numbered(run_dir, EPOCH_NAME))
 
 
 def epoch_path(run_dir: Path, epoch: int) -> Path:

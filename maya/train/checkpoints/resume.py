@@ -11,11 +11,12 @@ import torch
 from maya.config import from_dict, to_dict
 from maya.data.plan import Position
 from maya.errors import MayaError
-from maya.files import sha256
+from maya.files import read_json, sha256
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoints import checkpoint as ckpt
-from maya.train.checkpoints.state import State, flat, is_free, read_validations
+from maya.train.checkpoints.averaging import RunningAverage
+from maya.train.checkpoints.state import State, flat, is_free, restore_validation
 from maya.train.config import TrainConfig
 from maya.train.distributed import gather_objects, rank, world_size
 from maya.train.heads import trained_names
@@ -26,7 +27,8 @@ from maya.train.training_data import TrainingData
 log = logging.getLogger(__name__)
 
 # The fields that set the end of training. They may change: see `say_other_end`.
-ENDS = frozenset(["train.steps", "train.epochs"])
+ENDS = frozenset(["train.steps", "train.epochs", "train.patience"])
+STOPPED_AT = "stopped-at.json"
 
 
 def resume(
@@ -39,12 +41,14 @@ def resume(
     the run has ended and `data` are not those it was trained on. Other data in a run that goes on are said in
     a warning, and the running pass begins anew.
     """
-    path = newest_readable(run_dir)
+    path = newest_readable(run_dir, experiment.train.damaged == "go_back")
     now = {"steps": experiment.train.steps, "epochs": experiment.train.epochs}
     present = now | {"data": asdict(data) if data is not None else None}
     if path is None:
         torch.manual_seed(experiment.train.seed + 7919 * rank())
-        return State(history=[{"step": 0} | present])
+        state = State(history=[{"step": 0} | present], ema=fresh_ema(experiment.train))
+        state.stopped_at = steps_stopped_at(run_dir)
+        return state
     loaded = ckpt.load_checkpoint(path, training=True, verify=False, mesh=mesh_of(model))
     if loaded.training is None:
         raise MayaError(
@@ -61,8 +65,8 @@ def resume(
     state = _restore(loaded, model, optimizer, experiment)
     model.initial_heads = trained_names(loaded)
     before = state.history[-1] if state.history else {}
-    best, state.validated = read_validations(run_dir, state.step)
-    state.best = state.best if best is None else best
+    state.stopped_at = steps_stopped_at(run_dir)
+    restore_validation(run_dir, state)
     if data is not None:
         compare_data(path, state, before.get("data"), data, experiment.train)
     say_other_end(state, saved["train"], experiment.train)
@@ -71,23 +75,37 @@ def resume(
     return state
 
 
-def newest_readable(run_dir: Path) -> Path | None:
+def fresh_ema(cfg: TrainConfig) -> RunningAverage | None:
+    """The average that `train.ema` asks for. A sample stands for `train.average_every` steps."""
+    return RunningAverage(decay=cfg.ema**cfg.average_every) if cfg.ema and cfg.average_every else None
+
+
+def steps_stopped_at(run_dir: Path) -> list[int]:
+    """The steps at which losses that are not finite stopped this run before, alike on every rank."""
+    steps = read_json(run_dir / STOPPED_AT).get("steps", []) if rank() == 0 else []
+    return list(gather_objects(steps)[0])
+
+
+def newest_readable(run_dir: Path, go_back: bool = True) -> Path | None:
     """The newest training checkpoint whose bytes are those that were written, alike on every rank; None
     where the run has no checkpoint.
 
     Rank 0 reads them. A damaged one is named in a warning and renamed to step-….pt.damaged. Raises MayaError
-    where none of them can be read: training never begins anew by itself.
+    where none of them can be read: training never begins anew by itself; without `go_back` also where the
+    newest is damaged. Parts of files that a killed process left are removed.
     """
     outcome: tuple[str, str] = ("", "")  # (path, error)
     if rank() == 0:
-        outcome = _newest_readable(run_dir)
+        for partial in (*run_dir.glob("*.pt.partial"), *run_dir.glob("checkpoints/*.pt.partial")):
+            partial.unlink(missing_ok=True)
+        outcome = _newest_readable(run_dir, go_back)
     path, error = gather_objects(outcome)[0]
     if error:
         raise MayaError(error)
     return Path(path) if path else None
 
 
-def _newest_readable(run_dir: Path) -> tuple[str, str]:
+def _newest_readable(run_dir: Path, go_back: bool) -> tuple[str, str]:
     checkpoints = ckpt.step_checkpoints(run_dir)
     damaged: list[tuple[Path, str]] = []
     for _, path in reversed(checkpoints):
@@ -102,6 +120,11 @@ def _newest_readable(run_dir: Path) -> tuple[str, str]:
                 )  # fmt: skip
             return str(path), ""
         damaged.append((path, reason))
+        if not go_back:
+            return "", (
+                f"{path} is damaged: {reason}; restore it from a copy, or set train.damaged=go_back to train "
+                "on from the checkpoint before it"
+            )
     if damaged:
         path, reason = damaged[0]
         return "", (
@@ -131,10 +154,15 @@ def _restore(
         best=training["best"],
         infeasible=training["infeasible"],
         history=list(training.get("history", [])),
+        skipped=list(training.get("skipped", [])),
+        ema=fresh_ema(experiment.train),
     )
     state.average.load_state_dict(training["average"])
-    if is_sharded(model):
-        state.average.mean = {k: v.cpu() for k, v in spread(state.average.mean, model).items()}
+    if state.ema is not None and "ema" in training:
+        state.ema.load_state_dict(training["ema"])
+    for average in (state.average, state.ema):
+        if is_sharded(model) and average is not None:
+            average.mean = {k: v.cpu() for k, v in spread(average.mean, model).items()}
     return state
 
 

@@ -1,6 +1,6 @@
 """Training state other than weights and optimizer; saving all of it."""
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,12 @@ import torch
 
 from maya.config import to_dict
 from maya.data.plan import Position
-from maya.files import write_json
+from maya.files import read_json, write_json
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoints import checkpoint as ckpt
 from maya.train.checkpoints.averaging import RunningAverage
+from maya.train.checkpoints.writer import CheckpointWriter
 from maya.train.config import TrainConfig
 from maya.train.distributed import barrier, gather_objects
 from maya.train.heads import describe, head_notes, scores_by_head
@@ -36,6 +37,16 @@ class State:
     validated: int = -1  # the step of the last validation
     history: list[dict[str, Any]] = field(default_factory=list)  # from which step: train.steps, epochs, data
     dev: dict[str, dict[str, float]] = field(default_factory=dict)  # each head's last scores; not saved
+    ema: RunningAverage | None = None  # see train.ema
+    skipped: list[int] = field(default_factory=list)  # steps left out, see maya.train.failure
+    stopped_at: list[int] = field(default_factory=list)  # steps whose losses stopped the run earlier
+    waited: int = 0  # validations in a row without a clear improvement, see maya.train.verdict
+
+    def update_averages(self, weights: dict[str, torch.Tensor]) -> None:
+        """One more sample of the weights."""
+        for average in (self.average, self.ema):
+            if average is not None:
+                average.update(weights)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +59,7 @@ class Run:
     tokenizer: Tokenizer
     experiment: Any
     log: RunLog
+    writer: CheckpointWriter = field(default_factory=CheckpointWriter)
 
     @property
     def cfg(self) -> TrainConfig:
@@ -66,56 +78,80 @@ class Run:
         )  # fmt: skip
 
 
-def keep_best(run: Run, state: State, scores: dict[str, float]) -> None:
-    """Log a validation and keep the weights with the lowest error as best.pt."""
-    log, heads = run.log, tuple(run.model.heads)
+def keep_best(run: Run, state: State, scores: Mapping[str, float]) -> None:
+    """Log a validation and keep the weights with the lowest error as best.pt, and those of the
+    `train.keep_best` lowest as checkpoints/best-0000100.pt ..."""
+    log, heads, count = run.log, tuple(run.model.heads), run.cfg.keep_best
     log.metrics("valid", state.step, scores)
     better, state.dev = scores["error"] < state.best, scores_by_head(scores, heads)
     log.say(f"valid step {state.step}  {describe(scores, heads)}" + ("  (best so far)" if better else ""))
     state.best = min(state.best, scores["error"])
+    notes = {"valid": dict(scores)} | head_notes(run.cfg, run.model, state.step, scores)
+    if not (better or count > 1):
+        return
+    checkpoint = run.checkpoint(state, notes)  # of a sharded model, by all ranks together
+    if not log.main:
+        return
     if better:
-        notes = {"valid": scores} | head_notes(run.cfg, run.model, state.step, scores)
-        best = run.checkpoint(state, notes)
-        if log.main:
-            ckpt.save_checkpoint(run.folder / "best.pt", best)
+        run.writer.write(run.folder / "best.pt", checkpoint)
+    if count > 1:
+        errors = {int(step): row["error"] for step, row in _validations(run.folder).items()}
+        errors |= {state.step: scores["error"]}
+        kept = {step for step, _ in ckpt.best_checkpoints(run.folder)} | {state.step}
+        lowest = sorted(kept, key=lambda step: (errors.get(step, float("inf")), step))[:count]
+        if state.step in lowest:
+            path = ckpt.best_path(run.folder, state.step)
+            run.writer.write(path, checkpoint, lambda: _keep_only(run.folder, lowest))
 
 
-def record_validation(run_dir: Path, state: State, main: bool) -> None:
-    """Record that this step has been validated, and the lowest error so far: the checkpoint of the step is
-    saved before its validation."""
+def _keep_only(run_dir: Path, steps: Sequence[int]) -> None:
+    for step, path in ckpt.best_checkpoints(run_dir):
+        if step not in steps:
+            path.unlink(missing_ok=True)
+
+
+def record_validation(run_dir: Path, state: State, main: bool, error: float = float("inf")) -> None:
+    """Record that this step has been validated, its error, and what follows from the validations so far: the
+    checkpoint of the step is saved before its validation."""
     state.validated = state.step
     if main:
-        best = _validations(run_dir)
-        best = {step: error for step, error in best.items() if int(step) < state.step}
-        write_json(run_dir / VALIDATIONS, best | {str(state.step): state.best})
+        rows = {step: row for step, row in _validations(run_dir).items() if int(step) < state.step}
+        row = {"best": state.best, "error": error, "waited": state.waited}
+        write_json(run_dir / VALIDATIONS, rows | {str(state.step): row})
 
 
-def read_validations(run_dir: Path, step: int) -> tuple[float | None, int]:
-    """(the lowest error after the validation of `step`, `step`), or (None, -1) where it was not validated."""
-    best = _validations(run_dir).get(str(step))
-    return (None, -1) if best is None else (best, step)
+def restore_validation(run_dir: Path, state: State) -> None:
+    """What was recorded at the last validation up to the state's step, which may be that of this step."""
+    rows = {int(step): row for step, row in _validations(run_dir).items() if int(step) <= state.step}
+    if rows:
+        state.waited = rows[max(rows)]["waited"]
+    if state.step in rows:
+        state.best, state.validated = rows[state.step]["best"], state.step
 
 
-def _validations(run_dir: Path) -> dict[str, float]:
-    """The lowest error so far by the step of each validation."""
-    try:
-        recorded = json.loads((run_dir / VALIDATIONS).read_text())
-        return {str(int(step)): float(error) for step, error in recorded.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+def _validations(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """What was recorded, by the step of each validation."""
+    rows = read_json(run_dir / VALIDATIONS).items()
+    return {step: row for step, row in rows if step.isdecimal() and isinstance(row, dict)}
 
 
 def save(run: Run, state: State, *, passed: bool = False, keep_others: bool = False) -> None:
     """Write the training checkpoint of this step (rank 0, or all ranks of a sharded model), with every rank's
-    random state; drop old ones.
+    random state; then drop old ones.
 
     With `passed`, at the end of an epoch, also keep the weights and their average as epoch-0001.pt ...: any
     two of these give the mean over the epochs between them. Training does not continue from them. With
     `keep_others` no older one is dropped.
     """
-    experiment, folder = run.experiment, run.folder
+    experiment, folder, keep = run.experiment, run.folder, run.cfg.keep
     rngs = gather_objects(ckpt.rng_state())
     notes = {"experiment": experiment.name} | head_notes(run.cfg, run.model, state.step)
+
+    def drop_old() -> None:
+        if keep and not keep_others and run.log.main:
+            for _, old in ckpt.step_checkpoints(folder)[:-keep]:
+                ckpt.remove(old)
+
     if run.log.main or is_sharded(run.model):
         training = {
             "experiment": to_dict(experiment),
@@ -124,26 +160,27 @@ def save(run: Run, state: State, *, passed: bool = False, keep_others: bool = Fa
             "position": state.position.saved(),
             "best": state.best,
             "infeasible": state.infeasible,
+            "skipped": state.skipped,
             "rng": rngs,
             "history": state.history,
         }
-        ckpt.save_checkpoint(ckpt.step_path(folder, state.step), run.checkpoint(state, notes, training))
+        training |= {"ema": state.ema.state_dict()} if state.ema else {}
+        path = ckpt.step_path(folder, state.step)
+        run.writer.write(path, run.checkpoint(state, notes, training), drop_old)
         if passed:
             epoch = schedule.epoch(run.cfg, state.position)
             average = {"average": training["average"]}
             of_epoch = run.checkpoint(state, notes | {"epoch": epoch}, average)
-            ckpt.save_checkpoint(ckpt.epoch_path(folder, epoch), of_epoch)
-    if run.log.main and run.cfg.keep and not keep_others:
-        for _, old in ckpt.step_checkpoints(folder)[: -run.cfg.keep]:
-            ckpt.remove(old)
+            run.writer.write(ckpt.epoch_path(folder, epoch), of_epoch)
     barrier()
 
 
 # Fields that change the output of training, not its result: a run may continue with other values.
 FREE = frozenset(
-    [f"train.{name}" for name in ("log_every", "valid_every", "save_every", "keep", "threads")]
+    [f"train.{name}" for name in ("log_every", "valid_every", "save_every", "keep", "keep_best", "threads")]
+    + [f"train.{name}" for name in ("samples_every", "samples", "save_in_background", "damaged", "trackers")]
+    + [f"train.{name}" for name in ("skip_non_finite", "skip_in_row", "spike", "stall_seconds")]
     + ["train.parallel", "train.compile", "train.timeout_seconds"]
-    + ["train.samples_every", "train.samples"]
     + [f"data.{name}" for name in ("num_workers", "cache_gb", "max_skipped", "timeout_seconds")]
     + ["data.cuts", "data.cuts_weights", "data.dev_cuts"]  # names; the cuts themselves are compared
     + ["prepare.split.fresh"]

@@ -102,6 +102,18 @@ def _by_layout(model: nn.Module) -> list[list[nn.Parameter]]:
     return [part for part in parts if part]
 
 
+def largest_gradient(model: nn.Module) -> tuple[str, float]:
+    """The name of the parameter with the largest gradient, and its share of the squared norm of all; waits
+    for the device. ("", 0) without gradients. Of a sharded model, this rank's shards."""
+    named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+    if not named:
+        return "", 0.0
+    gradients: list[Any] = [g.to_local() if hasattr(g, "to_local") else g for _, g in named]
+    squares = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).square()
+    place = int(squares.argmax())
+    return named[place][0].removeprefix("module."), float(squares[place] / squares.sum())
+
+
 def clip(model: nn.Module, optimizer: torch.optim.Optimizer, cfg: TrainConfig, norm: Tensor) -> None:
     """Bring the gradients, whose norm is known, down to `cfg.clip`. ScaledAdam clips in its step."""
     if not isinstance(optimizer, ScaledAdam):
