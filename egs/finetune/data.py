@@ -1,4 +1,4 @@
-"""Corpora of 10, 30 and 60 minutes out of a larger corpus, with one dev and one test set of its first language.
+"""Corpora of 10, 30 and 60 minutes out of a larger corpus, with one dev and one test set, of one language.
 
 The minutes are filled with the first language, then with the others. Speakers of test and dev are kept apart.
 Smaller sets are parts of larger ones. Audio stays where it is.

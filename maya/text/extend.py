@@ -1,4 +1,4 @@
-"""Vocabularies for another language: pieces appended to a tokenizer, whose own ids and texts stay as they are."""
+"""Vocabularies for another language: new pieces behind those of a tokenizer, whose ids and texts stay."""
 
 import importlib
 from collections.abc import Sequence

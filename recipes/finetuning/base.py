@@ -77,8 +77,8 @@ def check_texts(start: Start, texts: TextSample) -> None:
         start.tokenizer.is_byte(i) for i in range(start.tokenizer.vocab_size)
     ):
         raise MayaError(
-            f"the vocabulary has no piece for {lacking[worst]:.0%} of the letters in {worst}: give --vocabulary "
-            "extend"
+            f"the vocabulary has no piece for {lacking[worst]:.0%} of the letters in {worst}: give "
+            "--vocabulary extend"
         )
 
 

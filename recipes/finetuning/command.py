@@ -82,7 +82,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     options = Options(
-        base=args.base, data=args.data, run_dir=args.run_dir or Path("exp/finetune") / args.data.resolve().name,
+        base=args.base, data=args.data,
+        run_dir=args.run_dir or Path("exp/finetune") / args.data.resolve().name,
         language=args.language, tune=args.tune, vocabulary=args.vocabulary, pieces=args.pieces,
         general=args.general, replay=args.replay, cpu=args.cpu, prepare_only=args.prepare_only,
         overrides=tuple(args.overrides),
@@ -118,9 +119,7 @@ def finetune(options: Options) -> list[verdict.Measured]:
     data, spoken = prepared(options, base)
     experiment = planned(options, base, data, spoken)
     if options.prepare_only:
-        print(f"train with\n  maya train --experiment {folder / 'finetune_experiment.py'} --data "
-              f"{training_data(options, data, experiment)} --run-dir {folder}\nor, on N GPUs of a machine,\n  "
-              "python -m maya.recipes.launch --standalone --nproc-per-node N train ...")  # fmt: skip
+        print(_by_hand(folder, training_data(options, data, experiment)))
         return []
     trained_on = training_data(options, data, experiment)
     before = heads_on_dev(experiment, data, folder)
@@ -128,6 +127,18 @@ def finetune(options: Options) -> list[verdict.Measured]:
     train(experiment, trained_on, folder, cpu=options.cpu)
     average(experiment, trained_on, folder)
     return report(options, experiment, data, before)
+
+
+def _by_hand(folder: Path, data: Path) -> str:
+    """The commands that train; afterwards `maya finetune` with the same options goes on with the rest."""
+    words = f"--data {data} --run-dir {folder}"
+    train_words = f"train --experiment {folder / 'finetune_experiment.py'} {words}"
+    return (
+        f"finetune: ready to train. On N GPUs of this machine:\n"
+        f"  maya tokenizer --experiment {folder / 'finetune_experiment.py'} {words}\n"
+        f"  python -m maya.recipes.launch --standalone --nproc-per-node N {train_words}\n"
+        "then run the same `maya finetune` without --prepare-only: it averages and compares"
+    )
 
 
 def prepared(options: Options, base: Checkpoint) -> tuple[Path, tuple[str, ...]]:

@@ -78,8 +78,8 @@ def choose(facts: Facts, encoder: EncoderConfig) -> dict[str, Any]:
 
 
 def _learning(facts: Facts) -> dict[str, Any]:
-    """What learns. The rows of old pieces stay unless other languages are replayed: where these are not heard,
-    each step only teaches that their pieces are wrong."""
+    """What learns. The rows of old pieces stay unless other languages are replayed: without these each step
+    only teaches that their pieces are wrong."""
     new = facts.vocabulary != "keep"
     options: dict[str, Any] = {}
     if facts.tune in ("lora", "bottleneck"):

@@ -95,7 +95,8 @@ def line(title: str, m: Measured) -> str:
     c = m.comparison
     change = f"{100 * c.difference:+.1f} [{100 * c.interval.low:+.1f}, {100 * c.interval.high:+.1f}]"
     before, after = (f"{percent(r)} {span(i)}" for r, i in zip(m.rates, m.intervals, strict=True))
-    return f"| {title} | {m.name} | {m.utterances} | {before} | {after} | {change} | {m.p_value:.3f} | {m.verdict} |"
+    cells = (title, m.name, str(m.utterances), before, after, change, f"{m.p_value:.3f}", m.verdict)
+    return f"| {' | '.join(cells)} |"
 
 
 HEADER = (
