@@ -14,6 +14,8 @@ from maya.errors import MayaError
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel
 
+_MARGIN = 0.01  # nats, by which a new piece is behind the old one that is spoken alike
+
 
 def vocabulary_dims(cfg: SpeechModelConfig) -> dict[str, int]:
     """The names in the state dict of tensors with a row for each piece, and the dimension of these rows."""
@@ -38,11 +40,16 @@ def _dims(cfg: SpeechModelConfig, larger: SpeechModelConfig) -> dict[str, int]:
 
 @torch.no_grad()
 def carried_over(
-    weights: Mapping[str, Tensor], old: SpeechModelConfig, new: SpeechModelConfig, ids: Sequence[int]
+    weights: Mapping[str, Tensor],
+    old: SpeechModelConfig,
+    new: SpeechModelConfig,
+    ids: Sequence[int],
+    alike: Sequence[int] = (),
 ) -> dict[str, Tensor]:
     """The state dict of a model of `new` with the weights of a model of `old`.
 
-    ids: for each piece of the new vocabulary, its id in the old one, or -1. A row that has an old one is its
+    ids: for each piece of the new vocabulary, its id in the old one, or -1. alike: for each piece, the old
+    id of one that is spoken alike, or -1; its row is copied, with an output bias that is a little lower. A row that has an old one is its
     copy, bit for bit, and so are the rows behind the pieces: blank and durations. Other rows of an output
     layer are the mean of the old pieces' rows: their logit is then a mean of logits, so that no new piece is
     the best before it has learnt, and what was recognised before is recognised still. Other rows of an
@@ -63,7 +70,9 @@ def carried_over(
         source = weights.get(name)
         if source is not None and name in pieces:
             dim = pieces[name]
-            rows = _piece_rows(source.movedim(dim, 0), fresh.movedim(dim, 0), ids, old, name in embedded)
+            both = source.movedim(dim, 0), fresh.movedim(dim, 0)
+            rows = _piece_rows(*both, ids, old, name in embedded)
+            _copy_alike(rows, source.movedim(dim, 0), ids, alike)
             made[name] = rows.movedim(0, dim).contiguous()
         elif source is not None and name in languages:
             dim = languages[name]
@@ -93,6 +102,13 @@ def _piece_rows(
     )
     rows = torch.where(known.view(-1, *[1] * (source.ndim - 1)), source[index.clamp(min=0)], rows)
     return torch.cat([rows.to(source.dtype), behind])
+
+
+def _copy_alike(rows: Tensor, source: Tensor, ids: Sequence[int], alike: Sequence[int]) -> None:
+    """Copy rows of source (V_old + c, ...) to those of rows (V_new + c, ...) that are new, in place."""
+    for i, (own, other) in enumerate(zip(ids, alike, strict=False)):
+        if own < 0 <= other:
+            rows[i] = source[other] - (_MARGIN if source.ndim == 1 else 0.0)
 
 
 def _mean_piece(source: Tensor, old: SpeechModelConfig) -> Tensor:

@@ -1,6 +1,7 @@
 """Vocabularies for another language: new pieces behind those of a tokenizer, whose ids and texts stay."""
 
 import importlib
+import unicodedata
 from collections.abc import Sequence
 
 from maya.errors import MayaError
@@ -8,6 +9,8 @@ from maya.text.aggregate import AggregateTokenizer
 from maya.text.llm_tokenizer import LLMTokenizer
 from maya.text.sample import TextSample
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+
+_INDIC = range(0x0900 // 128, 0x0D80 // 128)  # blocks of 128 code points: Devanagari to Malayalam
 
 
 def extended(tokenizer: Tokenizer, texts: TextSample, cfg: TokenizerConfig) -> Tokenizer:
@@ -57,6 +60,31 @@ def old_ids(old: Tokenizer, new: Tokenizer) -> list[int]:
     for i, name in enumerate(_names(old)):
         numbers.setdefault(name, i)
     return [numbers.get(name, -1) for name in _names(new)]
+
+
+def alike(old: Tokenizer, new: Tokenizer) -> list[int]:
+    """For each id of `new`, that of a piece of `old` that is spoken alike; -1 where none is known.
+
+    The scripts of India have their letters in the same order, 128 code points for each script; accents are
+    left out. A piece without its like has that of its first letter.
+    """
+    numbers: dict[str, int] = {}
+    for i, piece in enumerate(old.pieces(range(old.vocab_size))):
+        numbers.setdefault(piece, i)
+    blocks = sorted({ord(c) // 128 for piece in numbers for c in piece if ord(c) // 128 in _INDIC})
+    return [_alike(piece, numbers, blocks) for piece in new.pieces(range(new.vocab_size))]
+
+
+def _alike(piece: str, numbers: dict[str, int], blocks: Sequence[int]) -> int:
+    plain = unicodedata.normalize("NFD", piece)
+    forms = ["".join(_moved(c, block) for c in piece) for block in blocks]
+    forms.append("".join(c for c in plain if not unicodedata.combining(c)))
+    first = [form.lstrip("▁")[:1] for form in forms]
+    return next((numbers[form] for form in (piece, *forms, *first) if form in numbers), -1)
+
+
+def _moved(char: str, block: int) -> str:
+    return chr(128 * block + ord(char) % 128) if ord(char) // 128 in _INDIC else char
 
 
 def _names(tokenizer: Tokenizer) -> list[tuple[str, str]]:

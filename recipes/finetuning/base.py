@@ -14,7 +14,7 @@ from maya.recipes.convert import open_checkpoint
 from maya.recipes.experiment_file import import_recorded
 from maya.recipes.finetuning.settings import Vocabulary
 from maya.recipes.tokenizer import UNKNOWN, unknown_shares
-from maya.text.extend import extended, old_ids
+from maya.text.extend import alike, extended, old_ids
 from maya.text.sample import TextSample, gather
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from maya.train.checkpoints.checkpoint import Checkpoint, build, save_checkpoint
@@ -86,32 +86,20 @@ def write_start(base: Checkpoint, start: Start, languages: Sequence[str], run: P
     """Write `run`/start.pt, the model before tuning in its vocabulary, and `run`/before.pt, that which is
     compared with: the same, or with a replaced vocabulary the base with its own."""
     torch.manual_seed(seed)  # of the rows of new pieces in embeddings
-    old, tuned = (
-        base.model_config,
-        with_vocabulary(base.model_config, start.tokenizer.vocab_size, tuple(languages)),
-    )
-    replaced = start.vocabulary == "replace"
-    same = range(old.vocab_size)
-    ids = (
-        old_ids(base.tokenizer, start.tokenizer)
-        if replaced
-        else [*same, *[-1] * (tuned.vocab_size - len(same))]
-    )
-    _save(base, start.tokenizer, tuned, ids, run / "start.pt")
-    before = with_vocabulary(old, old.vocab_size, tuple(languages)) if replaced else tuned
-    _save(
-        base,
-        base.tokenizer if replaced else start.tokenizer,
-        before,
-        [*same] if replaced else ids,
-        run / "before.pt",
-    )
+    old, made = base.model_config, start.tokenizer
+    _save(base, made, with_vocabulary(old, made.vocab_size, tuple(languages)), run / "start.pt")
+    kept = base.tokenizer if start.vocabulary == "replace" else made
+    _save(base, kept, with_vocabulary(old, kept.vocab_size, tuple(languages)), run / "before.pt")
 
 
-def _save(
-    base: Checkpoint, tokenizer: Tokenizer, cfg: SpeechModelConfig, ids: Sequence[int], path: Path
-) -> None:
-    weights = carried_over(base.weights, base.model_config, cfg, ids)
+def _save(base: Checkpoint, tokenizer: Tokenizer, cfg: SpeechModelConfig, path: Path) -> None:
+    if tokenizer.model_bytes == base.tokenizer.model_bytes:
+        ids, others = list(range(tokenizer.vocab_size)), []
+    else:
+        ids, others = old_ids(base.tokenizer, tokenizer), alike(base.tokenizer, tokenizer)
+    weights = carried_over(base.weights, base.model_config, cfg, ids, others)
     notes = base.notes | {"trained": list(trained_names(base))}
-    made = Checkpoint(model_config=cfg, tokenizer=tokenizer, weights=weights, step=base.step, notes=notes)
-    save_checkpoint(path, made)
+    save_checkpoint(
+        path,
+        Checkpoint(model_config=cfg, tokenizer=tokenizer, weights=weights, step=base.step, notes=notes),
+    )
