@@ -156,8 +156,12 @@ def kept_tokenizer(
         return None
     kept = load_newest([path for _, path in checkpoints])[0].tokenizer
     before = read_json(run / "tokenizer.json")  # the report of the last stage 2
-    former = before.get("options", to_dict(cfg) | {"vocab_size": kept.vocab_size})
     ways = "choose another --name for a new run"
+    if cfg.file:
+        if load_tokenizer(cfg.file).model_bytes != kept.model_bytes:
+            raise MayaError(f"{run} has checkpoints of another tokenizer than {cfg.file}; {ways}")
+        return kept
+    former = before.get("options", to_dict(cfg) | {"vocab_size": kept.vocab_size})
     for name, value in to_dict(cfg).items():
         if (was := former.get(name, value)) != value:
             raise MayaError(

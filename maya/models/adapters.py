@@ -23,7 +23,7 @@ _ENDS = ("norm_out", "joint.enc", "joint.pred", "norm_ff")  # of the modules tha
 
 @config
 class AdapterConfig:
-    """type: "lora", "bottleneck" or none. rank: of the matrices, or the width of the bottleneck. alpha: LoRA's.
+    """type: "lora", "bottleneck" or none. rank: of the matrices, or the bottleneck's width. alpha: LoRA's.
     targets: LoRA's layers, as ends of their names (feed_forward1.linear1, linear_q, joint.enc); none: every
     linear layer and pointwise convolution of the encoder's layers and of the heads."""
 

@@ -49,12 +49,16 @@ def carried_over(
     """The state dict of a model of `new` with the weights of a model of `old`.
 
     ids: for each piece of the new vocabulary, its id in the old one, or -1. alike: for each piece, the old
-    id of one that is spoken alike, or -1; its row is copied, with an output bias that is a little lower. A row that has an old one is its
-    copy, bit for bit, and so are the rows behind the pieces: blank and durations. Other rows of an output
-    layer are the mean of the old pieces' rows: their logit is then a mean of logits, so that no new piece is
-    the best before it has learnt, and what was recognised before is recognised still. Other rows of an
-    embedding are drawn as in a new model. A language that is new has the mean of the others. Languages must
-    be those of `old`, then new ones. Everything else is the same.
+    id of one that is spoken alike, or -1.
+
+    A row that has an old one is its copy, bit for bit, and so are the rows behind the pieces: blank and
+    durations. A new piece has the row of the one that is spoken alike, with an output bias that is a little
+    lower. Without such a one its output row is the mean of the old pieces' rows, and its embedding is drawn
+    as in a new model. Either way no new piece is the best before it has learnt (a mean of logits is at most
+    the highest), so what was recognised before is recognised still.
+
+    Languages must be those of `old`, then new ones, which have the mean row of the others. Everything else
+    is the same. Raises MayaError for languages in another order, and for tensors that do not fit.
     """
     if tuple(new.languages[: len(old.languages)]) != tuple(old.languages):
         raise MayaError("the languages of a model stay in their order; name new ones after them")

@@ -7,6 +7,7 @@ The other files are those of any training, and every command takes RUN.
 """
 
 import argparse
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -176,7 +177,7 @@ def planned(options: Options, base: Checkpoint, data: Path, spoken: Sequence[str
     )  # fmt: skip
     chosen = settings.choose(facts, base.model_config.encoder)
     experiment = Experiment(name=f"finetune/{folder.name}", languages=languages)
-    experiment.model = dataclasses.replace(base.model_config)
+    experiment.model = copy.deepcopy(base.model_config)
     settings.begun(experiment.model, start.vocabulary)
     experiment.tokenizer.file = str((folder / "vocabulary.model").absolute())
     experiment.train.init_from = str((folder / "start.pt").absolute())
