@@ -22,7 +22,10 @@ SMALL_HOURS = 20.0
 # Peak rates of AdamW for a model of width 1: a model of d channels gets 1 / d of it, so that 128 channels
 # learn at 8e-4 and 1024 at 1e-4. New weights beside fixed ones bear more, a trained encoder less.
 _RATE = {"all": 0.1, "top": 0.1, "norms": 0.3, "lora": 0.3, "bottleneck": 0.3}
-_ENCODER = {"keep": 0.3, "extend": 0.5, "replace": 0.5}  # the encoder's rate relative to the heads'
+# New rows have far to go: with a quarter of this rate CTC stayed at the frequencies of the letters for 200
+# steps (egs/finetune/RESULTS.md).
+_NEW_ROWS = 0.4
+_ENCODER = 0.3  # the encoder's rate relative to the heads'
 _PASSES, _FEWEST, _MOST = 12.0, 3.0, 40.0  # over the data: 12 for an hour, fewer for more
 _NEW_LANGUAGE = 1.5  # times as many passes where pieces are new
 
@@ -48,10 +51,11 @@ class Facts:
 def choose(facts: Facts, encoder: EncoderConfig) -> dict[str, Any]:
     """The settings by name of option."""
     batch = max(20.0, min(240.0 if facts.gpu else 40.0, facts.seconds / 12), 1.2 * facts.longest)
+    new = facts.vocabulary != "keep"
     passes = min(_MOST, max(_FEWEST, _PASSES / max(facts.hours, 1e-3) ** 0.5))
-    passes *= 1.0 if facts.vocabulary == "keep" else _NEW_LANGUAGE
+    passes *= _NEW_LANGUAGE if new else 1.0
     steps = max(100, round(passes * facts.seconds / batch))
-    rate = _RATE[facts.tune] / encoder.d_model
+    rate = max(_RATE[facts.tune], _NEW_ROWS * new) / encoder.d_model
     every = max(1, steps // 8)
     options: dict[str, Any] = {
         "train.steps": steps,
@@ -65,7 +69,7 @@ def choose(facts: Facts, encoder: EncoderConfig) -> dict[str, Any]:
         "train.regularizer_seconds": 1.0,  # a Zipformer's schedules go to their end, as the base's have
     }
     if facts.tune in ("all", "top"):
-        options["train.encoder_lr"] = float(f"{rate * _ENCODER[facts.vocabulary]:.2g}")
+        options["train.encoder_lr"] = float(f"{rate * _ENCODER:.2g}")
     options |= _learning(facts)
     if facts.tune == "all" and facts.vocabulary == "replace":
         # New heads first: their early gradients teach the encoder nothing.

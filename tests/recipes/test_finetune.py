@@ -159,7 +159,13 @@ def test_settings_follow_the_hours() -> None:
 
 def hypotheses(path: Path, wrong: set[int], count: int = 60) -> Path:
     rows = [
-        {"id": f"{i}", "language": "en", "ref": "a b c d", "text": "a x c d" if i in wrong else "a b c d"}
+        {
+            "id": f"{i}",
+            "language": "en",
+            "ref": "a b c d",
+            "text": "a x c d" if i in wrong else "a b c d",
+            "duration": 1.0,
+        }
         for i in range(count)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
