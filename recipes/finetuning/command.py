@@ -36,9 +36,12 @@ from maya.recipes.prepare import prepare
 from maya.recipes.score import score
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import dev_validation, train
+from maya.score.report import percent
 from maya.text.languages import language_code
 from maya.train.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from maya.train.heads import scores_by_head, trained_names
+
+_SATURATED = 0.9  # WER above which words tell little
 
 _EXPERIMENT = '''"""The experiment of this tuning, written by `maya finetune`."""
 
@@ -296,18 +299,21 @@ def _compared(experiment: Experiment, data: Path, folder: Path, into: str) -> li
 
 
 def conclusion(measured: Mapping[str, Sequence[verdict.Measured]]) -> str:
-    """One sentence on whether the tuning was worth it."""
+    """One sentence on whether the tuning was worth it: by words, or by characters where nearly all words are
+    wrong before and after."""
     own = {m.name: m for m in measured.get("your test set", [])}
-    if "WER" not in own:
+    if not own:
         return "without a test set nothing can be said about the tuned model"
-    m, general = own["WER"], {m.name: m for m in measured.get("general test set", [])}
-    errors = 1000 * m.comparison.difference
+    general = {m.name: m for m in measured.get("general test set", [])}
+    saturated = min(own["WER"].rates) > _SATURATED
+    name, unit = ("CER", "characters") if saturated else ("WER", "words")
+    m, errors = own[name], 1000 * own[name].comparison.difference
     what = {
-        "better": f"better on your speech: {-errors:.0f} fewer errors in 1000 words",
-        "worse": f"worse on your speech: {errors:.0f} more errors in 1000 words; keep the old model",
+        "better": f"better on your speech: {-errors:.0f} fewer errors in 1000 {unit}",
+        "worse": f"worse on your speech: {errors:.0f} more errors in 1000 {unit}; keep the old model",
     }.get(m.verdict, f"{m.verdict}: the difference on your test set may be chance")
-    if "CER" in own and m.verdict not in ("better", "worse") and own["CER"].verdict in ("better", "worse"):
-        what += f" in words; in characters it is {own['CER'].verdict}"
-    if "WER" in general and general["WER"].verdict == "worse":
+    if saturated:
+        what += f"; {percent(own['WER'].rates[1])} % of the words are wrong: more data or steps are needed"
+    if name in general and general[name].verdict == "worse":
         what += "; worse on general speech: try --replay 0.3, --tune lora or --set train.l2_sp=1"
     return what

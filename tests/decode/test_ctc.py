@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from maya.decode.confidence import ConfidenceConfig
-from maya.decode.ctc.greedy import CTCDecoder, collapse_ctc, greedy_ctc
 from maya.decode.ctc import greedy as ctc
+from maya.decode.ctc.greedy import CTCDecoder, collapse_ctc, greedy_ctc
 from maya.decode.hypothesis import Hypothesis
 
 
