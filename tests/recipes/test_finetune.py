@@ -1,6 +1,7 @@
 """`maya finetune` and `maya label`: one command from a folder to a run, honest verdicts, and the loop over
 labels."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -165,6 +166,8 @@ def hypotheses(path: Path, wrong: set[int], count: int = 60) -> Path:
             "ref": "a b c d",
             "text": "a x c d" if i in wrong else "a b c d",
             "duration": 1.0,
+            "speaker": "s",
+            "snr": None,
         }
         for i in range(count)
     ]
@@ -206,8 +209,6 @@ def test_labels_are_corrected_and_come_back(base: Path, tmp_path: Path, suffix: 
         label(base / "run", [str(audio)], table, language="en")
     with pytest.raises(MayaError, match="no row is checked"):
         take(table, tmp_path / "none", min_confidence=1.0)
-    import dataclasses
-
     edited = [dataclasses.replace(rows[0], text="bad cab", checked="x"),
               dataclasses.replace(rows[1], text="ab", checked="-"),
               dataclasses.replace(rows[2], text="fed", confidence=0.99),
