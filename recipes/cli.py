@@ -41,6 +41,8 @@ COMMANDS = {
     "train": Command(
         "train", "train a model, or continue a run; on several GPUs through maya.recipes.launch"
     ),
+    "finetune": Command("finetuning.command", "tune a trained model to recordings of your own, and compare"),
+    "label": Command("finetuning.label", "transcribe recordings into a table to correct, worst first"),
     "average": Command("average", "average the weights over the end of training, as dev scores best"),
     "decode": Command("decode", "decode one or more splits with one or more methods"),
     "align": Command("align", "find the times of the words of a text in its recording, of any length"),

@@ -23,6 +23,7 @@ from maya.recipes.cut_sources import dev_source, require_data, texts_of, trainin
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.markers import content, is_done, mark_done, table_identity, texts_identity
 from maya.text.fertility import fertility, fertility_report, fertility_table, without_piece
+from maya.text.load import load_tokenizer
 from maya.text.sample import TextSample, gather
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from maya.train.checkpoints.checkpoint import load_newest, step_checkpoints
@@ -49,7 +50,7 @@ def tokenizer(experiment: Experiment, data: Path | None, run: Path, *, force: bo
     fertility and unknown characters, on dev too; `run`/data.html shows it below the report on the data.
     With data.source=lhotse the texts are those of data.cuts, and no tokens are written.
 
-    A head of the model may bring the tokenizer (`HeadConfig.tokenizer`); then none is trained. A run that has
+    `tokenizer.file`, or a head of the model, may give the tokenizer; then none is trained. A run that has
     checkpoints keeps their tokenizer, also with `force`: their weights would not fit another one. Raises
     MayaError where the options differ from those of the kept tokenizer, or where it lacks characters of the
     texts.
@@ -59,7 +60,7 @@ def tokenizer(experiment: Experiment, data: Path | None, run: Path, *, force: bo
         return _tokenizer_of_cuts(experiment, run, force)
     table, dev = (Table.open(part_path(data, part)) for part in ("train", "dev"))
     marker, path, cfg = run / "stage-tokenizer.json", run / "tokenizer.model", experiment.tokenizer
-    brought = experiment.model.tokenizer()
+    brought = given_tokenizer(experiment)
     inputs = tokenizer_inputs(experiment, data, brought)
     outputs = (token_path(run, "train"), run / "tokenizer.json")
     complete = all(file.is_file() for file in outputs)
@@ -97,7 +98,7 @@ def _tokenizer_of_cuts(experiment: Experiment, run: Path, force: bool) -> None:
         print(f"tokenizer: {path} is up to date")
         return
     sample, ids = texts_of(experiment, source)
-    brought = experiment.model.tokenizer()
+    brought = given_tokenizer(experiment)
     made = kept_tokenizer(run, cfg, sample, ids, source.name) or brought or train_tokenizer(sample, cfg)
     run.mkdir(parents=True, exist_ok=True)
     made.save(path)
@@ -125,6 +126,12 @@ def write_report(
     return "\n".join(columns(fertility_table(languages)))
 
 
+def given_tokenizer(experiment: Experiment) -> Tokenizer | None:
+    """The tokenizer of `tokenizer.file`, or that a head brings; None where it is to be trained."""
+    file = experiment.tokenizer.file
+    return load_tokenizer(file) if file else experiment.model.tokenizer()
+
+
 def tokenizer_inputs(experiment: Experiment, data: Path, brought: Tokenizer | None) -> dict[str, Any]:
     """What stage 2 depends on, for its marker: the texts, the rows whose frames are counted, the options, and
     the tokenizer that a head brings."""
@@ -149,8 +156,12 @@ def kept_tokenizer(
         return None
     kept = load_newest([path for _, path in checkpoints])[0].tokenizer
     before = read_json(run / "tokenizer.json")  # the report of the last stage 2
-    former = before.get("options", to_dict(cfg) | {"vocab_size": kept.vocab_size})
     ways = "choose another --name for a new run"
+    if cfg.file:
+        if load_tokenizer(cfg.file).model_bytes != kept.model_bytes:
+            raise MayaError(f"{run} has checkpoints of another tokenizer than {cfg.file}; {ways}")
+        return kept
+    former = before.get("options", to_dict(cfg) | {"vocab_size": kept.vocab_size})
     for name, value in to_dict(cfg).items():
         if (was := former.get(name, value)) != value:
             raise MayaError(

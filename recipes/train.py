@@ -45,6 +45,7 @@ from maya.train.config import TrainConfig
 from maya.train.distributed import all_reduce_sum, barrier, make_accelerator, rank, world_size
 from maya.train.failure import OutOfMemory
 from maya.train.heads import check_heads_begin, trained_names
+from maya.train.learn import choose_learning
 from maya.train.loop import Material
 from maya.train.loop import train as run_loop
 from maya.train.optimizers.schedule import frozen_throughout
@@ -177,6 +178,7 @@ def _train(
     model = build_model(experiment.model)
     facts = start(model, experiment, run, main) | {"train_data": given.name}
     start_heads(model, bigram_texts(data, tokenizer), accelerator.device, open_checkpoint)
+    choose_learning(model, experiment.train)
     if data is not None:
         facts["data"] = str(data.absolute())
     warn_of_idle_heads(experiment, model, described.batches_per_pass, main)

@@ -13,6 +13,7 @@ from maya.features import FeaturesConfig, LogMelConfig
 from maya.features.noise import WhiteNoiseConfig
 from maya.features.specaugment import SpecAugmentConfig
 from maya.heads import HeadConfig, HeadContext
+from maya.models.adapters import AdapterConfig
 from maya.ranges import Count, Distinct, NonNegFloat, Share
 from maya.text.tokenizer import Tokenizer
 
@@ -38,6 +39,7 @@ class SpeechModelConfig:
     language_embedding: bool = False  # added to the frames that text heads read
     language_init: NonNegFloat = 0.02  # standard deviation of the embedding at the start
     language_dropout: Share = 0.1  # probability that training hides the language, so it may be unknown later
+    adapters: AdapterConfig = field(default_factory=AdapterConfig)  # beside the weights, for tuning
 
     def head(self, name: str, kind: type[H]) -> H:
         """A head's configuration, of class `kind`, to read or change its fields. MayaError without such a

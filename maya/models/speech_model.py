@@ -19,6 +19,7 @@ from maya.features.specaugment import SpecAugment
 from maya.heads import Head, LossStep, final_weights, head_weights
 from maya.heads.base import add_weighted
 from maya.kernels import host, onednn
+from maya.models.adapters import add_adapters, is_adapter, merge_lora
 from maya.models.config import ENCODER, SpeechModelConfig, check, head_context
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,9 @@ class SpeechModel(nn.Module):
         if cfg.language_embedding:
             self.language_embedding = nn.Embedding(len(cfg.languages), cfg.encoder.d_model)
             nn.init.normal_(self.language_embedding.weight, std=cfg.language_init)
+        add_adapters(self.encoder, self.heads, cfg.adapters)
         self.frozen: frozenset[str] = frozenset()
+        self._held: list[nn.Module] = []  # of which no parameter learns, by `learn_only`
         self.initial_heads: tuple[str, ...] = ()  # trained already when training begins or is resumed
         self.untrained: tuple[str, ...] = ()  # heads of a loaded model that were never trained
         self._learns = [name for name, p in self.named_parameters() if p.requires_grad]
@@ -138,11 +141,37 @@ class SpeechModel(nn.Module):
             self.get_parameter(name).requires_grad_(not name.startswith(tuple(prefixes.values())))
         self.train(self.training)
 
+    def learn_only(self, names: Collection[str]) -> None:
+        """Let these parameters learn, of those that `freeze` does not keep, and no others.
+
+        Layers of the encoder without any of them run as in evaluation. So do normalisations that do not learn
+        themselves: their running statistics stay.
+        """
+        self._learns = [name for name in self._learns if name in names]
+        learning = set(self._learns)
+        for name, p in self.named_parameters():
+            p.requires_grad_(name in learning)
+        encoder = [*self.encoder.blocks(), *(self.encoder.get_submodule(name) for name in self.encoder.front)]
+        norms = [m for m in self.encoder.modules() if getattr(m, "running_mean", None) is not None]
+        self._held = [m for m in encoder if not any(p.requires_grad for p in m.parameters())]
+        self._held += [m for m in norms if not any(p.requires_grad for p in m.parameters(recurse=False))]
+        self.freeze(self.frozen)
+
+    def merge_adapters(self) -> Self:
+        """Make LoRA's products part of the weights; the model is then one without LoRA, and gives the same.
+        Bottleneck adapters stay."""
+        if merge_lora(self):
+            self.cfg = replace(self.cfg, adapters=type(self.cfg.adapters)())
+            self._learns = [name for name, p in self.named_parameters() if not is_adapter(name)]
+        return self
+
     def train(self, mode: bool = True) -> Self:
-        """As `nn.Module.train`, but frozen parts stay in evaluation mode."""
+        """As `nn.Module.train`, but frozen parts, and what `learn_only` holds, stay in evaluation mode."""
         super().train(mode)
         for name in self.frozen:
             self.part(name).eval()
+        for module in self._held:
+            module.eval()
         return self
 
     def encode_audio(

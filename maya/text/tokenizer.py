@@ -36,6 +36,7 @@ class TokenizerConfig:
     byte_fallback: spell unknown characters in bytes; this takes 256 pieces of the vocabulary.
     max_sentences: a larger text is sampled down to this many sentences.
     lines_per_language: lines of each language to draw them from; limits the memory for a text of any length.
+    file: a tokenizer that is taken as it is; then none is trained.
     """
 
     vocab_size: Annotated[int, Range(min=3)] = 1024
@@ -48,6 +49,7 @@ class TokenizerConfig:
     lines_per_language: PosInt = 250_000
     num_threads: PosInt = 1  # another number can give another model: SentencePiece sums over threads
     seed: Seed = 0
+    file: str = ""
 
 
 class Tokenizer:

@@ -55,6 +55,16 @@ class TrainConfig:
     encoder_layer_decay: Annotated[float, Range(above=0, max=1)] = 1.0
     freeze: Annotated[tuple[str, ...], Distinct()] = ()  # parts that do not learn: encoder, names of heads
     freeze_steps: PosInt | None = None  # steps at the start for which they are frozen; none: all steps
+    # Of what is not frozen: all; the encoder's `top_layers` and the heads; the scales and biases of norms; or
+    # model.adapters. learn_vocabulary: with the latter two also embeddings and output layers.
+    learn: Literal["all", "top", "norms", "adapters"] = "all"
+    top_layers: PosInt = 2
+    learn_vocabulary: bool = False
+    # Pieces, from the first, whose rows in embeddings and output layers do not change: other languages'.
+    fixed_pieces: Count = 0
+    # AdamW: pull towards the weights at the start, as weight decay pulls towards zero (L2-SP, Li et al. 2018,
+    # arXiv:1802.01483)
+    l2_sp: NonNegFloat = 0.0
     encoder_hold: Count = 0  # steps at the start in which only the heads learn; see schedule.encoder_share
     per: Literal["token", "utterance"] = (
         "token"  # the loss is summed, then divided by a global count of these
@@ -109,5 +119,8 @@ def check(cfg: TrainConfig, model: SpeechModelConfig) -> None:
         raise MayaError("train.freeze_steps needs train.freeze: name what is frozen, such as encoder")
     if cfg.epochs and cfg.schedule == "cosine":
         raise MayaError("the cosine ends with train.steps: train.epochs is for train.schedule=eden")
-    if cfg.optimizer == "scaled_adam" and cfg.encoder_layer_decay != 1:
-        raise MayaError("train.encoder_layer_decay is for train.optimizer=adamw")
+    for name, default in (("encoder_layer_decay", 1.0), ("l2_sp", 0.0), ("fixed_pieces", 0)):
+        if cfg.optimizer == "scaled_adam" and getattr(cfg, name) != default:
+            raise MayaError(f"train.{name} is for train.optimizer=adamw")
+    if cfg.learn == "adapters" and model.adapters.type == "none":
+        raise MayaError("train.learn=adapters needs model.adapters.type: lora or bottleneck")

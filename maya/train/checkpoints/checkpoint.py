@@ -23,6 +23,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from maya.config import from_dict, leaves, to_dict
 from maya.errors import MayaError
 from maya.files import replacing, sync_folder
+from maya.models.adapters import is_adapter, plain_name
 from maya.models.config import ENCODER, SpeechModelConfig
 from maya.models.speech_model import SpeechModel
 from maya.text.load import tokenizer_from_bytes
@@ -220,9 +221,11 @@ def epoch_path(run_dir: Path, epoch: int) -> Path:
 
 
 def build(checkpoint: Checkpoint) -> SpeechModel:
-    """The model of a checkpoint with its weights, in evaluation mode, at the checkpoint's step."""
+    """The model of a checkpoint with its weights, LoRA merged into them, in evaluation mode, at the
+    checkpoint's step."""
     model = SpeechModel(checkpoint.model_config)
     model.load_state_dict(checkpoint.weights)
+    model.merge_adapters()
     model.step = checkpoint.step
     return model.eval()
 
@@ -255,9 +258,12 @@ def weights_for(
     taken: dict[str, Tensor] = {}
     for part in parts:
         prefix = f"heads.{part}." if part in model.heads else f"{part}."
-        present = {k: v for k, v in state.items() if k.startswith(prefix)}
-        if not present:
+        # Adapters begin as they are where the other model has none.
+        own = {k: plain_name(k) for k in state if k in other or not is_adapter(k)}
+        own = {k: k if k in other else plain for k, plain in own.items() if k.startswith(prefix)}
+        if not own:
             raise MayaError(f"the model has no part {part!r} to start from {path}")
+        present = {plain: state[k] for k, plain in own.items()}
         for name, tensor in present.items():
             if name not in other or other[name].shape != tensor.shape:
                 shape = tuple(other[name].shape) if name in other else "nothing"
@@ -270,7 +276,7 @@ def weights_for(
                 f"{path} does not fit: it has {extra[0]} {tuple(other[extra[0]].shape)} and this model has "
                 "not; give the experiment that checkpoint's model, or name other parts"
             )
-        taken |= {name: other[name] for name in present}
+        taken |= {k: other[plain] for k, plain in own.items()}
     return taken
 
 

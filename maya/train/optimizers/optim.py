@@ -33,6 +33,7 @@ def parameter_groups(
         if not p.requires_grad:
             continue
         plain = p.ndim < 2 or name in undecayed or name.endswith(("pos_bias_u", "pos_bias_v"))
+        plain = plain or hasattr(p, "fixed_rows")
         encoder, below = name.startswith("encoder."), 0
         if encoder and encoder_layer_decay != 1:
             below = depth.get(id(p), len(blocks))
@@ -55,10 +56,33 @@ def adamw(
     betas: tuple[float, float],
     weight_decay: float,
     encoder_layer_decay: float = 1.0,
+    l2_sp: float = 0.0,
 ) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`, in the fused form (one pass over the parameters, CPU or GPU)."""
+    """AdamW over `parameter_groups`, in the fused form (one pass over the parameters, CPU or GPU); with
+    `l2_sp` an `AnchoredAdamW`."""
     groups = parameter_groups(model, weight_decay, encoder_layer_decay)
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=1e-8, fused=True)
+    options: dict[str, Any] = {"lr": lr, "betas": betas, "eps": 1e-8, "fused": True}
+    return AnchoredAdamW(groups, l2_sp, **options) if l2_sp else torch.optim.AdamW(groups, **options)
+
+
+class AnchoredAdamW(torch.optim.AdamW):
+    """AdamW whose parameters are also pulled to their values when it was made: p += lr · pull · (p_0 - p).
+
+    The values p_0 are entries of the groups, so that its state dict has them. Parameters that are sharded are
+    not supported.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], pull: float, **options: Any) -> None:
+        anchored = [g | {"pull": pull, "anchors": [p.detach().clone() for p in g["params"]]} for g in groups]
+        super().__init__(anchored, **options)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for g in self.param_groups:
+            g["anchors"] = [a.to(p.device) for a, p in zip(g["anchors"], g["params"], strict=True)]
+            for p, anchor in zip(g["params"], g["anchors"], strict=True):
+                p.lerp_(anchor, min(1.0, g["lr"] * g["pull"]))
+        return super().step(closure)
 
 
 def scaled_adam(
@@ -85,7 +109,7 @@ def make_optimizer(model: SpeechModel, cfg: TrainConfig) -> torch.optim.Optimize
             model, lr=cfg.lr, betas=cfg.betas, clipping_scale=cfg.clipping_scale, encoder_apart=apart
         )
     decay = {"weight_decay": cfg.weight_decay, "encoder_layer_decay": cfg.encoder_layer_decay}
-    return adamw(model, lr=cfg.lr, betas=cfg.betas, **decay)
+    return adamw(model, lr=cfg.lr, betas=cfg.betas, l2_sp=cfg.l2_sp, **decay)
 
 
 def gradient_norm(model: nn.Module) -> Tensor:

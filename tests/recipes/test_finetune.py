@@ -1,0 +1,222 @@
+"""`maya finetune` and `maya label`: one command from a folder to a run, honest verdicts, and the loop over
+labels."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import maya
+from maya.data.corpus.folder import read_corpus
+from maya.data.table.table import Table, part_path
+from maya.errors import MayaError
+from maya.models.adapters import is_adapter
+from maya.models.vocabulary import vocabulary_dims
+from maya.recipes.cli import run as run_command
+from maya.recipes.finetuning import settings, verdict
+from maya.recipes.finetuning.command import Options, finetune
+from maya.recipes.finetuning.label import label, read_rows, take, write_rows
+from maya.recipes.recorded import experiment_of
+from maya.recipes.train import train
+from maya.train.checkpoints.checkpoint import load_checkpoint
+from tests import tiny, tones
+
+GREEK = str.maketrans(tones.LETTERS, "αβγδεζηθ")
+FAST = ("train.steps=4", "train.warmup_steps=2", "train.valid_every=4", "train.average_every=1")
+
+
+def greek_corpus(folder: Path, utterances: int = 24) -> Path:
+    """The same tones, written in other letters, of a language that the base does not know."""
+    tones.make_corpus(folder, utterances=utterances, languages=("el",), seed=5)
+    manifest = folder / "manifest.jsonl"
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    lines = [json.dumps(row | {"text": row["text"].translate(GREEK)}, ensure_ascii=False) for row in rows]
+    manifest.write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a trained run in two languages, its data, and a corpus in a third."""
+    torch.manual_seed(0)
+    top = tmp_path_factory.mktemp("base")
+    exp = tiny.experiment()
+    tiny.prepare_run(exp, top)
+    train(exp, top / "data", top / "run", cpu=True)
+    greek_corpus(top / "greek")
+    return top
+
+
+def options(base: Path, out: Path, **changes: Any) -> Options:
+    values: dict[str, Any] = {
+        "base": base / "run", "data": base / "greek", "run_dir": out, "cpu": True, "overrides": FAST,
+    }  # fmt: skip
+    return Options(**(values | changes))
+
+
+def old_rows_are_kept(base: Path, run: Path) -> None:
+    """The rows of old pieces are bit for bit those of the base, after training."""
+    was = load_checkpoint(base / "run" / "best.pt")
+    model = maya.load(run).model
+    now, size = model.state_dict(), was.tokenizer.vocab_size
+    for key, dim in vocabulary_dims(was.model_config).items():
+        assert torch.equal(was.weights[key].movedim(dim, 0)[:size], now[key].movedim(dim, 0)[:size]), key
+
+
+def test_one_command_adds_a_language(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    measured = finetune(options(base, tmp_path / "run"))
+    out = capsys.readouterr().out
+    run = tmp_path / "run"
+    assert "(new: el)" in out and "vocabulary: extend" in out and "--set train.steps=" in out
+    assert [m.name for m in measured] == ["WER", "CER"] and measured[0].verdict in out
+    result = json.loads((run / "finetune.json").read_text())
+    assert set(result["sets"]) == {"your test set", "general test set"}
+    assert set(result["heads"]["after"]) == {"transducer", "ctc"} == set(result["heads"]["before"])
+    exp = experiment_of(run, None, [])
+    assert exp.languages == ("en", "hi", "el") and exp.train.steps == 4
+    old_rows_are_kept(base, run)
+    old, new = maya.load(base / "run"), maya.load(run)
+    for text in ("ab cd", "fac e"):
+        assert new.tokenizer.encode(text) == old.tokenizer.encode(text)
+        assert new.tokenizer.decode(old.tokenizer.encode(text)) == text
+    # A second time nothing is trained, and the report is the same.
+    assert finetune(options(base, run))[0] == measured[0]
+    assert "train: " + str(run) + " is up to date" in capsys.readouterr().out
+    assert run_command(["score", str(run)])[0] == 0  # every later command takes the run
+
+
+def test_lora_with_replay(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = tmp_path / "run"
+    finetune(options(base, run, tune="lora", replay=0.5))
+    assert "replay: " in capsys.readouterr().out
+    saved = load_checkpoint(run / "averaged.pt")
+    assert any(map(is_adapter, saved.weights)) and saved.model_config.adapters.type == "lora"
+    assert not any(map(is_adapter, maya.load(run).model.state_dict()))
+    old_rows_are_kept(base, run)
+    mixed = Table.open(part_path(run / "mix", "train"))
+    codes, languages = mixed.codes("language")
+    seconds = mixed.numbers("duration")
+    own = sum(s for s, c in zip(seconds, codes, strict=True) if languages[c] == "el")
+    assert own / sum(seconds) == pytest.approx(0.5, abs=0.1)
+    assert len({entry.id for entry in mixed.entries()}) == len(mixed)
+
+
+def test_a_replaced_vocabulary_is_compared_with_the_base_itself(base: Path, tmp_path: Path) -> None:
+    finetune(options(base, tmp_path / "run", vocabulary="replace"))
+    before, after = (load_checkpoint(tmp_path / "run" / f"{name}.pt") for name in ("before", "averaged"))
+    assert before.tokenizer.model_bytes == load_checkpoint(base / "run" / "best.pt").tokenizer.model_bytes
+    assert after.tokenizer.model_bytes != before.tokenizer.model_bytes
+    assert "a" not in after.tokenizer.pieces(range(after.tokenizer.vocab_size))
+
+
+def test_wav_and_txt_files_need_a_language_where_the_model_has_several(base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for i, text in enumerate(["ab", "cab", "bad a"]):
+        soundfile.write(folder / f"{i}.wav", tones.speak(text), tones.RATE)
+        (folder / f"{i}.txt").write_text(text)
+    with pytest.raises(MayaError, match="--language"):
+        finetune(options(base, tmp_path / "run", data=folder))
+    finetune(options(base, tmp_path / "run", data=folder, language="en", prepare_only=True))
+    assert experiment_of(
+        tmp_path / "run", str(tmp_path / "run" / "finetune_experiment.py"), []
+    ).train.init_from
+    with pytest.raises(MayaError, match="no piece for"):
+        finetune(options(base, tmp_path / "kept", vocabulary="keep"))
+
+
+def test_settings_follow_the_hours() -> None:
+    encoder = tiny.experiment().model.encoder
+
+    def chosen(hours: float, **changes: Any) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "seconds": 3600 * hours, "longest": 10.0, "old_pieces": 50, "tune": "all", "vocabulary": "keep",
+            "replay": False, "gpu": False,
+        }  # fmt: skip
+        return settings.choose(settings.Facts(**(facts | changes)), encoder)
+
+    def passes(options: dict[str, Any], hours: float) -> float:
+        return options["train.steps"] * options["data.plan.max_seconds"] / (3600 * hours)
+
+    small, large = chosen(1 / 6), chosen(100)
+    assert passes(small, 1 / 6) > 25 and passes(large, 100) == pytest.approx(3, abs=0.1)
+    assert "data.speed_perturb" in small and "data.speed_perturb" not in large
+    assert small["train.encoder_lr"] < small["train.lr"]
+    assert chosen(1, vocabulary="extend")["train.fixed_pieces"] == 50
+    assert "train.fixed_pieces" not in chosen(1, vocabulary="extend", replay=True)
+    lora = chosen(1, tune="lora", vocabulary="extend")
+    assert lora["train.learn"] == "adapters" and lora["train.learn_vocabulary"] == "true"
+    exp = tiny.experiment()
+    for tune in ("all", "top", "norms", "lora", "bottleneck"):
+        for vocabulary in ("keep", "extend", "replace"):
+            settings.apply(exp, chosen(1, tune=tune, vocabulary=vocabulary))
+
+
+def hypotheses(path: Path, wrong: set[int], count: int = 60) -> Path:
+    rows = [
+        {
+            "id": f"{i}",
+            "language": "en",
+            "ref": "a b c d",
+            "text": "a x c d" if i in wrong else "a b c d",
+            "duration": 1.0,
+            "speaker": "s",
+            "snr": None,
+        }
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_noise_is_no_improvement(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    first, second = (set(rng.choice(60, size, replace=False).tolist()) for size in (20, 18))
+    before = hypotheses(tmp_path / "before", first)
+    (word, _) = verdict.judge(before, hypotheses(tmp_path / "after", second))
+    assert word.verdict == "no significant change" and word.comparison.difference < 0
+    assert verdict.judge(before, hypotheses(tmp_path / "better", set(list(first)[:2])))[0].verdict == "better"
+    assert verdict.judge(before, hypotheses(tmp_path / "worse", set(range(50))))[0].verdict == "worse"
+    few = [hypotheses(tmp_path / f"few{i}", wrong, 6) for i, wrong in enumerate(({1, 2, 3}, set()))]
+    assert verdict.judge(*few)[0].verdict.startswith("too few utterances")
+    assert verdict.judge(before, before)[0].verdict == "no significant change"
+
+
+def test_a_stuck_head_is_named() -> None:
+    before = {"transducer": 0.9, "ctc": 0.9}
+    assert verdict.stuck_heads(before, {"transducer": 0.88, "ctc": 0.2}) == ["transducer"]
+    assert not verdict.stuck_heads(before, {"transducer": 0.3, "ctc": 0.2})
+    assert not verdict.stuck_heads({"transducer": 0.05, "ctc": 0.5}, {"transducer": 0.05, "ctc": 0.02})
+    assert "decoding uses ctc" in verdict.advice(["transducer"], "ctc")
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".jsonl"])
+def test_labels_are_corrected_and_come_back(base: Path, tmp_path: Path, suffix: str) -> None:
+    table, audio = tmp_path / f"review{suffix}", tmp_path / "audio"
+    audio.mkdir()
+    for i in range(4):
+        shutil.copy(base / "corpus" / f"en-00{i}.wav", audio)
+    assert label(base / "run", [str(audio)], table, language="en") == 4
+    rows = read_rows(table)
+    assert [r.confidence for r in rows] == sorted(r.confidence for r in rows)
+    with pytest.raises(MayaError, match="may hold corrections"):
+        label(base / "run", [str(audio)], table, language="en")
+    with pytest.raises(MayaError, match="no row is checked"):
+        take(table, tmp_path / "none", min_confidence=1.0)
+    edited = [dataclasses.replace(rows[0], text="bad cab", checked="x"),
+              dataclasses.replace(rows[1], text="ab", checked="-"),
+              dataclasses.replace(rows[2], text="fed", confidence=0.99),
+              dataclasses.replace(rows[3], text="", checked="x")]  # fmt: skip
+    write_rows(table, edited)
+    assert take(table, tmp_path / "taken", min_confidence=0.95) == 2
+    read, problems = read_corpus(tmp_path / "taken")
+    assert not problems and {row.text for row in read} == {"bad cab", "fed"}
+    assert {row.language for row in read} == {"en"} and all(Path(row.audio).is_file() for row in read)
+    assert run_command(["label", "--take", str(table), "--out", str(tmp_path / "again")])[0] == 0
+    assert run_command(["label", "--table", "x.tsv"])[0] == 1
