@@ -12,6 +12,7 @@ from maya.config import config
 from maya.errors import MayaError
 from maya.features.base import Features, FeaturesConfig
 from maya.features.frames import check_frames, frame_mask, frame_samples
+from maya.features.warp import warped_filters
 from maya.kernels import onednn
 from maya.ranges import NonNegFloat, PosFloat, PosInt, Share
 
@@ -55,6 +56,7 @@ class LogMel(Features, config=LogMelConfig):
     `preprocessor.featurizer`.
     """
 
+    warpable = True
     window: Tensor
     fb: Tensor
 
@@ -90,12 +92,15 @@ class LogMel(Features, config=LogMelConfig):
         return LogMelStream(self)
 
     @torch.no_grad()
-    def forward(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, audio: Tensor, audio_lens: Tensor, warps: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Features of a padded batch.
 
         Args:
             audio: (B, N) waveforms in [-1, 1], any floating type, N >= 0.
             audio_lens: (B,) int64, valid samples of each row.
+            warps: (B, 3) factors by which formants are moved, see `maya.features.warp`; None moves none.
 
         Returns:
             feats (B, T, num_mels) fp32 with T = max(1, N // hop) (N // hop + 1 under `legacy`), zero at
@@ -104,9 +109,10 @@ class LogMel(Features, config=LogMelConfig):
         lens = self.feat_lens(audio_lens)
         with torch.autocast(audio.device.type, enabled=False):
             frames = max(1, audio.shape[1] // self.hop_samples + int(self.cfg.legacy))
-            if self.training or frames <= 2 * STRETCH_FRAMES:
+            if self.training or warps is not None or frames <= 2 * STRETCH_FRAMES:
+                rows = self._blocks(audio, audio_lens, audio_lens if warps is None else warps)
                 feats = torch.cat(
-                    [self._log_of(self._power(x.float(), n)) for x, n in self._blocks(audio, audio_lens)]
+                    [self._log_of(self._power(x.float(), n), None if warps is None else w) for x, n, w in rows]
                 )[:, :frames]
             else:
                 feats = self._in_stretches(audio, audio_lens, frames)
@@ -159,15 +165,18 @@ class LogMel(Features, config=LogMelConfig):
         with torch.autocast(samples.device.type, enabled=False):
             return self._log_of(self._transform(samples, None))
 
-    def _blocks(self, audio: Tensor, audio_lens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows whose spectra fit in a CPU's cache, which takes half the time; elsewhere all rows at once."""
+    def _blocks(self, audio: Tensor, *of_rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Rows of all tensors whose spectra fit in a CPU's cache, which takes half the time; elsewhere all rows at once."""
         rows = max(1, BLOCK_FRAMES * self.hop_samples // max(1, audio.shape[1]))
         whole = self.training or not audio.is_cpu or len(audio) == 0
-        return zip(*(x.split(len(audio) if whole else rows) for x in (audio, audio_lens)), strict=True)
+        return zip(*(x.split(len(audio) if whole else rows) for x in (audio, *of_rows)), strict=True)
 
-    def _log_of(self, power: Tensor) -> Tensor:
-        """Power spectrum (B, T, n_fft // 2 + 1) -> log-mel (B, T, num_mels)."""
+    def _log_of(self, power: Tensor, warps: Tensor | None = None) -> Tensor:
+        """Power spectrum (B, T, n_fft // 2 + 1), warps (B, 3) or None -> log-mel (B, T, num_mels)."""
         filters = self.fb[0].float()
+        if warps is not None:
+            warped = warped_filters(filters, warps, self.cfg.sample_rate / 2)
+            return torch.log(power @ warped.transpose(1, 2) + LOG_GUARD)
         # In training the product stays as it was, so that recorded runs repeat to the bit.
         fast = not self.training and onednn.available()
         mel = onednn.linear(power, filters) if fast else power @ filters.t()

@@ -1,4 +1,5 @@
-"""Augmentation of training audio on the CPU: rooms, noise, narrow bands, codecs and levels.
+"""Augmentation of training audio on the CPU: rooms, noise, narrow bands, codecs and levels; and the draw of
+formant warps, which the features carry out (maya.features.warp).
 
 The changes to an utterance are a function of (seed, epoch, id) alone. They do not depend on the number of
 workers, ranks or batches, and a resumed run gets the same audio as an uninterrupted one. Switching one kind
@@ -27,12 +28,13 @@ from maya.config import config
 from maya.data.corpus.common import AUDIO_SUFFIXES
 from maya.data.corpus.walk import walk
 from maya.errors import MayaError
-from maya.ranges import Ascending, Finite, PosFloat, PosInt, Range, Seed, Share
+from maya.ranges import Ascending, BelowOne, Finite, PosFloat, PosInt, Range, Seed, Share
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _ROOMS_KEPT = 512  # decoded impulse responses; of one second, 32 MB
 _LONGEST_ROOM = 4.0  # seconds of an impulse response; what follows cannot be heard
 _SILENT = 1e-10  # mean power, -100 dB
+_WARPS = 3  # factors of a warp: one for each of maya.features.warp.KNOTS_HZ
 
 
 @config
@@ -59,6 +61,13 @@ class AugmentConfig:
     noise, music, babble: one of the three at most is added. For the folders of MUSAN (Snyder et al. 2015)
         Kaldi's recipes take snr_db (0, 15), (5, 15), and (13, 20) with mixed (3, 7).
     rooms: folders or tars of room impulse responses; the level stays, and so does the place of the speech.
+    made_room_prob: share in made-up rooms, for those without recordings: noise that decays by 60 dB within
+        `reverberation_seconds`, with the direct sound `direct_db` above it; each range is drawn from evenly.
+    made_noise_prob: share with made-up noise, whose power falls by 0 to 6 dB an octave; its level is drawn
+        from `made_snr_db`.
+    warp_prob: share of the utterances whose formants are moved, as if by another vocal tract.
+    warp: factors of frequency, drawn evenly between their logarithms. warp_spread: each formant is moved by a
+        factor of its own besides, up to so much above or below 1. The features must be warpable.
     band_limit_hz: cut-off frequencies in hertz, one of which is drawn; at most half the model's sample rate.
     codecs: one of which is drawn: mulaw, alaw and gsm at 8 kHz as on telephones; mp3, opus and vorbis at
         the model's sample rate, or the next that they have, of any quality.
@@ -71,6 +80,14 @@ class AugmentConfig:
     babble: NoiseConfig = field(default_factory=lambda: NoiseConfig(snr_db=(13.0, 20.0), mixed=(3, 7)))
     rooms: tuple[str, ...] = ()
     room_prob: Share = 0.0
+    made_room_prob: Share = 0.0
+    reverberation_seconds: Annotated[tuple[PosFloat, PosFloat], Ascending()] = (0.1, 0.5)
+    direct_db: Annotated[tuple[Finite, Finite], Ascending()] = (0.0, 12.0)
+    made_noise_prob: Share = 0.0
+    made_snr_db: Annotated[tuple[Finite, Finite], Ascending()] = (5.0, 30.0)
+    warp_prob: Share = 0.0
+    warp: Annotated[tuple[PosFloat, PosFloat], Ascending()] = (0.85, 1.18)
+    warp_spread: BelowOne = 0.0
     band_limit_hz: tuple[Annotated[int, Range(min=500)], ...] = (3000, 4000, 6000)
     band_limit_prob: Share = 0.0
     codecs: tuple[str, ...] = tuple(CODECS)
@@ -87,7 +104,8 @@ class AugmentConfig:
     def on(self) -> bool:
         """Whether anything is ever changed."""
         chances = [noise.prob for noise in self.noises.values()]
-        return max(*chances, self.room_prob, self.band_limit_prob, self.codec_prob, self.volume_prob) > 0
+        chances += [self.room_prob, self.made_room_prob, self.made_noise_prob, self.warp_prob]
+        return max(*chances, self.band_limit_prob, self.codec_prob, self.volume_prob) > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,11 +118,32 @@ class Noise:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Changes:
-    """Changes of one utterance, in this order; all None for a clean one."""
+class MadeRoom:
+    """A made-up room, see `made_room`."""
 
+    seconds: float
+    direct_db: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MadeNoise:
+    """Made-up noise, see `made_noise`."""
+
+    snr_db: float
+    slope_db: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changes:
+    """Changes of one utterance, in this order; all None for a clean one. warp: carried out by the features."""
+
+    warp: tuple[float, ...] | None = None
     room: int | None = None
+    made_room: MadeRoom | None = None
     noise: Noise | None = None
+    made_noise: MadeNoise | None = None
     band_limit_hz: int | None = None
     codec: tuple[str, float] | None = None  # and its quality, 0 (small) to 1 (good)
     volume: float | None = None
@@ -112,7 +151,8 @@ class Changes:
     @property
     def names(self) -> list[str]:
         kinds = {
-            "room": self.room, "band_limit": self.band_limit_hz, "codec": self.codec, "volume": self.volume,
+            "warp": self.warp, "room": self.room, "made_room": self.made_room, "made_noise": self.made_noise,
+            "band_limit": self.band_limit_hz, "codec": self.codec, "volume": self.volume,
         }  # fmt: skip
         names = [name for name, value in kinds.items() if value is not None]
         return names + ([self.noise.kind] if self.noise is not None else []) or ["clean"]
@@ -143,26 +183,50 @@ class Augment:
         cfg = self.cfg
         if _clean_place(cfg.seed, id, epoch) < cfg.clean_share:
             return Changes()
-        key = hashlib.blake2b(f"{cfg.seed}/{epoch}/{id}".encode(), digest_size=16).digest()
-        rng = np.random.default_rng(int.from_bytes(key, "little"))
+        rng = _generator(f"{cfg.seed}/{epoch}/{id}")
+        made = _generator(f"{cfg.seed}/{epoch}/{id}/made").random(13)
         # Always the same number of draws for the decisions: options do not shift each other's.
         does, which = rng.random(5), rng.random(7)
         return Changes(
+            warp=self._warp(made[1], made[2:5]) if made[0] < cfg.warp_prob else None,
             room=int(which[0] * len(self._rooms)) if does[0] < cfg.room_prob else None,
+            made_room=MadeRoom(
+                seconds=_between(cfg.reverberation_seconds, made[6]),
+                direct_db=_between(cfg.direct_db, made[7]), seed=int(made[8] * 2**32),
+            ) if made[5] < cfg.made_room_prob else None,
             noise=self._noise(does[1], which[1], which[2], rng),
+            made_noise=MadeNoise(
+                snr_db=_between(cfg.made_snr_db, made[10]), slope_db=-6 * float(made[11]), seed=int(made[12] * 2**32),
+            ) if made[9] < cfg.made_noise_prob else None,
             band_limit_hz=_pick(cfg.band_limit_hz, which[3]) if does[2] < cfg.band_limit_prob else None,
             codec=(_pick(cfg.codecs, which[4]), float(which[5])) if does[3] < cfg.codec_prob else None,
             volume=_between_logs(cfg.volume, which[6]) if does[4] < cfg.volume_prob else None,
         )
 
+    def warps(self, ids: Sequence[str], epoch: int) -> Tensor | None:
+        """(B, 3) float32: the formant warps of utterances in an epoch, 1 for those without; None where the
+        options have none."""
+        if self.cfg.warp_prob == 0:
+            return None
+        return torch.tensor([self.changes(id, epoch).warp or (1.0,) * _WARPS for id in ids])
+
+    def _warp(self, draw: float, spread: np.ndarray) -> tuple[float, ...]:
+        factor = _between_logs(self.cfg.warp, draw)
+        return tuple(factor * (1 + self.cfg.warp_spread * (2 * float(own) - 1)) for own in spread)
+
     def apply(self, audio: Tensor, changes: Changes) -> Tensor:
-        """(N,) with these changes made; an utterance of silence stays as it is."""
+        """(N,) with these changes made, except the warp; an utterance of silence stays as it is."""
         if changes == Changes() or len(audio) == 0 or _power(audio) < _SILENT:
             return audio
         if changes.room is not None:
             audio = reverberate(audio, self._room(self._rooms[changes.room]))
+        if changes.made_room is not None:
+            audio = reverberate(audio, made_room(changes.made_room, self.sample_rate))
         if changes.noise is not None:
             audio = add_noise(audio, self.load_noise(changes.noise, len(audio)), changes.noise.snr_db)
+        if changes.made_noise is not None:
+            noise = made_noise(changes.made_noise, len(audio), self.sample_rate)
+            audio = add_noise(audio, noise, changes.made_noise.snr_db)
         if changes.band_limit_hz is not None:
             audio = band_limit(audio, changes.band_limit_hz, self.sample_rate)
         if changes.codec is not None:
@@ -221,6 +285,25 @@ def reverberate(audio: Tensor, room: Tensor) -> Tensor:
     return wet * math.sqrt(_power(audio) / power) if power > 0 else audio
 
 
+def made_room(room: MadeRoom, sample_rate: int) -> Tensor:
+    """(K,) impulse response: 1, then Gaussian noise that decays by 60 dB in `seconds`. The energy of the noise
+    is `direct_db` below that of the direct sound (Polack's model of late reverberation)."""
+    samples = max(1, int(room.seconds * sample_rate))
+    tail = np.random.default_rng(room.seed).standard_normal(samples)
+    tail *= 10.0 ** (-3.0 * np.arange(samples) / samples)
+    tail *= 10 ** (-room.direct_db / 20) / np.sqrt(np.square(tail).sum())
+    return torch.from_numpy(np.concatenate([[1.0], np.clip(tail, -0.99, 0.99)]).astype(np.float32))
+
+
+def made_noise(noise: MadeNoise, samples: int, sample_rate: int) -> Tensor:
+    """(samples,) Gaussian noise whose power changes by `slope_db` an octave above 100 Hz."""
+    white = np.random.default_rng(noise.seed).standard_normal(samples)
+    spectrum = np.fft.rfft(white)
+    hertz = np.fft.rfftfreq(samples, 1 / sample_rate)
+    spectrum *= (np.maximum(hertz, 100.0) / 100.0) ** (noise.slope_db / 20 / math.log10(2))
+    return torch.from_numpy(np.fft.irfft(spectrum, samples).astype(np.float32))
+
+
 def convolve(signal: Tensor, kernel: Tensor) -> Tensor:
     """(N,), (K,) -> (N + K - 1,), their full convolution, by FFT in float64.
 
@@ -250,8 +333,17 @@ def _clean_place(seed: int, id: str, epoch: int) -> float:
     return (int.from_bytes(key, "little") / 2**64 + epoch * _GOLDEN) % 1.0
 
 
+def _generator(key: str) -> np.random.Generator:
+    digest = hashlib.blake2b(key.encode(), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
 def _pick(options: Sequence, draw: float):  # type: ignore[no-untyped-def]
     return options[int(draw * len(options))]
+
+
+def _between(limits: tuple[float, float], draw: float) -> float:
+    return limits[0] + float(draw) * (limits[1] - limits[0])
 
 
 def _between_logs(limits: tuple[float, float], draw: float) -> float:
