@@ -13,7 +13,7 @@ import json
 import random
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,11 +174,13 @@ def plan_item(
 
 
 def joined(
-    source: Path, rows: Sequence[dict[str, Any]], plan: Sequence[dict[str, Any]]
-) -> Iterator[CorpusUtterance]:
-    """The utterances of a plan, with their audio; `rows` are those of the source that it names."""
+    source: Path, rows: Sequence[dict[str, Any]], plan: Sequence[dict[str, Any]],
+    spoken: Mapping[str, np.ndarray] | None = None,
+) -> Iterator[CorpusUtterance]:  # fmt: skip
+    """The utterances of a plan, with their audio; `rows` are those that it names, of the source or `spoken`:
+    (N,) int16 by id."""
     by_id = {r["id"]: r for r in rows}
-    audio: dict[str, np.ndarray] = {}
+    audio: dict[str, np.ndarray] = dict(spoken or {})
     for item in plan:
         recordings = [by_id[i] for i in item["recordings"]]
         for row in recordings:

@@ -5,8 +5,8 @@
     python -m egs.digits.leave_one_out --out exp/digits/folds --report baseline other
 
 Every speaker of both languages is tested once, so no draw of test speakers can be tuned to. With `--folds 5`
-each training leaves out one English and three Gujarati speakers; `--folds 20` leaves out one speaker alone.
-The trainings have CTC as their only head and no dev set: the last weights are tested. Each speaker says single
+each training leaves out one English and three Gujarati speakers, with `--folds 20` one speaker alone. The
+trainings have CTC as their only head and no dev set: the last weights are tested. Each speaker says single
 digits as the recipe joins them, the same recordings without margins ("raw"), and strings; each is decoded with
 the language given and without. Intervals are over speakers.
 """
@@ -24,12 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maya.data.table.table import Table, part_path
+from maya.config import override
+from maya.decode.table import LanguageSource
 from maya.errors import MayaError
 from maya.files import read_json, write_json
 from maya.pages import columns
-from maya.recipes.arguments import POSITIVE
-from maya.recipes.corpus_writer import write_corpus
+from maya.recipes.arguments import COUNT, POSITIVE
+from maya.recipes.corpus_writer import settings_hash, write_corpus
 from maya.recipes.decode import decode
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.prepare import prepare
@@ -38,8 +39,13 @@ from maya.recipes.train import train
 from maya.score.wer import wer
 
 from .data import draw_strings, joined, plan_item, read_source
+from .voices import synthetic_digits
 
 KINDS = ("single", "raw", "string")
+# The language is given, or not; or it is given and the encoder's frames are averaged over formant warps.
+MODES = ("known", "unknown", "averaged")
+_WARPS = (0.88, 0.94, 1.0, 1.06, 1.13)
+_CORPUS_OPTIONS = ("strings_per_language", "single_takes", "voices", "voice_strings")
 _SINGLES, _STRINGS = 150, 40  # at most, of each speaker that is tested
 _DRAWS = 4000
 Rows = list[dict[str, Any]]
@@ -62,15 +68,19 @@ def speakers_left_out(rows: Rows, count: int, seed: int = 1) -> list[list[str]]:
     return folds
 
 
-def fold_plan(rows: Rows, out: Sequence[str], strings: int, seed: int) -> Rows:
+def fold_plan(rows: Rows, synthetic: Rows, out: Sequence[str], args: argparse.Namespace) -> Rows:
     """What a fold trains on (train) and is tested on (test). Ids: language-kind-number."""
-    plan = []
+    plan, seed, strings = [], 1, args.strings_per_language
     for code in sorted({r["language"] for r in rows}):
         of_language = [r for r in rows if r["language"] == code]
         rng = random.Random(f"{seed} {code} train")
         known = [r for r in of_language if r["speaker"] not in out]
-        recordings = [[r] for r in known] + draw_strings(known, strings, rng)
+        recordings = args.single_takes * [[r] for r in known] + draw_strings(known, strings, rng)
         plan += [plan_item(f"{code}-train-{i:05d}", "train", r, rng) for i, r in enumerate(recordings)]
+        if own := [r for r in synthetic if r["language"] == code]:
+            rng = random.Random(f"{seed} {code} synthetic")
+            recordings = [[r] for r in own] + draw_strings(own, args.voice_strings, rng)
+            plan += [plan_item(f"{code}-voice-{i:05d}", "train", r, rng) for i, r in enumerate(recordings)]
         for speaker in sorted({r["speaker"] for r in of_language} & set(out)):
             rng = random.Random(f"{seed} {code} {speaker} test")  # alike in every grouping of the speakers
             own = [r for r in of_language if r["speaker"] == speaker]
@@ -96,19 +106,26 @@ def run_fold(args: argparse.Namespace, rows: Rows, number: int) -> dict[str, Any
     if (run / "result.json").is_file():
         return read_json(run / "result.json")
     experiment = fold_experiment(args)
-    data = folder / "data"
+    options = {name: getattr(args, name) for name in _CORPUS_OPTIONS}
+    settings = {"corpus": "digits, one fold", "out": folds[number]} | options
+    corpus = folder / f"corpus-{settings_hash(settings)[:8]}"
+    data = folder / corpus.name.replace("corpus", "data")
     if not (data / "stage.json").is_file():
-        plan = fold_plan(rows, folds[number], args.strings_per_language, seed=1)
-        settings = {"corpus": "digits, one fold", "out": folds[number], "strings": args.strings_per_language}
-        write_corpus(folder / "corpus", joined(args.source, rows, plan), settings, total=len(plan))
-        prepare(experiment, folder / "corpus", data)
+        words = {c: sorted({r["text"] for r in rows if r["language"] == c}) for c in experiment.languages}
+        synthetic, spoken = synthetic_digits(words, args.voices, seed=1) if args.voices else ([], {})
+        plan = fold_plan(rows, synthetic, folds[number], args)
+        utterances = joined(args.source, rows + synthetic, plan, spoken)
+        write_corpus(corpus, utterances, settings, total=len(plan))
+        prepare(experiment, corpus, data)
     tokenizer(experiment, data, run)
     train(experiment, data, run, cpu=True)
     errors: dict[str, Any] = {}
-    for language in ("known", "unknown"):
-        experiment.decode = replace(experiment.decode, method="ctc", language=language)
-        decode(experiment, data, run, into=language)
-        errors[language] = count_errors(run / "decode" / language / "test" / "hyps.jsonl")
+    for mode in MODES:
+        language: LanguageSource = "unknown" if mode == "unknown" else "known"
+        warps = _WARPS if mode == "averaged" else ()
+        experiment.decode = replace(experiment.decode, method="ctc", language=language, warps=warps)
+        decode(experiment, data, run, into=mode)
+        errors[mode] = count_errors(run / "decode" / mode / "test" / "hyps.jsonl")
     result = {"speakers": folds[number], "steps": experiment.train.steps, "errors": errors,
               "overrides": args.set, "experiment": args.experiment}  # fmt: skip
     write_json(run / "result.json", result)
@@ -127,8 +144,6 @@ def fold_experiment(args: argparse.Namespace) -> Experiment:
     exp.train.save_every = args.steps
     exp.data.cache_gb = 4.0
     for assignment in args.set:
-        from maya.config import override
-
         override(exp, assignment)
     return exp
 
@@ -149,7 +164,7 @@ def count_errors(path: Path) -> dict[str, dict[str, list[int]]]:
 
 
 def pooled(results: Sequence[dict[str, Any]], language: str, kind: str) -> dict[str, NDArray[np.float64]]:
-    """By language of the speakers, (S, 2): errors and words of each speaker of all folds, in the order of names."""
+    """By language, (S, 2): errors and words of each speaker of all folds, in the order of names."""
     speakers: dict[str, list[int]] = {}
     for result in results:
         speakers |= result["errors"][language][kind]
@@ -180,18 +195,21 @@ def read_results(out: Path, folds: int, name: str) -> list[dict[str, Any]]:
 def report(out: Path, folds: int, names: Sequence[str]) -> str:
     """A table of the systems: WER with intervals over speakers, and the ratio to the first on the folds that
     both have."""
-    lines = [["system", "folds", "language", "kind", "WER %", "95 %", "by language", "ratio to first", "95 %"]]
+    lines = [["system", "folds", "mode", "kind", "WER %", "95 %", "by language", "ratio to first", "95 %"]]
     first = read_results(out, folds, names[0])
     for name in names:
         results = read_results(out, folds, name)
         trained = {tuple(r["speakers"]) for r in results}
         both = [r for r in first if tuple(r["speakers"]) in trained]
-        for language in ("known", "unknown"):
+        for language in MODES:
+            if any(language not in r["errors"] for r in results):
+                continue
             for kind in KINDS:
                 counts = pooled(results, language, kind)
                 mean, draws = macro_rates(counts)
                 by = " ".join(f"{c} {100 * (e[:, 0] / e[:, 1]).mean():.1f}" for c, e in counts.items())
-                line = [name, str(len(results)), language, kind, f"{100 * mean:.1f}", _bounds(100 * draws), by]
+                line = [name, str(len(results)), language, kind, f"{100 * mean:.1f}"]
+                line += [_bounds(100 * draws), by]
                 if both and len(both) == len(results):
                     base, base_draws = macro_rates(pooled(both, language, kind))
                     line += [f"{mean / base:.2f}", _bounds(draws / base_draws, 2)]
@@ -219,6 +237,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--only", type=int, nargs="+", help="these folds, from 0; default: all")
     add("--steps", type=POSITIVE, default=1200, help="steps of each training")
     add("--strings-per-language", type=POSITIVE, default=2400, help="strings to train on")
+    add("--single-takes", type=POSITIVE, default=1, help="times each recording is a training utterance alone")
+    add("--voices", type=COUNT, default=0, help="synthetic speakers of each language in training")
+    add("--voice-strings", type=COUNT, default=2400, help="strings of the synthetic speakers, per language")
     add("--report", nargs="+", metavar="NAME", help="train nothing; compare these systems with the first")
     args = parser.parse_args(argv)
     try:

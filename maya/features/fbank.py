@@ -93,7 +93,10 @@ class Fbank(Features, config=FbankConfig):
 
     @torch.no_grad()
     def forward(
-        self, audio: Tensor, audio_lens: Tensor, warps: Tensor | None = None,
+        self,
+        audio: Tensor,
+        audio_lens: Tensor,
+        warps: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Features of a padded batch.

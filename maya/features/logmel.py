@@ -36,7 +36,9 @@ class LogMelConfig(FeaturesConfig):
     hop_ms: PosFloat = 10.0
     preemphasis: Share = 0.97
     dither: NonNegFloat = 1e-5  # standard deviation of the noise added to the waveform while training
-    normalize: Literal["per_feature", "none"] = "per_feature"
+    # per_feature: each mel bin to mean 0 and variance 1 over the utterance. per_utterance: one mean and one
+    # variance for all bins, which keeps the spectrum's shape and the silence of a short utterance.
+    normalize: Literal["per_feature", "per_utterance", "none"] = "per_feature"
     # True: as NeMo before 2.5, with which parakeet-tdt-1.1b and others were trained. The batch is reflected
     # at its ends, an utterance has one frame more, and audio beyond its end is not silenced.
     legacy: bool = False
@@ -110,15 +112,17 @@ class LogMel(Features, config=LogMelConfig):
         with torch.autocast(audio.device.type, enabled=False):
             frames = max(1, audio.shape[1] // self.hop_samples + int(self.cfg.legacy))
             if self.training or warps is not None or frames <= 2 * STRETCH_FRAMES:
-                rows = self._blocks(audio, audio_lens, audio_lens if warps is None else warps)
-                feats = torch.cat(
-                    [self._log_of(self._power(x.float(), n), None if warps is None else w) for x, n, w in rows]
-                )[:, :frames]
+                blocks = self._blocks(audio, audio_lens, *([] if warps is None else [warps]))
+                feats = torch.cat([self._log_of(self._power(x.float(), n), *w) for x, n, *w in blocks])
+                feats = feats[:, :frames]
             else:
                 feats = self._in_stretches(audio, audio_lens, frames)
             valid = frame_mask(lens, frames)[:, :, None]
             if self.cfg.normalize == "per_feature":
                 feats = _standardize(feats, valid, lens)
+            elif self.cfg.normalize == "per_utterance":
+                flat, of_bins = feats.flatten(1)[..., None], valid.expand_as(feats).flatten(1)[..., None]
+                feats = _standardize(flat, of_bins, lens * self.cfg.num_mels).view_as(feats)
             return feats.masked_fill_(~valid, 0.0), lens
 
     def _in_stretches(self, audio: Tensor, audio_lens: Tensor, frames: int) -> Tensor:
@@ -166,7 +170,8 @@ class LogMel(Features, config=LogMelConfig):
             return self._log_of(self._transform(samples, None))
 
     def _blocks(self, audio: Tensor, *of_rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Rows of all tensors whose spectra fit in a CPU's cache, which takes half the time; elsewhere all rows at once."""
+        """Rows of these tensors whose spectra fit in a CPU's cache, which takes half the time; elsewhere all
+        rows at once."""
         rows = max(1, BLOCK_FRAMES * self.hop_samples // max(1, audio.shape[1]))
         whole = self.training or not audio.is_cpu or len(audio) == 0
         return zip(*(x.split(len(audio) if whole else rows) for x in (audio, *of_rows)), strict=True)

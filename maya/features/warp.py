@@ -1,8 +1,8 @@
 """Vocal-tract length perturbation: formants moved by a warp of the frequency axis under the mel filters.
 
 Jaitly and Hinton 2013, "Vocal Tract Length Perturbation (VTLP) improves speech recognition". A factor above 1
-moves formants up, as a shorter vocal tract does. Duration and tempo stay as they are, unlike under a change of
-speed; harmonics move with the formants.
+moves formants up, as a shorter vocal tract does. Duration and tempo stay as they are, unlike under a change
+of speed; harmonics move with the formants.
 """
 
 import torch

@@ -36,7 +36,7 @@ class Batch:
     ids: B utterance ids
     labels: B values for each name of a label, None where an utterance has none; "speaker" is always there
         where the batch is of prepared data
-    warps: (B, 3) float32 factors by which the features move formants, see maya.features.warp; None: not at all
+    warps: (B, 3) float32 factors by which the features move formants, see maya.features.warp, or None
     host: of a batch on a device, copies on the CPU by the name of the field; see `on_host`
     """
 
