@@ -159,10 +159,14 @@ def draw_strings(
 
 
 def plan_item(
-    name: str, split: str, recordings: Sequence[dict[str, Any]], rng: random.Random
+    name: str, split: str, recordings: Sequence[dict[str, Any]], rng: random.Random, *, wide: bool = False
 ) -> dict[str, Any]:
+    """What is joined: recordings, silences in samples and noise. wide: from no silence at all to 400 ms."""
     margins = [rng.randrange(800, 3201) for _ in range(2)]  # 50 to 200 ms before and after
     gaps = [rng.randrange(320, 3201) for _ in recordings[1:]]  # 20 to 200 ms
+    if wide:  # a quarter of the margins are none: people cut recordings closely
+        margins = [max(0, rng.randrange(-2133, 6401)) for _ in range(2)]
+        gaps = [rng.randrange(0, 6401) for _ in recordings[1:]]
     return {
         "id": name,
         "split": split,

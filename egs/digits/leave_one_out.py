@@ -18,6 +18,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ KINDS = ("single", "raw", "string")
 # The language is given, or not; or it is given and the encoder's frames are averaged over formant warps.
 MODES = ("known", "unknown", "averaged")
 _WARPS = (0.88, 0.94, 1.0, 1.06, 1.13)
-_CORPUS_OPTIONS = ("strings_per_language", "single_takes", "voices", "voice_strings")
+_CORPUS_OPTIONS = ("strings_per_language", "single_takes", "wide_margins", "voices", "voice_strings")
 _SINGLES, _STRINGS = 150, 40  # at most, of each speaker that is tested
 _DRAWS = 4000
 Rows = list[dict[str, Any]]
@@ -71,16 +72,17 @@ def speakers_left_out(rows: Rows, count: int, seed: int = 1) -> list[list[str]]:
 def fold_plan(rows: Rows, synthetic: Rows, out: Sequence[str], args: argparse.Namespace) -> Rows:
     """What a fold trains on (train) and is tested on (test). Ids: language-kind-number."""
     plan, seed, strings = [], 1, args.strings_per_language
-    for code in sorted({r["language"] for r in rows}):
+    for code in sorted({r["language"] for r in (*rows, *synthetic)}):
         of_language = [r for r in rows if r["language"] == code]
         rng = random.Random(f"{seed} {code} train")
         known = [r for r in of_language if r["speaker"] not in out]
         recordings = args.single_takes * [[r] for r in known] + draw_strings(known, strings, rng)
-        plan += [plan_item(f"{code}-train-{i:05d}", "train", r, rng) for i, r in enumerate(recordings)]
+        make = partial(plan_item, split="train", rng=rng, wide=args.wide_margins)
+        plan += [make(f"{code}-train-{i:05d}", recordings=r) for i, r in enumerate(recordings)]
         if own := [r for r in synthetic if r["language"] == code]:
-            rng = random.Random(f"{seed} {code} synthetic")
+            make.keywords["rng"] = rng = random.Random(f"{seed} {code} synthetic")
             recordings = [[r] for r in own] + draw_strings(own, args.voice_strings, rng)
-            plan += [plan_item(f"{code}-voice-{i:05d}", "train", r, rng) for i, r in enumerate(recordings)]
+            plan += [make(f"{code}-voice-{i:05d}", recordings=r) for i, r in enumerate(recordings)]
         for speaker in sorted({r["speaker"] for r in of_language} & set(out)):
             rng = random.Random(f"{seed} {code} {speaker} test")  # alike in every grouping of the speakers
             own = [r for r in of_language if r["speaker"] == speaker]
@@ -105,14 +107,16 @@ def run_fold(args: argparse.Namespace, rows: Rows, number: int) -> dict[str, Any
     run = folder / args.name
     if (run / "result.json").is_file():
         return read_json(run / "result.json")
+    start = start_model(args) if args.start_steps else None
     experiment = fold_experiment(args)
+    experiment.train.init_from = str(start or "")
     options = {name: getattr(args, name) for name in _CORPUS_OPTIONS}
     settings = {"corpus": "digits, one fold", "out": folds[number]} | options
     corpus = folder / f"corpus-{settings_hash(settings)[:8]}"
     data = folder / corpus.name.replace("corpus", "data")
     if not (data / "stage.json").is_file():
-        words = {c: sorted({r["text"] for r in rows if r["language"] == c}) for c in experiment.languages}
-        synthetic, spoken = synthetic_digits(words, args.voices, seed=1) if args.voices else ([], {})
+        languages = experiment.languages if args.voices else ()
+        synthetic, spoken = synthetic_digits(languages, args.voices, seed=1)
         plan = fold_plan(rows, synthetic, folds[number], args)
         utterances = joined(args.source, rows + synthetic, plan, spoken)
         write_corpus(corpus, utterances, settings, total=len(plan))
@@ -130,6 +134,23 @@ def run_fold(args: argparse.Namespace, rows: Rows, number: int) -> dict[str, Any
               "overrides": args.set, "experiment": args.experiment}  # fmt: skip
     write_json(run / "result.json", result)
     return result
+
+
+def start_model(args: argparse.Namespace) -> Path:
+    """The run folder of a model that has heard synthetic speakers only, from which every fold starts."""
+    names = ("experiment", "set", "start_steps", "start_voices", "voice_strings", "wide_margins")
+    settings = {"corpus": "digits, synthetic"} | {name: getattr(args, name) for name in names}
+    folder = args.out / f"start-{settings_hash(settings)[:8]}"
+    if not (folder / "run" / "stage-train.json").is_file():
+        experiment = fold_experiment(args)
+        experiment.train.steps = experiment.train.save_every = args.start_steps
+        rows, spoken = synthetic_digits(experiment.languages, args.start_voices, seed=2)
+        plan = fold_plan([], rows, (), args)
+        write_corpus(folder / "corpus", joined(args.source, rows, plan, spoken), settings, total=len(plan))
+        prepare(experiment, folder / "corpus", folder / "data")
+        tokenizer(experiment, folder / "data", folder / "run")
+        train(experiment, folder / "data", folder / "run", cpu=True)
+    return folder / "run"
 
 
 def fold_experiment(args: argparse.Namespace) -> Experiment:
@@ -238,6 +259,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--steps", type=POSITIVE, default=1200, help="steps of each training")
     add("--strings-per-language", type=POSITIVE, default=2400, help="strings to train on")
     add("--single-takes", type=POSITIVE, default=1, help="times each recording is a training utterance alone")
+    add("--wide-margins", action="store_true", help="silences from none to 400 ms in training")
+    add("--start-steps", type=COUNT, default=0, help="first train so long on synthetic speakers alone")
+    add("--start-voices", type=POSITIVE, default=300, help="synthetic speakers of each language to start from")
     add("--voices", type=COUNT, default=0, help="synthetic speakers of each language in training")
     add("--voice-strings", type=COUNT, default=2400, help="strings of the synthetic speakers, per language")
     add("--report", nargs="+", metavar="NAME", help="train nothing; compare these systems with the first")

@@ -36,9 +36,10 @@ class LogMelConfig(FeaturesConfig):
     hop_ms: PosFloat = 10.0
     preemphasis: Share = 0.97
     dither: NonNegFloat = 1e-5  # standard deviation of the noise added to the waveform while training
-    # per_feature: each mel bin to mean 0 and variance 1 over the utterance. per_utterance: one mean and one
-    # variance for all bins, which keeps the spectrum's shape and the silence of a short utterance.
-    normalize: Literal["per_feature", "per_utterance", "none"] = "per_feature"
+    # per_feature: each mel bin to mean 0 and variance 1 over the utterance. peak: levels below the utterance's
+    # loudest mel energy, down to `floor_db`, see `_below_peak`.
+    normalize: Literal["per_feature", "peak", "none"] = "per_feature"
+    floor_db: PosFloat = 45.0  # of normalize=peak
     # True: as NeMo before 2.5, with which parakeet-tdt-1.1b and others were trained. The batch is reflected
     # at its ends, an utterance has one frame more, and audio beyond its end is not silenced.
     legacy: bool = False
@@ -120,9 +121,8 @@ class LogMel(Features, config=LogMelConfig):
             valid = frame_mask(lens, frames)[:, :, None]
             if self.cfg.normalize == "per_feature":
                 feats = _standardize(feats, valid, lens)
-            elif self.cfg.normalize == "per_utterance":
-                flat, of_bins = feats.flatten(1)[..., None], valid.expand_as(feats).flatten(1)[..., None]
-                feats = _standardize(flat, of_bins, lens * self.cfg.num_mels).view_as(feats)
+            elif self.cfg.normalize == "peak":
+                feats = _below_peak(feats, valid, self.cfg.floor_db)
             return feats.masked_fill_(~valid, 0.0), lens
 
     def _in_stretches(self, audio: Tensor, audio_lens: Tensor, frames: int) -> Tensor:
@@ -278,6 +278,20 @@ def _standardize(feats: Tensor, valid: Tensor, lens: Tensor) -> Tensor:
     parts = [part.square().sum(1, keepdim=True) for part in centred.split(2 * STRETCH_FRAMES, dim=1)]
     std = (sum(parts[1:], parts[0]) / (n - 1).clamp(min=1)).sqrt()
     return centred.div_(std + STD_GUARD)
+
+
+def _below_peak(feats: Tensor, valid: Tensor, floor_db: float) -> Tensor:
+    """Log-mel (B, T, F) as levels from -1, `floor_db` or more below the utterance's loudest, to 3, the
+    loudest: of speech with pauses the mean is near 0.
+
+    An utterance's gain does not change them, nor how much silence is around it, and what is quieter than the
+    floor is all alike: digital silence, and the noise of a quiet room. Per-feature statistics depend on both,
+    and take from a single short word much of what tells it from others. But the colour of a microphone stays:
+    train with `data.augment.equalizer_prob`.
+    """
+    top = feats.masked_fill(~valid, -math.inf).amax((1, 2), keepdim=True)
+    decibels = (feats - top) * (10 / math.log(10))
+    return 4 * (1 + decibels / floor_db).clamp(min=0) - 1
 
 
 def slaney_filterbank(num_mels: int, n_fft: int, sample_rate: int) -> Tensor:
