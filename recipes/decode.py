@@ -96,7 +96,6 @@ def decode(
         raise MayaError(
             f"{path}: decode.fast_weight_updates=false is for LaCT; this encoder has no fast weights"
         )
-    recognizer.model.test_warps = cfg.warps
     method, facts = make_method(cfg, recognizer, training_texts(data, recognizer.tokenizer))
     print(f"decode: {split} by {facts['method'] or 'no method'} ({facts['method_reason']})", flush=True)
     utterances = Utterances.from_table(table, recognizer.tokenizer, recognizer.model.cfg.languages)

@@ -87,8 +87,6 @@ class DecodeConfig:
     # The language to decode in: that of the transcript, the one that the model identifies, or none.
     language: LanguageSource = "known"
     fusion: FusionConfig = field(default_factory=FusionConfig)
-    # Formant factors, such as 0.9,1,1.1, over which the encoder's frames are averaged; each costs a pass.
-    warps: tuple[PosFloat, ...] = ()
     fast_weight_updates: bool = True  # False: LaCT's fast weights learn nothing while they decode
 
     def options(self, method: str) -> MethodConfig:

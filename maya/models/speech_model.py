@@ -60,9 +60,6 @@ class SpeechModel(nn.Module):
         self.untrained: tuple[str, ...] = ()  # heads of a loaded model that were never trained
         self._learns = [name for name, p in self.named_parameters() if p.requires_grad]
         self.step = 0  # of training
-        # Outside training each utterance is encoded under each of these formant factors, and the frames are
-        # averaged: for a CTC head, which is linear, this is the mean of its logits. Empty: encoded once.
-        self.test_warps: tuple[float, ...] = ()
         self._clock_agrees: bool | None = None  # with the encoder's lengths; None: not compared yet
 
     def head(self, name: str) -> Head:
@@ -167,8 +164,6 @@ class SpeechModel(nn.Module):
 
         With `views` 2 each row is there twice, B rows apart, masked in two ways. warps: see `features`.
         """
-        if self.test_warps and warps is None and not self.training:
-            return self._encode_warped(audio, audio_lens, hidden)
         with torch.set_grad_enabled(torch.is_grad_enabled() and ENCODER not in self.frozen):
             feats, feat_lens = self.features(self.noise(audio, audio_lens), audio_lens, warps)
             feats = self.specaugment.warp(feats, feat_lens)  # alike in all views, which stay frame by frame
@@ -177,12 +172,6 @@ class SpeechModel(nn.Module):
             options = {"hidden": hidden} if hidden else {}
             with onednn.linear_layers(feats):
                 return self.encoder(self.specaugment(feats, feat_lens), feat_lens, **options)
-
-    def _encode_warped(self, audio: Tensor, audio_lens: Tensor, hidden: Sequence[int]) -> Encoded:
-        """The average of the frames under `test_warps`; hidden states are those of the first."""
-        factors = [torch.full((len(audio), 3), w, device=audio.device) for w in self.test_warps]
-        encoded = [self.encode_audio(audio, audio_lens, hidden=hidden, warps=w) for w in factors]
-        return replace(encoded[0], frames=torch.stack([e.frames for e in encoded]).mean(0))
 
     def with_language(self, encoded: Encoded, langs: Tensor | None) -> Encoded:
         """The frames with the embedding of langs (B,) added: indices, or -1 for unknown."""

@@ -124,6 +124,15 @@ class AugmentConfig:
         return max(*chances, self.warp_prob, self.band_limit_prob, self.codec_prob, self.volume_prob) > 0
 
 
+def few_speakers() -> AugmentConfig:
+    """For training on a few speakers: other microphones, noises and rooms, made up. egs/digits/RESULTS.md has
+    what was compared."""
+    return AugmentConfig(
+        clean_share=0.2, equalizer_prob=0.5, equalizer_db=8.0, made_noise_prob=0.3, made_room_prob=0.15,
+        band_limit_prob=0.2,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Noise:
     """recordings: which, and from where in each (0 to 1)."""
