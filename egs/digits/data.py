@@ -37,7 +37,7 @@ _FIELDS = ("id", "language", "text", "speaker", "source", "licence", "audio")
 _LONGEST = 7  # digits in a string
 _FEW_SPEAKERS = 6  # below this, dev does not get a speaker of its own
 _DEV_SHARE = 10  # it then gets one in so many of the training speakers' recordings
-_TAKES = 2  # times a recording is a training utterance alone, with other margins
+TAKES = 2  # times a recording is a training utterance alone, with other margins
 _FADE = 80  # samples, 5 ms, at both ends of a recording: the cuts are not always at silence
 
 
@@ -139,7 +139,7 @@ def plan_language(
     plan = []
     for split, split_rows in assign(rows, random.Random(f"{seed} {language} speakers")).items():
         rng = random.Random(f"{seed} {language} {split}")
-        singles = _TAKES * [[r] for r in split_rows]
+        singles = TAKES * [[r] for r in split_rows]
         strings = sizes["train"]
         if split != "train":
             singles = singles[: len(split_rows)]

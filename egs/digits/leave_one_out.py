@@ -7,8 +7,8 @@
 Every speaker of both languages is tested once, so no draw of test speakers can be tuned to. With `--folds 5`
 each training leaves out one English and three Gujarati speakers, with `--folds 20` one speaker alone. The
 trainings have CTC as their only head and no dev set: the last weights are tested. Each speaker says single
-digits as the recipe joins them, the same recordings without margins ("raw"), and strings; each is decoded with
-the language given and without. Intervals are over speakers.
+digits as the recipe joins them, the same recordings without margins ("raw"), and strings. Each is decoded
+with the language given and without. Intervals are over speakers.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
 from maya.score.wer import wer
 
-from .data import draw_strings, joined, plan_item, read_source
+from .data import TAKES, draw_strings, joined, plan_item, read_source
 from .voices import synthetic_digits
 
 KINDS = ("single", "raw", "string")
@@ -70,7 +70,7 @@ def speakers_left_out(rows: Rows, count: int, seed: int = 1) -> list[list[str]]:
 def fold_plan(rows: Rows, synthetic: Rows, out: Sequence[str], args: argparse.Namespace) -> Rows:
     """What a fold trains on (train) and is tested on (test). Ids: language-kind-number."""
     plan, seed, strings = [], 1, args.strings_per_language
-    for code in sorted({r["language"] for r in (*rows, *synthetic)}):
+    for code in sorted({r["language"] for r in rows}):
         of_language = [r for r in rows if r["language"] == code]
         rng = random.Random(f"{seed} {code} train")
         known = [r for r in of_language if r["speaker"] not in out]
@@ -105,9 +105,7 @@ def run_fold(args: argparse.Namespace, rows: Rows, number: int) -> dict[str, Any
     run = folder / args.name
     if (run / "result.json").is_file():
         return read_json(run / "result.json")
-    start = start_model(args) if args.start_steps else None
     experiment = fold_experiment(args)
-    experiment.train.init_from = str(start or "")
     options = {name: getattr(args, name) for name in _CORPUS_OPTIONS}
     settings = {"corpus": "digits, one fold", "out": folds[number]} | options
     corpus = folder / f"corpus-{settings_hash(settings)[:8]}"
@@ -130,23 +128,6 @@ def run_fold(args: argparse.Namespace, rows: Rows, number: int) -> dict[str, Any
               "overrides": args.set, "experiment": args.experiment}  # fmt: skip
     write_json(run / "result.json", result)
     return result
-
-
-def start_model(args: argparse.Namespace) -> Path:
-    """The run folder of a model that has heard synthetic speakers only, from which every fold starts."""
-    names = ("experiment", "set", "start_steps", "start_voices", "voice_strings", "wide_margins")
-    settings = {"corpus": "digits, synthetic"} | {name: getattr(args, name) for name in names}
-    folder = args.out / f"start-{settings_hash(settings)[:8]}"
-    if not (folder / "run" / "stage-train.json").is_file():
-        experiment = fold_experiment(args)
-        experiment.train.steps = experiment.train.save_every = args.start_steps
-        rows, spoken = synthetic_digits(experiment.languages, args.start_voices, seed=2)
-        plan = fold_plan([], rows, (), args)
-        write_corpus(folder / "corpus", joined(args.source, rows, plan, spoken), settings, total=len(plan))
-        prepare(experiment, folder / "corpus", folder / "data")
-        tokenizer(experiment, folder / "data", folder / "run")
-        train(experiment, folder / "data", folder / "run", cpu=True)
-    return folder / "run"
 
 
 def fold_experiment(args: argparse.Namespace) -> Experiment:
@@ -252,10 +233,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--only", type=int, nargs="+", help="these folds, from 0; default: all")
     add("--steps", type=POSITIVE, default=1200, help="steps of each training")
     add("--strings-per-language", type=POSITIVE, default=2400, help="strings to train on")
-    add("--single-takes", type=POSITIVE, default=1, help="times each recording is a training utterance alone")
-    add("--wide-margins", action="store_true", help="silences from none to 400 ms in training")
-    add("--start-steps", type=COUNT, default=0, help="first train so long on synthetic speakers alone")
-    add("--start-voices", type=POSITIVE, default=300, help="synthetic speakers of each language to start from")
+    add("--single-takes", type=POSITIVE, default=TAKES, help="times a recording is trained on alone")
+    text = "silences of training as those of test, instead of none to 400 ms"
+    add("--narrow-margins", dest="wide_margins", action="store_false", help=text)
     add("--voices", type=COUNT, default=0, help="synthetic speakers of each language in training")
     add("--voice-strings", type=COUNT, default=2400, help="strings of the synthetic speakers, per language")
     add("--report", nargs="+", metavar="NAME", help="train nothing; compare these systems with the first")

@@ -36,8 +36,8 @@ class LogMelConfig(FeaturesConfig):
     hop_ms: PosFloat = 10.0
     preemphasis: Share = 0.97
     dither: NonNegFloat = 1e-5  # standard deviation of the noise added to the waveform while training
-    # per_feature: each mel bin to mean 0 and variance 1 over the utterance. peak: levels below the utterance's
-    # loudest mel energy, down to `floor_db`, see `_below_peak`.
+    # per_feature: each mel bin to mean 0 and variance 1 over the utterance. peak: levels below the loudest
+    # mel energy of the utterance, down to `floor_db`, see `_below_peak`.
     normalize: Literal["per_feature", "peak", "none"] = "per_feature"
     floor_db: PosFloat = 45.0  # of normalize=peak
     # True: as NeMo before 2.5, with which parakeet-tdt-1.1b and others were trained. The batch is reflected

@@ -92,7 +92,13 @@ def test_errors_are_counted_by_kind_and_speaker(tmp_path: Path) -> None:
     rows = [
         {"id": "en-single-a-000", "language": "en", "speaker": "a", "ref": "one", "text": "two"},
         {"id": "en-single-a-001", "language": "en", "speaker": "a", "ref": "one", "text": "one"},
-        {"id": "en-string-b-000", "language": "en", "speaker": "b", "ref": "one two three", "text": "one three"},
+        {
+            "id": "en-string-b-000",
+            "language": "en",
+            "speaker": "b",
+            "ref": "one two six",
+            "text": "one six",
+        },
     ]
     (tmp_path / "hyps.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     counts = loo.count_errors(tmp_path / "hyps.jsonl")
