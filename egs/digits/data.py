@@ -163,15 +163,17 @@ def draw_strings(
 
 
 def plan_item(
-    name: str, split: str, recordings: Sequence[dict[str, Any]], rng: random.Random, *, wide: bool = False
-) -> dict[str, Any]:
+    name: str, split: str, recordings: Sequence[dict[str, Any]], rng: random.Random, *, wide: bool = False,
+    hiss: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """What is joined: recordings, silences in samples and noise. wide: margins from none to 400 ms."""
     margins = [rng.randrange(800, 3201) for _ in range(2)]  # 50 to 200 ms before and after
     gaps = [rng.randrange(320, 3201) for _ in recordings[1:]]  # 20 to 200 ms
     if wide:  # a quarter of the margins are none: people cut recordings closely
         margins = [max(0, rng.randrange(-2133, 6401)) for _ in range(2)]
         gaps = [rng.randrange(320, 6401) for _ in recordings[1:]]
-    return {
+    hissing = {"hiss_db": rng.uniform(8, 35)} if hiss and rng.random() < 0.4 else {}
+    return hissing | {
         "id": name,
         "split": split,
         "recordings": [r["id"] for r in recordings],
@@ -205,16 +207,30 @@ def joined(
             source=first["source"],
             licence=first["licence"],
             audio=join(
-                [audio[r["id"]] for r in recordings], item["silences"], item["noise"], item["noise_seed"]
-            ),
+                [audio[r["id"]] for r in recordings],
+                item["silences"],
+                item["noise"],
+                item["noise_seed"],
+                item.get("hiss_db"),
+            ),  # fmt: skip
         )
 
 
-def join(pieces: Sequence[np.ndarray], silences: Sequence[int], noise: float, noise_seed: int) -> np.ndarray:
+def join(
+    pieces: Sequence[np.ndarray], silences: Sequence[int], noise: float, noise_seed: int,
+    hiss_db: float | None = None,
+) -> np.ndarray:  # fmt: skip
     """Pieces, (n,) int16 each, with `silences` samples before, between and after -> (N,) int16.
 
-    White noise of RMS `noise` steps lies over the whole. RandomState, because its numbers never change.
+    White noise of RMS `noise` steps lies over the whole. With `hiss_db` each piece has noise so far below its
+    level, as a bad microphone gives, and the silences have none. RandomState, because its numbers never
+    change.
     """
+    if hiss_db is not None:
+        draws = np.random.RandomState((noise_seed + 1) % 2**32)
+        level = 10 ** (-hiss_db / 20)
+        rms = [np.sqrt(np.square(piece, dtype=np.float64).mean()) for piece in pieces]
+        pieces = [p + level * r * draws.standard_normal(len(p)) for p, r in zip(pieces, rms, strict=True)]
     parts: list[np.ndarray] = [np.zeros(silences[0])]
     for piece, silence in zip(pieces, silences[1:], strict=True):
         ramp = np.minimum(1.0, np.minimum(np.arange(len(piece)), np.arange(len(piece))[::-1]) / _FADE)

@@ -75,7 +75,7 @@ def fold_plan(rows: Rows, synthetic: Rows, out: Sequence[str], args: argparse.Na
         rng = random.Random(f"{seed} {code} train")
         known = [r for r in of_language if r["speaker"] not in out]
         recordings = args.single_takes * [[r] for r in known] + draw_strings(known, strings, rng)
-        make = partial(plan_item, split="train", rng=rng, wide=args.wide_margins)
+        make = partial(plan_item, split="train", rng=rng, wide=args.wide_margins, hiss=args.hiss)
         plan += [make(f"{code}-train-{i:05d}", recordings=r) for i, r in enumerate(recordings)]
         if own := [r for r in synthetic if r["language"] == code]:
             make.keywords["rng"] = rng = random.Random(f"{seed} {code} synthetic")
@@ -106,7 +106,7 @@ def run_fold(args: argparse.Namespace, rows: Rows, number: int) -> dict[str, Any
     if (run / "result.json").is_file():
         return read_json(run / "result.json")
     experiment = fold_experiment(args)
-    options = {name: getattr(args, name) for name in _CORPUS_OPTIONS}
+    options = {name: getattr(args, name) for name in _CORPUS_OPTIONS} | ({"hiss": True} if args.hiss else {})
     settings = {"corpus": "digits, one fold", "out": folds[number]} | options
     corpus = folder / f"corpus-{settings_hash(settings)[:8]}"
     data = folder / corpus.name.replace("corpus", "data")
@@ -236,6 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--single-takes", type=POSITIVE, default=TAKES, help="times a recording is trained on alone")
     text = "silences of training as those of test, instead of none to 400 ms"
     add("--narrow-margins", dest="wide_margins", action="store_false", help=text)
+    add("--hiss", action="store_true", help="noise within some recordings")
     add("--voices", type=COUNT, default=0, help="synthetic speakers of each language in training")
     add("--voice-strings", type=COUNT, default=2400, help="strings of the synthetic speakers, per language")
     add("--report", nargs="+", metavar="NAME", help="train nothing; compare these systems with the first")
