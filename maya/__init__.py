@@ -34,7 +34,7 @@ def load(path: str | Path, device: str = "auto", *, places: SpeechModelConfig | 
     from maya.decode.calibration import read_calibration
     from maya.decode.recognizer import Recognizer, choose_device
     from maya.models.config import with_places
-    from maya.train.checkpoint import build, find_checkpoint, load_checkpoint
+    from maya.train.checkpoints.checkpoint import build, find_checkpoint, load_checkpoint
     from maya.train.heads import read_heads, untrained_names
 
     where = choose_device(device)

@@ -21,8 +21,8 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.markers import audio_identity, is_done, mark_done, stamp, table_identity
 from maya.recipes.recorded import finished_run
 from maya.recipes.train import dev_validation
-from maya.train import checkpoint as ckpt
-from maya.train.averaging import RunningAverage, average_between
+from maya.train.checkpoints import checkpoint as ckpt
+from maya.train.checkpoints.averaging import RunningAverage, average_between
 from maya.train.heads import RATES, describe, noted_steps, notes_of, scores_by_head, trained_names
 from maya.train.validate import Validate
 

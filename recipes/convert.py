@@ -11,7 +11,7 @@ from maya.errors import MayaError
 from maya.files import write_json
 from maya.recipes.arguments import add_parser, add_set
 from maya.text.load import load_tokenizer
-from maya.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_checkpoints
+from maya.train.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_checkpoints
 
 CHECKPOINT, REPORT = "best.pt", "convert.json"
 

@@ -30,7 +30,7 @@ from maya.errors import MayaError
 from maya.models.speech_model import Losses, SpeechModel
 from maya.recipes.arguments import add_code
 from maya.recipes.experiment_file import import_recorded
-from maya.train.checkpoint import build, load_checkpoint
+from maya.train.checkpoints.checkpoint import build, load_checkpoint
 from maya.train.failure import FOLDER, MODEL, Failure, Tally, kept, restore_random
 
 LARGE = 1e4

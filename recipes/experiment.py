@@ -19,7 +19,7 @@ from maya.ranges import Count, Distinct, NonNegFloat, NotEmpty, PosFloat, PosInt
 from maya.recipes.experiment_file import make_experiment
 from maya.text.languages import LANGUAGES, language_code
 from maya.text.tokenizer import TokenizerConfig
-from maya.train.loop import TrainConfig
+from maya.train.config import TrainConfig
 
 __all__ = ["DataConfig", "DecodeConfig", "Experiment", "build_model", "load_experiment", "with_vocabulary"]
 

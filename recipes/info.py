@@ -17,7 +17,7 @@ from maya.models.sizing import meta_model, parameters
 from maya.recipes.arguments import add_checkpoint
 from maya.recipes.convert import open_checkpoint
 from maya.recipes.experiment_file import import_recorded
-from maya.train.checkpoint import Checkpoint, find_checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint, find_checkpoint
 from maya.train.heads import noted_steps, read_heads
 
 _WIDTH = 12  # of the names in the left column

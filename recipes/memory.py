@@ -20,11 +20,11 @@ from maya.errors import MayaError
 from maya.files import write_json
 from maya.recipes.experiment import Experiment
 from maya.recipes.experiment_file import import_recorded
-from maya.train.checkpoint import step_checkpoints
+from maya.train.checkpoints.checkpoint import step_checkpoints
 from maya.train.distributed import gather_objects, rank, world_size
 from maya.train.failure import OutOfMemory, smaller_batches
-from maya.train.memory_probe import with_memory
-from maya.train.memory_steps import Order
+from maya.train.memory.probe import with_memory
+from maya.train.memory.steps import Order
 
 
 def plan_within_memory(

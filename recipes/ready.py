@@ -30,9 +30,9 @@ from maya.recipes.markers import content, is_done
 from maya.recipes.tokenizer import tokenizer_inputs
 from maya.recipes.train import check_labels, drop_infeasible, shared_tokens, usable
 from maya.text.load import load_tokenizer
-from maya.train.checkpoint import load_checkpoint, step_checkpoints, weights_for
+from maya.train.checkpoints.checkpoint import load_checkpoint, step_checkpoints, weights_for
+from maya.train.checkpoints.resume import refuse_other_experiment, refuse_other_tokenizer, with_new_fields
 from maya.train.config import check as check_options
-from maya.train.resume import refuse_other_experiment, refuse_other_tokenizer, with_new_fields
 
 WEIGHTS, TRAINING = 4, 20  # bytes a parameter: fp32; with Adam's two moments and the average in fp64
 LOGS = 2e9  # bytes: metrics, TensorBoard, hypotheses and reports of a long run

@@ -25,7 +25,7 @@ from maya.recipes.markers import content, is_done, mark_done, table_identity, te
 from maya.text.fertility import fertility, fertility_report, fertility_table, without_piece
 from maya.text.sample import TextSample, gather
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
-from maya.train.checkpoint import load_newest, step_checkpoints
+from maya.train.checkpoints.checkpoint import load_newest, step_checkpoints
 
 _SAMPLED_IDS = 256  # by which the corpus of a run is recognised
 _CLOCK_PROBES = np.geomspace(0.01, 40.0, 100)  # seconds, whose frames tell clocks apart in the stage marker

@@ -35,19 +35,21 @@ from maya.recipes.experiment_file import own_file, record_file
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.memory import advice, plan_within_memory
 from maya.recipes.tokenizer import require
+from maya.recipes.training_texts import bigram_texts
 from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoint import load_checkpoint, start_from, step_checkpoints
+from maya.train.checkpoints.checkpoint import load_checkpoint, start_from, step_checkpoints
+from maya.train.checkpoints.lock import locked
+from maya.train.checkpoints.state import flat, is_free
 from maya.train.config import TrainConfig
-from maya.train.distributed import all_reduce_sum, barrier, rank, world_size
+from maya.train.distributed import all_reduce_sum, barrier, make_accelerator, rank, world_size
 from maya.train.failure import OutOfMemory
 from maya.train.heads import check_heads_begin, trained_names
-from maya.train.lock import locked
-from maya.train.loop import Material, make_accelerator
+from maya.train.loop import Material
 from maya.train.loop import train as run_loop
+from maya.train.optimizers.schedule import frozen_throughout
 from maya.train.samples import Samples
-from maya.train.schedule import frozen_throughout
-from maya.train.state import flat, is_free
+from maya.train.teacher import start_heads
 from maya.train.training_data import TrainingData, describe_data
 from maya.train.validate import Validate, make_validate
 
@@ -93,7 +95,8 @@ def train(
 
     source: the user's own file that the experiment is from; the run records it, see `record_file`.
 
-    Raises MayaError while another process trains in `run`, and for what `maya.train.resume` refuses.
+    Raises MayaError while another process trains in `run`, and for what
+    `maya.train.checkpoints.resume` refuses.
     """
     identity = training_identity(experiment, data)
     tokenizer = load_tokenizer(require(run / "tokenizer.model", "run stage 2 (tokenizer) first"))
@@ -173,6 +176,7 @@ def _train(
     torch.manual_seed(experiment.train.seed)  # the same first weights on every rank and in every run
     model = build_model(experiment.model)
     facts = start(model, experiment, run, main) | {"train_data": given.name}
+    start_heads(model, bigram_texts(data, tokenizer), accelerator.device, open_checkpoint)
     if data is not None:
         facts["data"] = str(data.absolute())
     warn_of_idle_heads(experiment, model, described.batches_per_pass, main)

@@ -17,7 +17,7 @@ from maya.align.formats.base import FormatConfig
 from maya.align.formats.table import FORMATS
 from maya.config import nearest
 from maya.decode.base import Method
-from maya.decode.long_audio import LongAudioConfig, speech_defaults
+from maya.decode.long.long_audio import LongAudioConfig, speech_defaults
 from maya.decode.methods import AUTO
 from maya.decode.recognizer import Recognizer
 from maya.decode.transcription import Channels, Transcript, TranscriptionConfig
@@ -37,7 +37,7 @@ from maya.recipes.transcribe_outputs import (
     options_key,
     print_at_once,
 )
-from maya.train.checkpoint import find_checkpoint
+from maya.train.checkpoints.checkpoint import find_checkpoint
 
 CPU_BATCH, GPU_BATCH = 60.0, 600.0  # seconds
 WHOLE_SECONDS = 300.0

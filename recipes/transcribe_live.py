@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maya.audio.load import load_audio
-from maya.decode.buffered import BufferedStream
 from maya.decode.hypothesis import Hypothesis
+from maya.decode.long.buffered import BufferedStream
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.recipes.pcm import PCMFormat, pcm_pieces, read_wav_header

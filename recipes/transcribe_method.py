@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from maya.decode.base import Method, MethodConfig
-from maya.decode.buffered import BufferedStream
 from maya.decode.fusion import Fusion
 from maya.decode.lm.fusion_config import FusionConfig
 from maya.decode.lm.make_fusion import make_fusion
 from maya.decode.lm.phrases import Phrase, parse_phrase, read_phrases
+from maya.decode.long.buffered import BufferedStream
 from maya.decode.methods import AUTO, METHODS, MethodChoice
 from maya.decode.recognizer import Recognizer
 from maya.decode.streaming import RecognizerStream

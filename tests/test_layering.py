@@ -248,7 +248,10 @@ def test_checker_finds_a_bad_import(tmp_path: Path, file: str, text: str, compla
         ("kernels/rnnt/bench.py", "def other():\n    import torchaudio"),
         ("maya/score/a.py", "def plot():\n    import matplotlib"),
         ("egs/a/mini.py", "from egs.a import data\nfrom maya.recipes import presets\nimport argparse"),
-        ("maya/__init__.py", "def load():\n    from maya.train.checkpoint import load_checkpoint"),
+        (
+            "maya/__init__.py",
+            "def load():\n    from maya.train.checkpoints.checkpoint import load_checkpoint",
+        ),
     ],
 )
 def test_checker_allows_a_good_import(tmp_path: Path, file: str, text: str) -> None:

@@ -16,7 +16,7 @@ from maya.config import to_dict
 from maya.recipes.aliases import ALIASES
 from maya.recipes.cli import parser
 from maya.recipes.experiment import load_experiment
-from maya.train.state import flat
+from maya.train.checkpoints.state import flat
 
 FOLDERS = "maya|kernels|recipes|egs|tools|tests|docs"
 PATH = re.compile(rf"(?<![\w/.<{{$*-])(?:\./)?((?:{FOLDERS})/[\w./*-]+)")

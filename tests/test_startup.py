@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from maya.train.checkpoint import Checkpoint, save_checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from tests.convert.archives import recognizer
 from tests.test_layering import OPTIONAL, imports, module_name, source_files
 

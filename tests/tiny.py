@@ -16,6 +16,8 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
 from maya.train import loop
+from maya.train.step import StepStats
+from maya.train.stop import Interrupted
 from tests import tones
 
 
@@ -115,12 +117,12 @@ def interrupted(after: int) -> Iterator[None]:
     """Training within is stopped after so many of its steps, as by a signal."""
     real, calls = loop.train_step, []
 
-    def stopping(*args: Any) -> loop.StepStats:
+    def stopping(*args: Any) -> StepStats:
         calls.append(1)
         stats = real(*args)
         stats.stop = len(calls) == after
         return stats
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(loop.Interrupted):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(loop, "train_step", stopping)
         yield

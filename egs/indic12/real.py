@@ -6,7 +6,7 @@ Result: RESULTS.md in this folder.
 
 from typing import cast
 
-from maya.decode.ctc_beam import BeamConfig
+from maya.decode.ctc.beam import BeamConfig
 from maya.encoders import FastConformerConfig
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment

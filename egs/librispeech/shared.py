@@ -1,6 +1,6 @@
 """The common part of all experiments in this folder: corpus, tokenizer, decoding."""
 
-from maya.decode.ctc_beam import BeamConfig
+from maya.decode.ctc.beam import BeamConfig
 from maya.models.config import SpeechModelConfig
 from maya.recipes.experiment import Experiment
 

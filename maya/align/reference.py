@@ -12,8 +12,8 @@ from maya.align.transducer import align_transducer
 from maya.data.loading.loader import EvalLoader
 from maya.data.table.utterances import Utterances
 from maya.decode.base import Method
-from maya.decode.ctc import collapse_ctc
-from maya.decode.ctc_alignment import align_ctc
+from maya.decode.ctc.alignment import align_ctc
+from maya.decode.ctc.greedy import collapse_ctc
 from maya.decode.hypothesis import Hypothesis, Word
 from maya.decode.recognizer import Recognizer
 from maya.decode.words import WordRules, make_words

@@ -12,7 +12,7 @@ from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel
-from maya.train.checkpoint import Checkpoint, build
+from maya.train.checkpoints.checkpoint import Checkpoint, build
 from maya.train.heads import read_heads, untrained_names
 
 

@@ -10,19 +10,19 @@ from typing import Any, cast
 from torch import Tensor
 
 from maya.config import nearest, required_fields
-from maya.decode.alsd import ALSDConfig
-from maya.decode.attention_beam import AttentionBeamConfig
-from maya.decode.attention_rescoring import RescoringConfig
+from maya.decode.attention.beam import AttentionBeamConfig
+from maya.decode.attention.language_model import GenerationConfig
+from maya.decode.attention.rescoring import RescoringConfig
 from maya.decode.base import Method, MethodConfig, MethodContext
-from maya.decode.ctc import GreedyCTCConfig
-from maya.decode.ctc_beam import BeamConfig
+from maya.decode.ctc.beam import BeamConfig
+from maya.decode.ctc.greedy import GreedyCTCConfig
+from maya.decode.ctc.k2_hlg import K2HLGConfig
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.k2_hlg import K2HLGConfig
-from maya.decode.language_model import GenerationConfig
-from maya.decode.maes import MAESConfig
-from maya.decode.modified_beam import ModifiedBeamConfig
-from maya.decode.transducer import GreedyTransducerConfig
+from maya.decode.transducer.alsd import ALSDConfig
+from maya.decode.transducer.greedy import GreedyTransducerConfig
+from maya.decode.transducer.maes import MAESConfig
+from maya.decode.transducer.modified_beam import ModifiedBeamConfig
 from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.heads import HeadConfig

@@ -14,12 +14,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from maya.audio.byte_ranges import ByteRange
 from maya.decode.base import Method, MethodConfig, MethodContext
-from maya.decode.buffered import BufferConfig, BufferedStream
 from maya.decode.calibration import Calibration
 from maya.decode.fusion import Fusion
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis, write_texts
-from maya.decode.long_audio import LongAudioConfig, make_joiner, pieces
+from maya.decode.long.buffered import BufferConfig, BufferedStream
+from maya.decode.long.long_audio import LongAudioConfig, make_joiner, pieces
 from maya.decode.methods import AUTO, METHODS, MethodChoice, choose_method
 from maya.decode.predictions import check_identifies, identify, predict, predicting_heads
 from maya.decode.streaming import RecognizerStream

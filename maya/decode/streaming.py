@@ -1,7 +1,7 @@
 """Recognition of audio that is still coming: samples → features → encoder → decoder, piece by piece.
 
-The decoders of pieces (`maya.decode.transducer`, `maya.decode.ctc`) give what they would give for the whole
-utterance.
+The decoders of pieces (`maya.decode.transducer.greedy`, `maya.decode.ctc.greedy`) give what they would
+give for the whole utterance.
 """
 
 from dataclasses import replace

@@ -14,12 +14,12 @@ from maya.audio.byte_ranges import ByteRange
 from maya.audio.load import as_audio, load_audio, load_channels
 from maya.config import config
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.joined_nbest import joined_alternatives, search_score, without_samples
-from maya.decode.joining import Joiner
-from maya.decode.long_audio import LongAudioConfig
+from maya.decode.long.joined_nbest import joined_alternatives, search_score, without_samples
+from maya.decode.long.joining import Joiner
+from maya.decode.long.long_audio import LongAudioConfig
+from maya.decode.long.pieces import Piece
+from maya.decode.long.sliding_window import Reading, Slot, Track, WindowSize, read_in_batches
 from maya.decode.methods import AUTO
-from maya.decode.pieces import Piece
-from maya.decode.sliding_window import Reading, Slot, Track, WindowSize, read_in_batches
 from maya.errors import MayaError
 from maya.heads import Prediction
 from maya.ranges import PosFloat

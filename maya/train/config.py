@@ -7,15 +7,16 @@ from maya.config import config
 from maya.errors import MayaError
 from maya.models.config import ENCODER, SpeechModelConfig
 from maya.ranges import BelowOne, Count, Distinct, Limit, NonNegFloat, PosFloat, PosInt, Range, Seed
-from maya.train.eden import EdenConfig
+from maya.train.optimizers.eden import EdenConfig
 
 
 @config
 class TrainConfig:
     """The options of training. Steps are optimizer steps; each takes `accumulate` batches per rank.
 
-    Rates, the weights of heads and what is frozen are functions of the step alone: see maya.train.schedule;
-    each head has its own first step and ramp (`model.heads.NAME.first_step`, `ramp_steps`).
+    Rates, the weights of heads and what is frozen are functions of the step alone: see
+    maya.train.optimizers.schedule; each head has its own first step and ramp
+    (`model.heads.NAME.first_step`, `ramp_steps`).
 
     `freeze` names parts of the model that do not learn: "encoder" and names of heads. A frozen part does no
     gradient work and keeps its statistics. With `freeze_steps` the parts learn after so many steps; without

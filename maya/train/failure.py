@@ -16,9 +16,9 @@ from maya.config import leaves
 from maya.data.loading.batch import Batch
 from maya.errors import MayaError
 from maya.files import replacing
-from maya.train import checkpoint as ckpt
+from maya.train.checkpoints import checkpoint as ckpt
+from maya.train.checkpoints.state import Run, State
 from maya.train.distributed import all_reduce_sum, barrier, rank, world_size
-from maya.train.state import Run, State
 
 FOLDER, MODEL, FORMAT = "not-a-number", "model.pt", "maya-not-a-number-1"
 _OUT_OF_MEMORY = (

@@ -3,9 +3,9 @@
 import time
 from dataclasses import dataclass, field
 
-from maya.train import schedule
+from maya.train.checkpoints.state import State
 from maya.train.config import TrainConfig
-from maya.train.state import State
+from maya.train.optimizers import schedule
 
 
 @dataclass(kw_only=True, slots=True)

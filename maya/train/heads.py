@@ -11,9 +11,9 @@ from maya.decode.head_choice import TrainedHeads
 from maya.errors import MayaError
 from maya.heads import HeadConfig
 from maya.models.speech_model import SpeechModel
-from maya.train.checkpoint import Checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint
 from maya.train.config import TrainConfig
-from maya.train.schedule import head_steps
+from maya.train.optimizers.schedule import head_steps
 
 RATES = ("wer", "cer", "accuracy")  # the scores of a head on dev
 Scores = Mapping[str, Mapping[str, float]]

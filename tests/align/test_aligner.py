@@ -27,7 +27,7 @@ from maya.recipes.cli import main
 from maya.recipes.experiment import Experiment
 from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
-from maya.train.checkpoint import Checkpoint, save_checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from tests import tiny
 
 

@@ -10,7 +10,7 @@ import torch
 
 from maya.align import ctc
 from maya.align.ctc import WILDCARD, SkipCosts, SkipGraph, TokenSpans, align_graph, wildcard_column
-from maya.decode.ctc_alignment import align_ctc
+from maya.decode.ctc.alignment import align_ctc
 from maya.errors import MayaError
 
 

@@ -13,7 +13,7 @@ from maya.align.anchors import leaves
 from maya.align.ctc import SkipCosts
 from maya.align.text import SpelledText
 from maya.align.windows import FrameRows
-from maya.decode.ctc import CTCDecoder
+from maya.decode.ctc.greedy import CTCDecoder
 
 VOCAB, BLANK, FRAME = 200, 0, 0.08
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from maya.align.transducer import Lattice, align_transducer, best_paths, make_lattice
-from maya.decode.transducer import greedy_transducer
+from maya.decode.transducer.greedy import greedy_transducer
 from maya.errors import MayaError
 from maya.heads.transducer import Joint, JointConfig, Predictor, PredictorConfig
 

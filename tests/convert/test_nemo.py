@@ -14,7 +14,7 @@ from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.features import LogMel, LogMelConfig
 from maya.text.aggregate import AggregateTokenizer
-from maya.train.checkpoint import load_checkpoint, save_checkpoint, start_from
+from maya.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint, start_from
 from maya.train.heads import read_heads
 from tests.convert.archives import KINDS, archive, changed, recognizer, tokenizer
 

@@ -17,12 +17,12 @@ from maya.convert.onnx.zipformer import to_sherpa_onnx
 from maya.convert.onnx.zipformer_graphs import initial_states, state_axes
 from maya.decode.base import MethodContext
 from maya.decode.recognizer import Recognizer
-from maya.decode.transducer import GreedyTransducerConfig
+from maya.decode.transducer.greedy import GreedyTransducerConfig
 from maya.encoders import Encoded, Zipformer
 from maya.encoders.zipformer.config import Chunking
 from maya.errors import MayaError
 from maya.recipes.cli import main
-from maya.train.checkpoint import Checkpoint, save_checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from tests.convert import archives
 from tests.convert import icefall_files as files
 from tests.convert.icefall_files import KINDS

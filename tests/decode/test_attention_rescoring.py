@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from maya.decode import attention_rescoring as module
-from maya.decode.attention_beam import AttentionBeamConfig
-from maya.decode.attention_beam import attention_beam as search
-from maya.decode.attention_rescoring import RescoringConfig, attention_rescoring, attention_scores
-from maya.decode.ctc_beam import BeamConfig, beam_ctc, nbest_ctc
+from maya.decode.attention import rescoring as module
+from maya.decode.attention.beam import AttentionBeamConfig
+from maya.decode.attention.beam import attention_beam as search
+from maya.decode.attention.rescoring import RescoringConfig, attention_rescoring, attention_scores
+from maya.decode.ctc.beam import BeamConfig, beam_ctc, nbest_ctc
 from maya.decode.hypothesis import Hypothesis
 from maya.encoders import Encoded
 from maya.errors import MayaError

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from maya.audio.load import load_audio
 from maya.data.loading.batch import Batch
-from maya.decode.alsd import ALSDConfig, alsd_search
 from maya.decode.beams.transducer_beams import TransducerParts
-from maya.decode.ctc_beam import BeamConfig, nbest_ctc
-from maya.decode.maes import MAESConfig, maes_search
-from maya.decode.modified_beam import ModifiedBeamConfig, modified_beam_search
+from maya.decode.ctc.beam import BeamConfig, nbest_ctc
+from maya.decode.transducer.alsd import ALSDConfig, alsd_search
+from maya.decode.transducer.maes import MAESConfig, maes_search
+from maya.decode.transducer.modified_beam import ModifiedBeamConfig, modified_beam_search
 from maya.encoders import Encoded
 from maya.heads import TransducerConfig
 from maya.heads.base import LossStep

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from maya.decode.buffered import BufferConfig, BufferedStream, WindowBuffer, encode_windows
-from maya.decode.long_audio import LongAudioConfig, transcribe_long
+from maya.decode.long.buffered import BufferConfig, BufferedStream, WindowBuffer, encode_windows
+from maya.decode.long.long_audio import LongAudioConfig, transcribe_long
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.models.speech_model import build_model

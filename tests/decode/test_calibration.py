@@ -20,7 +20,7 @@ from maya.errors import MayaError
 from maya.models.config import with_vocabulary
 from maya.models.speech_model import build_model
 from maya.text.tokenizer import TokenizerConfig, train_tokenizer
-from maya.train.checkpoint import Checkpoint, save_checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from tests import tiny
 
 MEASURED = MethodCalibration(

@@ -5,9 +5,9 @@ import random
 import pytest
 import torch
 
-from maya.decode import ctc
 from maya.decode.confidence import ConfidenceConfig
-from maya.decode.ctc import CTCDecoder, collapse_ctc, greedy_ctc
+from maya.decode.ctc import greedy as ctc
+from maya.decode.ctc.greedy import CTCDecoder, collapse_ctc, greedy_ctc
 from maya.decode.hypothesis import Hypothesis
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maya.decode.ctc_alignment import align_ctc
+from maya.decode.ctc.alignment import align_ctc
 from maya.errors import MayaError
 from tests import oracles
 

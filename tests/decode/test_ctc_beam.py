@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from maya.decode.beams.ctc_paths import align_texts
 from maya.decode.beams.fused_rows import FusionStart
 from maya.decode.beams.texts_scorer import TextsScorer
-from maya.decode.ctc import collapse_ctc, greedy_ctc
-from maya.decode.ctc_alignment import align_ctc
-from maya.decode.ctc_beam import BeamConfig, beam_ctc, nbest_ctc
+from maya.decode.ctc.alignment import align_ctc
+from maya.decode.ctc.beam import BeamConfig, beam_ctc, nbest_ctc
+from maya.decode.ctc.greedy import collapse_ctc, greedy_ctc
 from maya.decode.fusion import Fusion, Part
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.lm.kneser_ney import NGram

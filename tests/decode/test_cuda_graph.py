@@ -10,7 +10,7 @@ import torch
 
 from maya.decode.label_looping import cuda_graph
 from maya.decode.label_looping.loops import MaskedLoop, make_loop
-from maya.decode.transducer import TransducerDecoder
+from maya.decode.transducer.greedy import TransducerDecoder
 from tests.decode.test_greedy import DIM, decoded, rules_of, same
 
 

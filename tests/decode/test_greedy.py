@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from maya.decode.confidence import ConfidenceConfig
-from maya.decode.ctc import CTCDecoder, FusedRuns
+from maya.decode.ctc.greedy import CTCDecoder, FusedRuns
 from maya.decode.fusion import Fusion, Part
 from maya.decode.label_looping.loops import MaskedLoop, make_loop
 from maya.decode.label_looping.masked import MaskedSearch, masked_labels
 from maya.decode.label_looping.rules import RowStates, TransducerRules
-from maya.decode.transducer import TransducerDecoder
+from maya.decode.transducer.greedy import TransducerDecoder
 from maya.heads.transducer import (
     Joint,
     JointConfig,

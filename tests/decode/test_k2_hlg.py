@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from maya.decode.base import MethodContext
-from maya.decode.ctc import greedy_ctc
+from maya.decode.ctc.greedy import greedy_ctc
+from maya.decode.ctc.k2_hlg import K2HLGConfig
 from maya.decode.head_choice import TrainedHeads
-from maya.decode.k2_hlg import K2HLGConfig
 from maya.decode.methods import choose_method, possible_methods
 from maya.encoders import Encoded
 from maya.errors import MayaError

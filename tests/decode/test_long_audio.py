@@ -17,10 +17,10 @@ from torch import Tensor
 
 from maya.audio.vad import SpeechSpan
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.joining import Joiner, passage
-from maya.decode.joining import _Token as Token
-from maya.decode.long_audio import LongAudioConfig, VADConfig, pieces, transcribe_long
-from maya.decode.pieces import Piece, _Grouping
+from maya.decode.long.joining import Joiner, passage
+from maya.decode.long.joining import _Token as Token
+from maya.decode.long.long_audio import LongAudioConfig, VADConfig, pieces, transcribe_long
+from maya.decode.long.pieces import Piece, _Grouping
 from maya.encoders import FrameClock
 from maya.errors import MayaError
 from maya.features import LogMelConfig

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from maya.audio.vad import VADConfig
-from maya.decode.buffered import BufferConfig
-from maya.decode.long_audio import LongAudioConfig, transcribe_long
+from maya.decode.long.buffered import BufferConfig
+from maya.decode.long.long_audio import LongAudioConfig, transcribe_long
 from maya.score.wer import wer
 from tests import tone_recognizer, tones
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from maya.config import config
-from maya.decode.attention_beam import AttentionBeamConfig, attention_beam
+from maya.decode.attention.beam import AttentionBeamConfig, attention_beam
 from maya.decode.base import Method, MethodConfig, MethodContext
 from maya.decode.beams.transducer_beams import TransducerParts
-from maya.decode.ctc import CTCDecoder
-from maya.decode.ctc_beam import BeamConfig
+from maya.decode.ctc.beam import BeamConfig
+from maya.decode.ctc.greedy import CTCDecoder
 from maya.decode.fusion import Fusion
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis
@@ -26,8 +26,8 @@ from maya.decode.methods import (
     head_of_method,
     possible_methods,
 )
-from maya.decode.modified_beam import ModifiedBeamConfig, modified_beam_search
 from maya.decode.recognizer import Recognizer
+from maya.decode.transducer.modified_beam import ModifiedBeamConfig, modified_beam_search
 from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.heads import AttentionDecoderConfig, CTCConfig
@@ -35,13 +35,13 @@ from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import SpeechModel, build_model
 from maya.recipes import presets
 from maya.recipes.cli import main
-from maya.recipes.decode import training_texts
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer as train_tokenizer
+from maya.recipes.training_texts import training_texts
 from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoint import Checkpoint, save_checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from tests import tiny, tiny_zipformer, tones
 from tests.data.making import make_tokenizer, write_corpus
 
@@ -204,7 +204,7 @@ from typing import Literal
 
 from maya.config import config
 from maya.decode.base import Method, MethodConfig
-from maya.decode.ctc import greedy_ctc
+from maya.decode.ctc.greedy import greedy_ctc
 from maya.heads import CTCConfig
 from maya.ranges import Share
 from tests import tiny

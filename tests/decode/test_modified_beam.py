@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from maya.decode.beams.trace import Trace, TraceStep
 from maya.decode.beams.transducer_beams import TransducerParts
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.modified_beam import ModifiedBeamConfig
-from maya.decode.modified_beam import modified_beam_search as search
-from maya.decode.trace import Trace, TraceStep
-from maya.decode.transducer import greedy_transducer
+from maya.decode.transducer.greedy import greedy_transducer
+from maya.decode.transducer.modified_beam import ModifiedBeamConfig
+from maya.decode.transducer.modified_beam import modified_beam_search as search
 from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.heads.transducer import (

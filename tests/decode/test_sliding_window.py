@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from maya.decode.sliding_window import (
+from maya.decode.long.sliding_window import (
     Reading,
     Slot,
     Track,

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from maya.decode.ctc import CTCDecoder, greedy_ctc
+from maya.decode.ctc.greedy import CTCDecoder, greedy_ctc
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.label_looping.loops import make_loop
 from maya.decode.label_looping.rules import TransducerRules
 from maya.decode.methods import greedy
 from maya.decode.recognizer import Recognizer
-from maya.decode.transducer import TransducerDecoder, greedy_transducer
+from maya.decode.transducer.greedy import TransducerDecoder, greedy_transducer
 from maya.encoders import Encoded, LaCT
 from maya.encoders.lact.config import streaming
 from maya.errors import MayaError

@@ -11,7 +11,7 @@ from maya.decode.label_looping.loops import make_loop
 from maya.decode.label_looping.rules import TransducerRules
 from maya.decode.methods import greedy
 from maya.decode.recognizer import Recognizer
-from maya.decode.transducer import TransducerDecoder, greedy_transducer
+from maya.decode.transducer.greedy import TransducerDecoder, greedy_transducer
 from maya.encoders import Encoded, Zipformer
 from maya.encoders.zipformer.config import Chunking
 from maya.encoders.zipformer.streaming import ZipformerStream

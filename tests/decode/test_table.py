@@ -23,7 +23,7 @@ from maya.recipes.prepare import prepare
 from maya.recipes.score import score
 from maya.recipes.tokenizer import tokenizer
 from maya.text.load import load_tokenizer
-from maya.train.checkpoint import Checkpoint, save_checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from tests import tiny, tones
 from tests.data.making import make_tokenizer
 

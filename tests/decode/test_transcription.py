@@ -9,10 +9,10 @@ import torch
 
 from maya.audio.vad import VADConfig
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.joined_nbest import joined_alternatives
-from maya.decode.joining import Joiner
-from maya.decode.long_audio import LongAudioConfig, transcribe_long
-from maya.decode.pieces import Piece
+from maya.decode.long.joined_nbest import joined_alternatives
+from maya.decode.long.joining import Joiner
+from maya.decode.long.long_audio import LongAudioConfig, transcribe_long
+from maya.decode.long.pieces import Piece
 from maya.decode.recognizer import Recognizer
 from maya.decode.transcription import Recording, TranscriptionConfig
 from maya.errors import MayaError

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.transducer import greedy_transducer
+from maya.decode.transducer.greedy import greedy_transducer
 from maya.errors import MayaError
 from maya.heads.transducer import Joint, JointConfig, Predictor, PredictorConfig
 from tests.decode.reference_greedy import reference_transducer

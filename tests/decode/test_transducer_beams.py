@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from maya.decode.alsd import ALSDConfig, alsd_search
 from maya.decode.beams.fused_rows import FusionStart
 from maya.decode.beams.transducer_beams import TransducerParts
 from maya.decode.fusion import Fusion, Part
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.maes import MAESConfig, maes_search
-from maya.decode.modified_beam import ModifiedBeamConfig, modified_beam_search
-from maya.decode.transducer import greedy_transducer
+from maya.decode.transducer.alsd import ALSDConfig, alsd_search
+from maya.decode.transducer.greedy import greedy_transducer
+from maya.decode.transducer.maes import MAESConfig, maes_search
+from maya.decode.transducer.modified_beam import ModifiedBeamConfig, modified_beam_search
 from maya.encoders import Encoded
 from maya.heads.transducer import Joint, JointConfig, Predictor, PredictorConfig
 from tests.decode.reference_beams import Path, ReferenceBeam, TableScorer, TableTransducer

@@ -12,7 +12,7 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
-from maya.train.checkpoint import load_checkpoint, save_checkpoint, step_path
+from maya.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint, step_path
 
 LANGUAGES = ("hi", "te")
 FREEZE, RAMP, STEPS = 4, 3, 8

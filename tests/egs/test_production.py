@@ -8,8 +8,8 @@ from egs.indic12 import fastconformer_tdt_ctc_1b
 from maya.config import to_dict
 from maya.heads import TransducerConfig
 from maya.recipes.experiment import Experiment
-from maya.train import schedule
 from maya.train.config import check
+from maya.train.optimizers import schedule
 
 
 def test_flagship_settings() -> None:

@@ -9,7 +9,8 @@ from maya.config import config
 from maya.errors import MayaError
 from maya.heads import ClassifyConfig, CTCConfig, HeadConfig, HeadContext
 from maya.models.speech_model import build_model
-from maya.train.loop import SUMMED, StepStats, Window, part_losses
+from maya.train.report import SUMMED, Window, part_losses
+from maya.train.step import StepStats
 from tests import tiny
 
 

@@ -17,7 +17,7 @@ from maya.losses import rnnt_loss, tdt_loss
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel, build_model, count_parameters
 from maya.recipes import presets
-from maya.train.older import renamed
+from maya.train.checkpoints.older import renamed
 from tests import tiny
 
 

@@ -33,7 +33,7 @@ from maya.models.sizing.encoder import encoder_flops, encoder_memory, feature_fr
 from maya.models.speech_model import build_model, count_parameters
 from maya.recipes.lact_presets import lact, lact_tiny
 from maya.recipes.presets import fastconformer_tdt_ctc
-from maya.train.memory_steps import synthetic
+from maya.train.memory.steps import synthetic
 from tests import tiny_zipformer
 
 

@@ -13,8 +13,8 @@ from maya.data.table.table import part_path, write_table
 from maya.errors import MayaError
 from maya.recipes import average as stage
 from maya.text.tokenizer import TokenizerConfig, train_tokenizer
-from maya.train import checkpoint as ckpt
-from maya.train.averaging import RunningAverage
+from maya.train.checkpoints import checkpoint as ckpt
+from maya.train.checkpoints.averaging import RunningAverage
 from maya.train.heads import read_heads
 from tests import tiny
 

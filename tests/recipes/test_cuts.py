@@ -21,7 +21,7 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.tokenizer import tokenizer as tokenizer_stage
 from maya.recipes.train import dev_validation, train
 from maya.text.load import load_tokenizer
-from maya.train.checkpoint import load_checkpoint
+from maya.train.checkpoints.checkpoint import load_checkpoint
 from tests import tiny
 from tests.data.lhotse_corpora import write_corpora
 from tests.data.making import make_tokenizer

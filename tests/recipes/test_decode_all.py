@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from maya.decode.ctc_beam import BeamConfig
+from maya.decode.ctc.beam import BeamConfig
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.methods import possible_methods
-from maya.decode.transducer import GreedyTransducerConfig
+from maya.decode.transducer.greedy import GreedyTransducerConfig
 from maya.errors import MayaError
 from maya.heads import TransducerConfig
 from maya.models.config import with_vocabulary
@@ -17,7 +17,7 @@ from maya.recipes.cli import main
 from maya.recipes.decode import decode_all
 from maya.recipes.score import score, score_all, wer_table
 from maya.text.load import load_tokenizer
-from maya.train.checkpoint import Checkpoint, save_checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from tests import tiny
 
 

@@ -17,9 +17,9 @@ from maya.recipes import diagnose
 from maya.recipes.cli import main
 from maya.recipes.lact_presets import lact_tiny
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
+from maya.train.checkpoints.state import Run
 from maya.train.failure import Failure, Tally, keep
-from maya.train.memory_steps import synthetic
-from maya.train.state import Run
+from maya.train.memory.steps import synthetic
 from tests import tiny, tiny_zipformer, tones
 from tests.train.test_failure import Poison
 

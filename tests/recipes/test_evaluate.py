@@ -12,7 +12,7 @@ from maya.models.speech_model import build_model
 from maya.recipes.cli import main
 from maya.score.wer import wer
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
-from maya.train.checkpoint import Checkpoint, save_checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from tests import tiny, tones
 
 

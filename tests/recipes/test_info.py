@@ -18,7 +18,7 @@ from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel
 from maya.recipes.cli import main
 from maya.recipes.lact_presets import lact
-from maya.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests import tiny, tiny_llm, tiny_zipformer
 from tests.convert.archives import archive, tokenizer
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from maya.recipes.cli import main
-from maya.train.checkpoint import step_checkpoints
+from maya.train.checkpoints.checkpoint import step_checkpoints
 from tests import tones
 
 REPO = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from maya.recipes.cli import main
-from maya.train.checkpoint import step_checkpoints
+from maya.train.checkpoints.checkpoint import step_checkpoints
 from maya.train.loop import due
 from tests import tones
 

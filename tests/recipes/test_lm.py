@@ -15,7 +15,7 @@ from maya.models.speech_model import build_model
 from maya.recipes.cli import main
 from maya.recipes.lm_training import LSTMTraining, mean_loss, train_lstm
 from maya.text.load import load_tokenizer
-from maya.train.checkpoint import Checkpoint, save_checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from tests import tiny
 
 LINES = ["one two three", "two three one", "three one two two", "one one two"] * 10

@@ -11,7 +11,7 @@ import torch
 
 import maya
 from maya.data.table.table import Table, part_path, write_table
-from maya.decode.ctc_beam import BeamConfig
+from maya.decode.ctc.beam import BeamConfig
 from maya.errors import MayaError
 from maya.models.config import with_vocabulary
 from maya.models.speech_model import build_model
@@ -20,7 +20,7 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.markers import content, digest, earlier_inputs, is_done, mark_done, stamp
 from maya.recipes.score import score
 from maya.text.load import load_tokenizer
-from maya.train.checkpoint import Checkpoint, save_checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from tests import tiny
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from maya.recipes.cli import main
-from maya.train.checkpoint import load_checkpoint, step_checkpoints
+from maya.train.checkpoints.checkpoint import load_checkpoint, step_checkpoints
 from tests import tones
 
 TINY = ["--experiment", "tests.tiny"]

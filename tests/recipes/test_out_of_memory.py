@@ -22,7 +22,7 @@ from maya.recipes.lact_presets import lact_tiny
 from maya.recipes.memory import advice
 from maya.train.config import TrainConfig
 from maya.train.failure import OutOfMemory
-from maya.train.memory_steps import Order, Steps, synthetic
+from maya.train.memory.steps import Order, Steps, synthetic
 from tests import tiny, tiny_zipformer_training
 
 # 4 GB for the model, then 0.1 GB for each frame of 80 ms.

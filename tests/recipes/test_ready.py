@@ -22,7 +22,7 @@ from maya.recipes.prepare import prepare
 from maya.recipes.ready import GpuStatus, Planned, checks
 from maya.recipes.tokenizer import tokenizer
 from maya.text.load import load_tokenizer
-from maya.train.checkpoint import Checkpoint, save_checkpoint, step_path
+from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint, step_path
 from tests import tiny, tiny_llm, tones
 
 H200 = GpuStatus(name="H200", free=150 * 10**9, total=151 * 10**9, bf16=True)

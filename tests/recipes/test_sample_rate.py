@@ -32,7 +32,7 @@ from maya.recipes.score import score
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
-from maya.train.memory_steps import synthetic
+from maya.train.memory.steps import synthetic
 from tests import tiny, tones
 from tests.tiny import LetterTokenizer
 

@@ -22,7 +22,7 @@ from maya.recipes.tokenizer import count_crowded, tokenizer
 from maya.score.measures.normalizers import normal_form
 from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
-from maya.train.checkpoint import Checkpoint, save_checkpoint, step_path
+from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint, step_path
 from tests import tiny, tiny_zipformer
 from tests.data.making import write_corpus, write_manifest
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from maya.recipes.cli import main
-from maya.train.checkpoint import load_checkpoint, step_checkpoints
+from maya.train.checkpoints.checkpoint import load_checkpoint, step_checkpoints
 from tests import tones
 
 REPO = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 import maya
-from maya.decode.long_audio import LongAudioConfig, speech_defaults
+from maya.decode.long.long_audio import LongAudioConfig, speech_defaults
 from maya.decode.transcription import TranscriptionConfig
 from maya.recipes.cli import main
 from maya.recipes.pcm import PCMFormat, pcm_pieces, read_pcm

@@ -14,7 +14,7 @@ from maya.models.config import with_vocabulary
 from maya.models.speech_model import build_model
 from maya.recipes.cli import main
 from maya.text.load import load_tokenizer
-from maya.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_checkpoints
+from maya.train.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_checkpoints
 from tests import tiny, tones
 from tests.train.test_older import flat, old_names, write
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import soundfile
 
-from maya.train.checkpoint import Checkpoint, save_checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from tests import tones
 from tests.convert.archives import recognizer
 

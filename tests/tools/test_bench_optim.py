@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from maya.train.scaled_adam import ScaledAdam
+from maya.train.optimizers.scaled_adam import ScaledAdam
 from tools.bench import optim as bench_optim
 
 

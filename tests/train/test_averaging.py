@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from maya.errors import MayaError
-from maya.train.averaging import RunningAverage, average_between
+from maya.train.checkpoints.averaging import RunningAverage, average_between
 
 
 def _states(n: int) -> list[dict[str, torch.Tensor]]:

@@ -20,7 +20,7 @@ from maya.models.speech_model import build_model
 from maya.ranges import PosInt
 from maya.recipes.lact_presets import lact_tiny
 from maya.text.tokenizer import TokenizerConfig, train_tokenizer
-from maya.train import checkpoint as ckpt
+from maya.train.checkpoints import checkpoint as ckpt
 from tests import tiny
 
 

@@ -19,7 +19,7 @@ from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
-from maya.train.checkpoint import load_checkpoint, step_checkpoints
+from maya.train.checkpoints.checkpoint import load_checkpoint, step_checkpoints
 from maya.train.heads import noted_steps, read_heads, trained_names
 from tests import tiny, tones
 

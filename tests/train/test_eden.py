@@ -5,7 +5,7 @@ import math
 import pytest
 
 from maya.config import from_dict, to_dict
-from maya.train.eden import EdenConfig, adjusted_steps, eden
+from maya.train.optimizers.eden import EdenConfig, adjusted_steps, eden
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from maya.errors import MayaError
 from maya.recipes.average import average
 from maya.recipes.experiment import Experiment
 from maya.recipes.train import train
-from maya.train import schedule
-from maya.train.checkpoint import epoch_checkpoints, load_checkpoint, step_checkpoints
+from maya.train.checkpoints.checkpoint import epoch_checkpoints, load_checkpoint, step_checkpoints
+from maya.train.checkpoints.state import State
 from maya.train.config import TrainConfig, check
-from maya.train.eden import EdenConfig
 from maya.train.forecast import Forecast, Pace
-from maya.train.state import State
+from maya.train.optimizers import schedule
+from maya.train.optimizers.eden import EdenConfig
 from tests import tiny
 
 

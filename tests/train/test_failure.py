@@ -27,9 +27,9 @@ from maya.recipes.cli import main
 from maya.recipes.train import train
 from maya.text.load import load_tokenizer
 from maya.train import loop
-from maya.train.checkpoint import load_checkpoint, step_checkpoints
+from maya.train.checkpoints.checkpoint import load_checkpoint, step_checkpoints
 from maya.train.failure import NotFinite, OutOfMemory, kept, smaller_batches
-from maya.train.memory_steps import synthetic
+from maya.train.memory.steps import synthetic
 from tests import tiny
 
 REPO = Path(__file__).resolve().parents[2]

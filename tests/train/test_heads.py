@@ -9,8 +9,7 @@ import pytest
 from maya.errors import MayaError
 from maya.models.hybrid import hybrid
 from maya.models.speech_model import SpeechModel
-from maya.train import schedule
-from maya.train.checkpoint import Checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint
 from maya.train.config import TrainConfig
 from maya.train.heads import (
     begins,
@@ -22,6 +21,7 @@ from maya.train.heads import (
     scores_by_head,
     trained_heads,
 )
+from maya.train.optimizers import schedule
 from tests import tiny
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from maya import files
 from maya.errors import MayaError
-from maya.train import lock
+from maya.train.checkpoints import lock
 
 
 def _hold(run: Path, ready: Connection, fork_too: bool) -> None:

@@ -17,7 +17,7 @@ from maya.recipes.prepare import prepare
 from maya.recipes.score import score
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
-from maya.train.checkpoint import load_checkpoint, step_checkpoints
+from maya.train.checkpoints.checkpoint import load_checkpoint, step_checkpoints
 from tests import tiny, tones
 
 

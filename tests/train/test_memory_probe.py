@@ -12,10 +12,10 @@ from maya.config import to_dict
 from maya.data.plan import BatchPlan, MemoryConfig, PlanConfig
 from maya.data.plan.caps import Caps
 from maya.errors import MayaError
-from maya.train import memory_probe
 from maya.train.failure import is_out_of_memory
-from maya.train.memory_probe import corners, fit, largest, probe, with_memory
-from maya.train.memory_steps import Order, Steps, synthetic
+from maya.train.memory import probe as memory_probe
+from maya.train.memory.probe import corners, fit, largest, probe, with_memory
+from maya.train.memory.steps import Order, Steps, synthetic
 from tests.tiny import experiment
 
 TRUE = {

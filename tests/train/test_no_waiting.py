@@ -21,9 +21,11 @@ from maya.heads import ClassifyConfig, CTCConfig, LanguageConfig
 from maya.kernels import checks
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel, build_model
-from maya.train.loop import Step, TrainConfig, make_accelerator, train_step
-from maya.train.optim import make_optimizer
-from maya.train.state import State
+from maya.train.checkpoints.state import State
+from maya.train.config import TrainConfig
+from maya.train.distributed import make_accelerator
+from maya.train.optimizers.optim import make_optimizer
+from maya.train.step import Step, train_step
 from tests import tiny, tiny_zipformer
 from tests.no_waiting import no_waiting
 
@@ -127,4 +129,4 @@ def test_the_trainer_reads_twice_a_step(tmp_path: Path) -> None:
     with no_waiting(model, allowed=(*STFT, "kernels/tdt/fused.py")) as waits:
         train_step(tools, [some_batch(1), some_batch(2)], cfg, State())
     files = [wait.split(":")[0] for wait in waits]
-    assert files == ["tolist at maya/train/failure.py", "tolist at maya/train/loop.py"]
+    assert files == ["tolist at maya/train/failure.py", "tolist at maya/train/step.py"]

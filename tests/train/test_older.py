@@ -16,8 +16,8 @@ from maya.recipes.average import average
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
-from maya.train import checkpoint as ckpt
-from maya.train import older
+from maya.train.checkpoints import checkpoint as ckpt
+from maya.train.checkpoints import older
 from maya.train.heads import read_heads, trained_names
 from tests import tiny
 

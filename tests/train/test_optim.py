@@ -6,8 +6,8 @@ import torch
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel, build_model
 from maya.train.config import TrainConfig, check
-from maya.train.optim import adamw, make_optimizer, parameter_groups
-from maya.train.scaled_adam import ScaledAdam
+from maya.train.optimizers.optim import adamw, make_optimizer, parameter_groups
+from maya.train.optimizers.scaled_adam import ScaledAdam
 from tests import tiny, tiny_zipformer
 
 

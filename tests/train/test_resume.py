@@ -23,11 +23,12 @@ from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
 from maya.text.load import load_tokenizer
-from maya.train import checkpoint as ckpt
 from maya.train import loop
-from maya.train.checkpoint import load_checkpoint, step_checkpoints
-from maya.train.eden import EdenConfig
-from maya.train.state import State
+from maya.train.checkpoints import checkpoint as ckpt
+from maya.train.checkpoints.checkpoint import load_checkpoint, step_checkpoints
+from maya.train.checkpoints.state import State
+from maya.train.optimizers.eden import EdenConfig
+from maya.train.stop import Interrupted
 from maya.train.training_data import TrainingData, describe_data
 from tests import tiny, tones
 
@@ -292,7 +293,7 @@ def test_a_stop_while_validating_or_saving_is_safe(
         return real(*args, **options)
 
     monkeypatch.setattr(loop, during, stopped)
-    with pytest.raises(loop.Interrupted, match="stopped after step 3"):
+    with pytest.raises(Interrupted, match="stopped after step 3"):
         train(experiment(), top / "data", run, cpu=True)
     monkeypatch.undo()
     assert [step for step, _ in step_checkpoints(run)] == [2, 3] and not list(run.rglob("*.partial"))

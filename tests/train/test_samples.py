@@ -14,7 +14,7 @@ from maya.heads import TransducerConfig
 from maya.recipes.experiment import Experiment
 from maya.recipes.train import spread, train
 from maya.train import loop
-from maya.train.checkpoint import load_checkpoint, step_path
+from maya.train.checkpoints.checkpoint import load_checkpoint, step_path
 from maya.train.config import TrainConfig
 from tests import tiny
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from maya.errors import MayaError
-from maya.train import scaled_adam
-from maya.train.scaled_adam import ScaledAdam
+from maya.train.optimizers import scaled_adam
+from maya.train.optimizers.scaled_adam import ScaledAdam
 
 Grads = list[list[float]]
 SHAPES = [(), (1,), (5,), (2, 3), (5,), (3, 2), (1, 1, 1), (7, 11), (3, 2, 2)]

@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from maya.train.scaled_adam import ScaledAdam
+from maya.train.optimizers.scaled_adam import ScaledAdam
 
 STEPS = 14  # past the first threshold, with a step that it clips
 

@@ -6,10 +6,10 @@ import pytest
 from maya.errors import MayaError
 from maya.heads import HeadConfig
 from maya.models.hybrid import hybrid
-from maya.train import schedule
 from maya.train.config import TrainConfig, check
-from maya.train.eden import EdenConfig, eden
-from maya.train.schedule import encoder_share, warmup_cosine
+from maya.train.optimizers import schedule
+from maya.train.optimizers.eden import EdenConfig, eden
+from maya.train.optimizers.schedule import encoder_share, warmup_cosine
 
 OPTIONS = {"peak": 2.0, "floor": 0.1, "warmup_steps": 10, "total_steps": 110}
 

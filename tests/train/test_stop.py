@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from maya.train.loop import INSISTING_SECONDS, StopRequest
 from maya.train.runlog import RunLog
+from maya.train.stop import INSISTING_SECONDS, StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -14,9 +14,11 @@ from maya.encoders import FastConformer, FastConformerConfig
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import build_model
 from maya.train import failure
+from maya.train.checkpoints.state import State
+from maya.train.config import TrainConfig
+from maya.train.distributed import make_accelerator
 from maya.train.failure import Tally, stop_unless_finite
-from maya.train.loop import Step, TrainConfig, make_accelerator, train_step
-from maya.train.state import State
+from maya.train.step import Step, train_step
 from tests import tiny
 from tests.pair import Pair
 

@@ -11,7 +11,7 @@ import torch
 
 from maya.data.plan import Position
 from maya.recipes.cli import main
-from maya.train.checkpoint import load_checkpoint, step_path
+from maya.train.checkpoints.checkpoint import load_checkpoint, step_path
 from tests import tiny, tiny_zipformer_training
 
 REPO = Path(__file__).resolve().parents[2]

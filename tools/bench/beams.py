@@ -22,15 +22,15 @@ from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
 from maya.decode.base import Method, MethodContext
 from maya.decode.beams.fused_rows import fusion_start
-from maya.decode.ctc import collapse_ctc
-from maya.decode.ctc_alignment import align_ctc
-from maya.decode.ctc_beam import beam_ctc
+from maya.decode.ctc.alignment import align_ctc
+from maya.decode.ctc.beam import beam_ctc
+from maya.decode.ctc.greedy import collapse_ctc
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.lm.kneser_ney import ngrams_by_language
 from maya.decode.methods import METHODS, choose_method
 from maya.decode.recognizer import Recognizer
 from maya.encoders import Encoded
-from maya.recipes.decode import training_texts
+from maya.recipes.training_texts import training_texts
 from maya.score.wer import interval, wer
 from tools.bench.common import (
     clock_of,

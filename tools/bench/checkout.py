@@ -59,7 +59,7 @@ class Worker:
         """CPU seconds of `repeat` training steps on (utterances, seconds, tokens), and a sum over the weights
         after them."""
         config = importlib.import_module("maya.config")
-        steps, loop = map(importlib.import_module, ("maya.train.memory_steps", "maya.train.loop"))
+        steps, loop = map(importlib.import_module, ("maya.train.memory.steps", "maya.train.loop"))
         if model not in self.steppers:
             order = {
                 "model": config.to_dict(model_config(model)),

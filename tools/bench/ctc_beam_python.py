@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maya.decode.ctc_beam import BeamConfig
+from maya.decode.ctc.beam import BeamConfig
 from maya.decode.lm.kneser_ney import Context, NGram
 
 _NONE = -math.inf

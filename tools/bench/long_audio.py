@@ -28,9 +28,9 @@ from torch import Tensor
 import maya
 from maya.audio.blocks import audio_blocks
 from maya.data.table.table import Table, part_path
-from maya.decode.buffered import BufferConfig
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.long_audio import LongAudioConfig, pieces, speech_defaults, transcribe_long
+from maya.decode.long.buffered import BufferConfig
+from maya.decode.long.long_audio import LongAudioConfig, pieces, speech_defaults, transcribe_long
 from maya.decode.recognizer import Recognizer
 from maya.kernels.bench.peak import CLEAR, forget_the_peak, resident
 from maya.score.wer import wer

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from maya.errors import MayaError
-from maya.train.scaled_adam import ScaledAdam
+from maya.train.optimizers.scaled_adam import ScaledAdam
 from tools.bench.common import clock_of, in_turns, median_ratio, parser_of
 
 Shape = tuple[int, ...]

@@ -5,7 +5,7 @@
     python -m tools.bench.sizing --compare --against ../old     # estimates of an older checkout beside them
 
 Each peak is the resident set of a process of its own that makes one real training step; see
-maya.train.memory_steps.
+maya.train.memory.steps.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ import torch
 from maya.config import to_dict
 from maya.models.sizing import Training, count_frames, memory, meta_model
 from maya.models.speech_model import count_parameters
-from maya.train.loop import TrainConfig
-from maya.train.memory_steps import Order, Steps
+from maya.train.config import TrainConfig
+from maya.train.memory.steps import Order, Steps
 from tools.bench.checkout import Checkout, model_config
 from tools.bench.common import markdown, parser_of
 
@@ -143,7 +143,7 @@ def report(rows: list[dict[str, Any]]) -> str:
         "checks it.",
         *_about(accumulating),
         *["*Old estimate* is that of the checkout `--against`."] * compares,
-        "Nothing here was run on a GPU: there the probe (maya.train.memory_probe) measures instead.",
+        "Nothing here was run on a GPU: there the probe (maya.train.memory.probe) measures instead.",
         "",
     ]
     table_rows = []

@@ -26,7 +26,7 @@ import numpy, soundfile, torch
 from maya.models.speech_model import build_model
 from maya.recipes import presets
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
-from maya.train.checkpoint import Checkpoint, save_checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint
 torch.manual_seed(0)
 words = ["one two three four", "five six seven eight", "nine ten eleven twelve"]
 tokenizer = Tokenizer.train({"en": words}, TokenizerConfig(vocab_size=30))
@@ -39,7 +39,7 @@ soundfile.write(sys.argv[1] + "/a.wav", noise.astype("float32"), 16000)
 """
 DECODING = """
 import sys, time
-import maya, maya.decode.recognizer, maya.recipes.transcribe, maya.train.checkpoint
+import maya, maya.decode.recognizer, maya.recipes.transcribe, maya.train.checkpoints.checkpoint
 begin = time.process_time()
 maya.load(sys.argv[1], "cpu").transcribe([sys.argv[1] + "/a.wav"])
 print(time.process_time() - begin)

@@ -24,7 +24,7 @@ from maya.errors import MayaError
 from maya.heads import AttentionDecoderConfig
 from maya.models.config import SpeechModelConfig
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoint import Checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint
 
 
 def from_icefall(

@@ -19,7 +19,7 @@ from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import SpeechModel
 from maya.text.aggregate import AggregateTokenizer
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoint import Checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint
 
 
 def from_nemo(

@@ -38,7 +38,7 @@ class MemoryConfig:
 
         fixed + length·S + B·(utterance + frame·S + pair·S² + label·(U + 1) + node·S·(U + 1))
 
-    and may take max_bytes. Training measures the terms before the first step (maya.train.memory_probe) where
+    and may take max_bytes. Training measures the terms before the first step (maya.train.memory.probe) where
     `limit` asks for it; maya.models.sizing computes them on paper.
 
     limit: GB that training may take on a device: "off" is no cap, "auto" all that is free on the GPU. On a

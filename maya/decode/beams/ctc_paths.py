@@ -1,4 +1,4 @@
-"""The best CTC paths that spell many texts at once; `maya.decode.ctc_alignment` has those of one text."""
+"""The best CTC paths that spell many texts at once; `maya.decode.ctc.alignment` has those of one text."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maya.decode.ctc import collapse_ctc
+from maya.decode.ctc.greedy import collapse_ctc
 from maya.decode.hypothesis import Hypothesis
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from maya.decode.beams.ctc_events import CTCEvents, ctc_events
 from maya.decode.beams.fused_rows import FusedRows, FusionStart
 from maya.decode.beams.hashing import extended
+from maya.decode.beams.trace import Trace, TraceStep
 from maya.decode.fusion import select
-from maya.decode.trace import Trace, TraceStep
 
 _NO_PARENT = -(2**63)  # the hash of no prefix
 _HIDDEN = -1e30  # nats: a finite number, because 0 * inf is not a number

@@ -1,8 +1,9 @@
 """The hypotheses of a transducer's beam search, RNN-T or TDT, for a batch of utterances at once.
 
 Each hypothesis stands at a frame of its own. One step gives every active hypothesis one more output, blank or
-a label, and keeps the best of each utterance. The searches (`maya.decode.alsd`, `maes` and `modified_beam`)
-differ in which hypotheses are active in a step. The labels are read from back-pointers at the end.
+a label, and keeps the best of each utterance. The searches (`alsd`, `maes` and `modified_beam` of
+`maya.decode.transducer`) differ in which hypotheses are active in a step. The labels are read from
+back-pointers at the end.
 """
 
 import math
@@ -16,8 +17,8 @@ from maya.config import config
 from maya.decode.base import Method, MethodConfig
 from maya.decode.beams.fused_rows import FusedRows, FusionStart, fusion_start, waits_for
 from maya.decode.beams.hashing import extended, merge
+from maya.decode.beams.trace import Trace, TraceStep, with_alternatives
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.trace import Trace, TraceStep, with_alternatives
 from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.heads import HeadConfig, TransducerConfig

@@ -52,7 +52,7 @@ class TrainingMemory:
     host: beside the GPU, in the memory of the first process.
 
     resident: count the resident set of a process on a CPU. There training lets glibc keep freed memory
-    (maya.train.loop.keep_freed_memory). It is fragmented, so the moments add up.
+    (maya.train.distributed.keep_freed_memory). It is fragmented, so the moments add up.
     """
 
     states: dict[str, Terms] = field(default_factory=dict)
@@ -112,7 +112,7 @@ def parameters(model: SpeechModel) -> dict[str, int]:
 
 def memory(cfg: SpeechModelConfig, training: Training, model: nn.Module | None = None) -> TrainingMemory:
     """The memory of training `cfg`. model: if it exists already, on any device. Raises MayaError for a head
-    that cannot be estimated; `maya.train.memory_probe` measures those."""
+    that cannot be estimated; `maya.train.memory.probe` measures those."""
     model = model or meta_model(cfg)
     count = sum(p.numel() for p in model.parameters())
     out = TrainingMemory(resident=not training.cuda)

@@ -25,7 +25,7 @@ from maya.models.config import ENCODER, SpeechModelConfig
 from maya.models.speech_model import SpeechModel
 from maya.text.load import tokenizer_from_bytes
 from maya.text.tokenizer import Tokenizer
-from maya.train import older
+from maya.train.checkpoints import older
 
 FORMAT = "maya-checkpoint-2"
 STEP_NAME = re.compile(r"step-(\d+)\.pt")

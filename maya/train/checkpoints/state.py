@@ -12,12 +12,12 @@ from maya.data.plan import Position
 from maya.files import write_json
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
-from maya.train import checkpoint as ckpt
-from maya.train import schedule
-from maya.train.averaging import RunningAverage
+from maya.train.checkpoints import checkpoint as ckpt
+from maya.train.checkpoints.averaging import RunningAverage
 from maya.train.config import TrainConfig
 from maya.train.distributed import barrier, gather_objects
 from maya.train.heads import describe, head_notes, scores_by_head
+from maya.train.optimizers import schedule
 from maya.train.runlog import RunLog
 
 VALIDATIONS = "validations.json"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from maya.decode.hypothesis import Hypothesis, TextSegment
-from maya.decode.pieces import Piece
+from maya.decode.long.pieces import Piece
 from maya.text.tokenizer import Tokenizer
 
 _WORD = "\u2581"  # begins a piece of the tokenizer that begins a word

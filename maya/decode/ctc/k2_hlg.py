@@ -14,7 +14,7 @@ from torch import Tensor
 
 from maya.config import config
 from maya.decode.base import Method, MethodConfig, MethodContext
-from maya.decode.ctc import collapse_ctc
+from maya.decode.ctc.greedy import collapse_ctc
 from maya.decode.hypothesis import Hypothesis
 from maya.encoders import Encoded
 from maya.errors import MayaError

@@ -14,12 +14,12 @@ from maya.errors import MayaError
 from maya.files import sha256
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
-from maya.train import checkpoint as ckpt
-from maya.train import schedule
+from maya.train.checkpoints import checkpoint as ckpt
+from maya.train.checkpoints.state import State, flat, is_free, read_validations
 from maya.train.config import TrainConfig
 from maya.train.distributed import gather_objects, rank, world_size
 from maya.train.heads import trained_names
-from maya.train.state import State, flat, is_free, read_validations
+from maya.train.optimizers import schedule
 from maya.train.training_data import TrainingData
 
 log = logging.getLogger(__name__)

@@ -17,10 +17,10 @@ from maya.decode.beams.ctc_paths import align_texts
 from maya.decode.beams.ctc_prefixes import CTCPrefixes
 from maya.decode.beams.fused_rows import FusionStart, fusion_start
 from maya.decode.beams.texts_scorer import TextsScorer
+from maya.decode.beams.trace import with_alternatives
 from maya.decode.fusion import Fusion, Part
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.lm.kneser_ney import ngrams_by_language
-from maya.decode.trace import with_alternatives
 from maya.encoders import Encoded
 from maya.heads import CTCConfig, HeadConfig
 from maya.ranges import Count, Finite, NonNegFloat, PosFloat, PosInt

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from maya.models.config import ENCODER
 from maya.models.speech_model import SpeechModel
 from maya.train.config import TrainConfig
-from maya.train.scaled_adam import ScaledAdam
+from maya.train.optimizers.scaled_adam import ScaledAdam
 
 
 def parameter_groups(

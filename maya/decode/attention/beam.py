@@ -9,8 +9,8 @@ from torch import Tensor
 from maya.config import config
 from maya.decode.base import Method, MethodConfig
 from maya.decode.beams.fused_rows import FusedRows, FusionStart, fusion_start
+from maya.decode.beams.trace import Trace, TraceStep, with_alternatives
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.trace import Trace, TraceStep, with_alternatives
 from maya.encoders import Encoded
 from maya.heads import AttentionDecoder, AttentionDecoderConfig, HeadConfig
 from maya.ranges import NonNegFloat, PosFloat, PosInt

@@ -13,7 +13,7 @@ from typing import Any
 from maya.heads import HeadConfig, final_weights, head_weights
 from maya.models.config import ENCODER
 from maya.train.config import TrainConfig
-from maya.train.eden import eden
+from maya.train.optimizers.eden import eden
 
 Phases = dict[str, str]
 

@@ -5,7 +5,7 @@ doubling, then bisecting, each try being a real training step: forward, backward
 the peaks of all tries goes one function of (utterances, frames, tokens), `MemoryConfig`, raised until none of
 them lies above it; a plan that is made with it keeps every batch of any shape within the memory.
 
-Each probe has a process of its own (maya.train.memory_steps). On CUDA a peak is what torch's allocator held,
+Each probe has a process of its own (maya.train.memory.steps). On CUDA a peak is what torch's allocator held,
 and running out of memory is an answer like another. On a CPU it is the resident set of a process per try.
 """
 
@@ -25,7 +25,7 @@ from maya.data.plan import MemoryConfig, PlanConfig
 from maya.data.plan.caps import Caps
 from maya.errors import MayaError
 from maya.files import json_sha256, write_json
-from maya.train.memory_steps import Order, Steps
+from maya.train.memory.steps import Order, Steps
 
 THRESHOLD = 0.05  # the largest batch is found to this share of it
 MOST = 4096  # utterances of a batch that is tried

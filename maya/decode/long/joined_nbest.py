@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.joining import Joiner
-from maya.decode.pieces import Piece
+from maya.decode.long.joining import Joiner
+from maya.decode.long.pieces import Piece
 
 
 def without_samples(piece: Piece) -> Piece:

@@ -28,12 +28,15 @@ from maya.errors import MayaError
 from maya.kernels.bench.peak import forked, resident
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import build_model
-from maya.train.averaging import RunningAverage
+from maya.train.checkpoints.averaging import RunningAverage
+from maya.train.checkpoints.state import State
+from maya.train.config import TrainConfig
+from maya.train.distributed import make_accelerator
 from maya.train.failure import is_out_of_memory
-from maya.train.loop import Step, TrainConfig, make_accelerator, train_step
-from maya.train.optim import make_optimizer
-from maya.train.schedule import frozen_throughout
-from maya.train.state import State
+from maya.train.optimizers.optim import make_optimizer
+from maya.train.optimizers.schedule import frozen_throughout
+from maya.train.step import Step, train_step
+from maya.train.teacher import start_heads
 
 # Of a launcher: the program is not one of its ranks.
 _RANK_VARIABLES = (
@@ -94,7 +97,7 @@ class Steps:
 
     def __enter__(self) -> "Steps":
         without = [word for name in _RANK_VARIABLES for word in ("-u", name)]
-        command = ["env", *without, sys.executable, "-m", "maya.train.memory_steps"]
+        command = ["env", *without, sys.executable, "-m", "maya.train.memory.steps"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.free_bytes = float(self._ask(asdict(self._order))["free_bytes"])
         return self
@@ -150,6 +153,7 @@ class Stepper:
         self._batches = 2 if order.hold_gradients else 1
         self._accelerator = make_accelerator(self._train, cpu=not self.cuda)
         self._model = build_model(from_dict(SpeechModelConfig, order.model)).to(self._accelerator.device)
+        start_heads(self._model, list, self._accelerator.device)
         cfg = self._train
         self._model.freeze(frozen_throughout(cfg))
         self._optimizer = make_optimizer(self._model, cfg)

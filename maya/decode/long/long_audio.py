@@ -20,11 +20,11 @@ from maya.audio.blocks import audio_blocks
 from maya.audio.vad import VADConfig
 from maya.config import config
 from maya.decode.base import Method
-from maya.decode.buffered import BufferConfig, BufferedStream
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.joining import Joiner
+from maya.decode.long.buffered import BufferConfig, BufferedStream
+from maya.decode.long.joining import Joiner
+from maya.decode.long.pieces import Piece, overlapping_pieces, speech_pieces, whole_piece
 from maya.decode.methods import AUTO
-from maya.decode.pieces import Piece, overlapping_pieces, speech_pieces, whole_piece
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
 from maya.ranges import NonNegFloat, PosFloat

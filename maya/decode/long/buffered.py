@@ -17,7 +17,7 @@ from maya.audio.load import as_audio
 from maya.config import config
 from maya.decode.base import Method
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.pieces import samples_of_frame
+from maya.decode.long.pieces import samples_of_frame
 from maya.decode.streaming import RecognizerStream, copy_of, language_index
 from maya.decode.words import WordRules, write_words
 from maya.encoders import Encoded

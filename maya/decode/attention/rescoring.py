@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maya.config import config
 from maya.decode.beams.fused_rows import FusionStart, fusion_start
-from maya.decode.ctc_beam import BeamConfig, CTCBeam, nbest_ctc, placed
+from maya.decode.ctc.beam import BeamConfig, CTCBeam, nbest_ctc, placed
 from maya.decode.hypothesis import Hypothesis
 from maya.encoders import Encoded
 from maya.heads import AttentionDecoder, AttentionDecoderConfig, CTCConfig, HeadConfig

@@ -1,0 +1,1 @@
+"""Decoding with attention heads and language model heads: beam search and rescoring."""
