@@ -73,8 +73,8 @@ def fold_plan(rows: Rows, synthetic: Rows, out: Sequence[str], args: argparse.Na
     for code in sorted({r["language"] for r in rows}):
         of_language = [r for r in rows if r["language"] == code]
         rng = random.Random(f"{seed} {code} train")
-        known = [r for r in of_language if r["speaker"] not in out]
-        recordings = args.single_takes * [[r] for r in known] + draw_strings(known, strings, rng)
+        others = [r for r in of_language if r["speaker"] not in out]
+        recordings = args.single_takes * [[r] for r in others] + draw_strings(others, strings, rng)
         make = partial(plan_item, split="train", rng=rng, wide=args.wide_margins, hiss=args.hiss)
         plan += [make(f"{code}-train-{i:05d}", recordings=r) for i, r in enumerate(recordings)]
         if own := [r for r in synthetic if r["language"] == code]:
@@ -149,7 +149,7 @@ def fold_experiment(args: argparse.Namespace) -> Experiment:
 def count_errors(path: Path) -> dict[str, dict[str, list[int]]]:
     """Word errors and words by kind and speaker, from the lines of hyps.jsonl."""
     texts: dict[tuple[str, str], tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n"):
         row = json.loads(line)
         refs, hyps = texts[row["id"].split("-")[1], f"{row['language']} {row['speaker']}"]
         refs.append(row["ref"])
@@ -208,13 +208,14 @@ def report(out: Path, folds: int, names: Sequence[str]) -> str:
                 line += [_bounds(100 * draws), by]
                 if both and len(both) == len(results):
                     base, base_draws = macro_rates(pooled(both, language, kind))
-                    line += [f"{mean / base:.2f}", _bounds(draws / base_draws, 2)]
+                    ratios = draws / np.where(base_draws > 0, base_draws, np.nan)
+                    line += [f"{mean / base:.2f}", _bounds(ratios, 2)]
                 lines.append(line + [""] * (len(lines[0]) - len(line)))
     return "\n".join(columns(lines))
 
 
 def _bounds(draws: NDArray[np.float64], digits: int = 1) -> str:
-    low, high = np.percentile(draws, [2.5, 97.5])
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
     return f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 

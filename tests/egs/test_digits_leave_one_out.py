@@ -26,6 +26,7 @@ def rows(source: Path) -> list[dict[str, Any]]:  # noqa: F811
 
 def options(**changes: Any) -> argparse.Namespace:
     values = {"strings_per_language": 30, "single_takes": 1, "wide_margins": False, "voice_strings": 5}
+    values["hiss"] = False
     return argparse.Namespace(**(values | changes))
 
 
