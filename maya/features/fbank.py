@@ -93,19 +93,16 @@ class Fbank(Features, config=FbankConfig):
 
     @torch.no_grad()
     def forward(
-        self,
-        audio: Tensor,
-        audio_lens: Tensor,
+        self, audio: Tensor, audio_lens: Tensor, generator: torch.Generator | None = None,
         warps: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Features of a padded batch.
 
         Args:
             audio: (B, N) waveforms in [-1, 1], any floating type, N >= 0.
             audio_lens: (B,) int64, valid samples of each row.
-            warps: (B, 3) factors by which formants are moved, see `maya.features.warp`; None moves none.
             generator: for the dither, on the device of `audio`; None is torch's own.
+            warps: (B, 3) factors by which formants are moved, see `maya.features.warp`; None moves none.
 
         Returns:
             feats (B, T, num_mels) fp32 with T = max(1, (N + hop // 2) // hop), `padding_value` at and
