@@ -13,7 +13,7 @@ import json
 import random
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,12 @@ from maya.recipes.corpus_writer import (
     write_corpus,
 )
 
-_VERSION = 2  # to be raised when the same plan comes to sound different
+_VERSION = 3  # to be raised when the same plan comes to sound different
 _FIELDS = ("id", "language", "text", "speaker", "source", "licence", "audio")
 _LONGEST = 7  # digits in a string
 _FEW_SPEAKERS = 6  # below this, dev does not get a speaker of its own
 _DEV_SHARE = 10  # it then gets one in so many of the training speakers' recordings
+TAKES = 2  # times a recording is a training utterance alone, with other margins
 _FADE = 80  # samples, 5 ms, at both ends of a recording: the cuts are not always at silence
 
 
@@ -50,7 +51,8 @@ def prepare_digits(
 ) -> dict[str, Any]:
     """Make the corpus in the folder `out` unless it is already there; returns the contents of `corpus.json`.
 
-    Training holds every recording of its own once and `strings_per_language` strings of 2 to 7 digits;
+    Training holds every recording of its own twice and `strings_per_language` strings of 2 to 7 digits, with
+    wide margins (`plan_item`);
     dev and test hold `eval_per_language` utterances each, half of them single digits. Who speaks where:
     `assign`. Raises MayaError on a bad source, Ctrl-C or a full disk.
     """
@@ -137,13 +139,15 @@ def plan_language(
     plan = []
     for split, split_rows in assign(rows, random.Random(f"{seed} {language} speakers")).items():
         rng = random.Random(f"{seed} {language} {split}")
-        singles = [[r] for r in split_rows]
+        singles = TAKES * [[r] for r in split_rows]
         strings = sizes["train"]
         if split != "train":
+            singles = singles[: len(split_rows)]
             singles = rng.sample(singles, min(len(singles), sizes["heldout"] // 2))
             strings = sizes["heldout"] - len(singles)
         for number, recordings in enumerate(singles + draw_strings(split_rows, strings, rng)):
-            plan.append(plan_item(f"{language}-{split}-{number:05d}", split, recordings, rng))
+            name = f"{language}-{split}-{number:05d}"
+            plan.append(plan_item(name, split, recordings, rng, wide=split == "train"))
     return plan
 
 
@@ -159,11 +163,17 @@ def draw_strings(
 
 
 def plan_item(
-    name: str, split: str, recordings: Sequence[dict[str, Any]], rng: random.Random
-) -> dict[str, Any]:
+    name: str, split: str, recordings: Sequence[dict[str, Any]], rng: random.Random, *, wide: bool = False,
+    hiss: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """What is joined: recordings, silences in samples and noise. wide: margins from none to 400 ms."""
     margins = [rng.randrange(800, 3201) for _ in range(2)]  # 50 to 200 ms before and after
     gaps = [rng.randrange(320, 3201) for _ in recordings[1:]]  # 20 to 200 ms
-    return {
+    if wide:  # a quarter of the margins are none: people cut recordings closely
+        margins = [max(0, rng.randrange(-2133, 6401)) for _ in range(2)]
+        gaps = [rng.randrange(320, 6401) for _ in recordings[1:]]
+    hissing = {"hiss_db": rng.uniform(8, 35)} if hiss and rng.random() < 0.4 else {}
+    return hissing | {
         "id": name,
         "split": split,
         "recordings": [r["id"] for r in recordings],
@@ -174,11 +184,13 @@ def plan_item(
 
 
 def joined(
-    source: Path, rows: Sequence[dict[str, Any]], plan: Sequence[dict[str, Any]]
-) -> Iterator[CorpusUtterance]:
-    """The utterances of a plan, with their audio; `rows` are those of the source that it names."""
+    source: Path, rows: Sequence[dict[str, Any]], plan: Sequence[dict[str, Any]],
+    spoken: Mapping[str, np.ndarray] | None = None,
+) -> Iterator[CorpusUtterance]:  # fmt: skip
+    """The utterances of a plan, with their audio; `rows` are those that it names, of the source or `spoken`:
+    (N,) int16 by id."""
     by_id = {r["id"]: r for r in rows}
-    audio: dict[str, np.ndarray] = {}
+    audio: dict[str, np.ndarray] = dict(spoken or {})
     for item in plan:
         recordings = [by_id[i] for i in item["recordings"]]
         for row in recordings:
@@ -195,16 +207,30 @@ def joined(
             source=first["source"],
             licence=first["licence"],
             audio=join(
-                [audio[r["id"]] for r in recordings], item["silences"], item["noise"], item["noise_seed"]
-            ),
+                [audio[r["id"]] for r in recordings],
+                item["silences"],
+                item["noise"],
+                item["noise_seed"],
+                item.get("hiss_db"),
+            ),  # fmt: skip
         )
 
 
-def join(pieces: Sequence[np.ndarray], silences: Sequence[int], noise: float, noise_seed: int) -> np.ndarray:
+def join(
+    pieces: Sequence[np.ndarray], silences: Sequence[int], noise: float, noise_seed: int,
+    hiss_db: float | None = None,
+) -> np.ndarray:  # fmt: skip
     """Pieces, (n,) int16 each, with `silences` samples before, between and after -> (N,) int16.
 
-    White noise of RMS `noise` steps lies over the whole. RandomState, because its numbers never change.
+    White noise of RMS `noise` steps lies over the whole. With `hiss_db` each piece has noise so far below its
+    level, as a bad microphone gives, and the silences have none. RandomState, because its numbers never
+    change.
     """
+    if hiss_db is not None:
+        draws = np.random.RandomState((noise_seed + 1) % 2**32)
+        level = 10 ** (-hiss_db / 20)
+        rms = [np.sqrt(np.square(piece, dtype=np.float64).mean()) for piece in pieces]
+        pieces = [p + level * r * draws.standard_normal(len(p)) for p, r in zip(pieces, rms, strict=True)]
     parts: list[np.ndarray] = [np.zeros(silences[0])]
     for piece, silence in zip(pieces, silences[1:], strict=True):
         ramp = np.minimum(1.0, np.minimum(np.arange(len(piece)), np.arange(len(piece))[::-1]) / _FADE)

@@ -83,7 +83,7 @@ def prepare_mini(
     if finished(out, settings):
         print(f"{out} is already complete", file=sys.stderr)
         return read_seal(out) or {}
-    with contextlib.closing(_spoken(plan, workers or _cpus())) as utterances:
+    with contextlib.closing(spoken(plan, workers or _cpus())) as utterances:
         return write_corpus(out, utterances, settings, total=len(plan), versions=versions)
 
 
@@ -146,7 +146,7 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _spoken(plan: Sequence[dict[str, Any]], workers: int) -> Generator[CorpusUtterance, None, None]:
+def spoken(plan: Sequence[dict[str, Any]], workers: int) -> Generator[CorpusUtterance, None, None]:
     """The planned utterances in order, from fresh processes, where no threads of torch forbid forking."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)

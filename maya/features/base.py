@@ -65,6 +65,7 @@ class Features(nn.Module):
     configuration; its constructor takes the configuration."""
 
     cfg: Any
+    warpable = False  # True: `forward` takes `warps` (B, 3) or None, see maya.features.warp
 
     def __init_subclass__(cls, *, config: type | None = None) -> None:
         super().__init_subclass__()

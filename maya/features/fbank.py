@@ -10,6 +10,7 @@ from maya.config import config
 from maya.errors import MayaError
 from maya.features.base import Features, FeaturesConfig
 from maya.features.frames import check_frames, frame_mask, frame_samples
+from maya.features.warp import warped_filters
 from maya.ranges import Finite, NonNegFloat, PosFloat, PosInt, Share
 
 ENERGY_FLOOR = torch.finfo(torch.float32).eps  # Kaldi's floor of a filter's energy, before the logarithm
@@ -57,6 +58,7 @@ class Fbank(Features, config=FbankConfig):
     (1, num_mels, n_fft // 2 + 1).
     """
 
+    warpable = True
     window: Tensor
     fb: Tensor
 
@@ -91,14 +93,16 @@ class Fbank(Features, config=FbankConfig):
 
     @torch.no_grad()
     def forward(
-        self, audio: Tensor, audio_lens: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, audio: Tensor, audio_lens: Tensor, generator: torch.Generator | None = None,
+        warps: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Features of a padded batch.
 
         Args:
             audio: (B, N) waveforms in [-1, 1], any floating type, N >= 0.
             audio_lens: (B,) int64, valid samples of each row.
             generator: for the dither, on the device of `audio`; None is torch's own.
+            warps: (B, 3) factors by which formants are moved, see `maya.features.warp`; None moves none.
 
         Returns:
             feats (B, T, num_mels) fp32 with T = max(1, (N + hop // 2) // hop), `padding_value` at and
@@ -113,7 +117,13 @@ class Fbank(Features, config=FbankConfig):
             audio = audio + self.cfg.dither * noise
         lens = self.feat_lens(audio_lens)
         frames = max(1, (audio.shape[1] + self.hop_samples // 2) // self.hop_samples)
-        feats = self._frames(self._mirrored(audio, audio_lens), frames)
+        rows = self._mirrored(audio, audio_lens)
+        if warps is None:
+            feats = self._frames(rows, frames)
+        else:
+            filters = warped_filters(self.fb[0].float(), warps, self.cfg.sample_rate / 2)
+            parts = zip(rows.split(1), filters, strict=True)
+            feats = torch.cat([self._frames(row, frames, own) for row, own in parts])
         return feats.masked_fill_(~frame_mask(lens, frames)[:, :, None], self.cfg.padding_value), lens
 
     def _mirrored(self, audio: Tensor, audio_lens: Tensor) -> Tensor:
@@ -137,12 +147,13 @@ class Fbank(Features, config=FbankConfig):
         hops = max(samples, self.window_samples) // self.hop_samples + 1
         return torch.zeros(count, hops * self.hop_samples, device=device)
 
-    def _frames(self, rows: Tensor, frames: int) -> Tensor:
+    def _frames(self, rows: Tensor, frames: int, filters: Tensor | None = None) -> Tensor:
         """Features (B, frames, num_mels) of the first `frames` windows of `rows` (B, L), contiguous.
 
         L is a multiple of the hop, so the windows of all rows have one stride in memory; the few windows that
         run into the next row are wasted. A povey window is 0 at its first sample. Therefore the samples can
         be pre-emphasised before they are cut into windows, and the means subtracted afterwards.
+        filters: (num_mels, n_fft // 2 + 1) in place of `fb`.
         """
         flat, size, hop = rows.view(-1), self.window_samples, self.hop_samples
         count = (flat.numel() - size) // hop + 1
@@ -155,7 +166,7 @@ class Fbank(Features, config=FbankConfig):
         emphasised = flat.new_zeros((min(step, count) - 1) * hop + size)
         padded = flat.new_zeros(min(step, count), self.n_fft)
         power = flat.new_empty(min(step, count), self.n_fft // 2 + 1)
-        window, filters = self.window.float()[:size], self.fb[0].float().t()
+        window, filters = self.window.float()[:size], (self.fb[0].float() if filters is None else filters).t()
         with torch.autocast(flat.device.type, enabled=False):
             for i in range(0, count, step):
                 n = min(step, count - i)

@@ -12,6 +12,7 @@ from maya.config import config
 from maya.errors import MayaError
 from maya.features.base import Features, FeaturesConfig
 from maya.features.frames import check_frames, frame_mask, frame_samples
+from maya.features.warp import warped_filters
 from maya.kernels import host, onednn
 from maya.ranges import NonNegFloat, PosFloat, PosInt, Share
 
@@ -35,7 +36,10 @@ class LogMelConfig(FeaturesConfig):
     hop_ms: PosFloat = 10.0
     preemphasis: Share = 0.97
     dither: NonNegFloat = 1e-5  # standard deviation of the noise added to the waveform while training
-    normalize: Literal["per_feature", "none"] = "per_feature"
+    # per_feature: each mel bin to mean 0 and variance 1 over the utterance. peak: levels below the loudest
+    # mel energy of the utterance, down to `floor_db`, see `_below_peak`.
+    normalize: Literal["per_feature", "peak", "none"] = "per_feature"
+    floor_db: PosFloat = 45.0  # of normalize=peak
     # True: as NeMo before 2.5, with which parakeet-tdt-1.1b and others were trained. The batch is reflected
     # at its ends, an utterance has one frame more, and audio beyond its end is not silenced.
     legacy: bool = False
@@ -55,6 +59,7 @@ class LogMel(Features, config=LogMelConfig):
     `preprocessor.featurizer`.
     """
 
+    warpable = True
     window: Tensor
     fb: Tensor
 
@@ -90,12 +95,15 @@ class LogMel(Features, config=LogMelConfig):
         return LogMelStream(self)
 
     @torch.no_grad()
-    def forward(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, audio: Tensor, audio_lens: Tensor, warps: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Features of a padded batch.
 
         Args:
             audio: (B, N) waveforms in [-1, 1], any floating type, N >= 0.
             audio_lens: (B,) int64, valid samples of each row.
+            warps: (B, 3) factors by which formants are moved, see `maya.features.warp`; None moves none.
 
         Returns:
             feats (B, T, num_mels) fp32 with T = max(1, N // hop) (N // hop + 1 under `legacy`), zero at
@@ -104,15 +112,17 @@ class LogMel(Features, config=LogMelConfig):
         lens = self.feat_lens(audio_lens)
         with torch.autocast(audio.device.type, enabled=False):
             frames = max(1, audio.shape[1] // self.hop_samples + int(self.cfg.legacy))
-            if self.training or frames <= 2 * STRETCH_FRAMES:
-                feats = torch.cat(
-                    [self._log_of(self._power(x.float(), n)) for x, n in self._blocks(audio, audio_lens)]
-                )[:, :frames]
+            if self.training or warps is not None or frames <= 2 * STRETCH_FRAMES:
+                blocks = self._blocks(audio, audio_lens, *([] if warps is None else [warps]))
+                feats = torch.cat([self._log_of(self._power(x.float(), n), *w) for x, n, *w in blocks])
+                feats = feats[:, :frames]
             else:
                 feats = self._in_stretches(audio, audio_lens, frames)
             valid = frame_mask(lens, frames)[:, :, None]
             if self.cfg.normalize == "per_feature":
                 feats = _standardize(feats, valid, lens)
+            elif self.cfg.normalize == "peak":
+                feats = _below_peak(feats, valid, self.cfg.floor_db)
             return _silenced(feats, valid, lens), lens
 
     def _in_stretches(self, audio: Tensor, audio_lens: Tensor, frames: int) -> Tensor:
@@ -159,15 +169,19 @@ class LogMel(Features, config=LogMelConfig):
         with torch.autocast(samples.device.type, enabled=False):
             return self._log_of(self._transform(samples, None))
 
-    def _blocks(self, audio: Tensor, audio_lens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows whose spectra fit in a CPU's cache, which takes half the time; elsewhere all rows at once."""
+    def _blocks(self, audio: Tensor, *of_rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Rows of these tensors whose spectra fit in a CPU's cache, which takes half the time; elsewhere all
+        rows at once."""
         rows = max(1, BLOCK_FRAMES * self.hop_samples // max(1, audio.shape[1]))
         whole = self.training or not audio.is_cpu or len(audio) == 0
-        return zip(*(x.split(len(audio) if whole else rows) for x in (audio, audio_lens)), strict=True)
+        return zip(*(x.split(len(audio) if whole else rows) for x in (audio, *of_rows)), strict=True)
 
-    def _log_of(self, power: Tensor) -> Tensor:
-        """Power spectrum (B, T, n_fft // 2 + 1) -> log-mel (B, T, num_mels)."""
+    def _log_of(self, power: Tensor, warps: Tensor | None = None) -> Tensor:
+        """Power spectrum (B, T, n_fft // 2 + 1), warps (B, 3) or None -> log-mel (B, T, num_mels)."""
         filters = self.fb[0].float()
+        if warps is not None:
+            warped = warped_filters(filters, warps, self.cfg.sample_rate / 2)
+            return torch.log(power @ warped.transpose(1, 2) + LOG_GUARD)
         # In training the product stays as it was, so that recorded runs repeat to the bit.
         fast = not self.training and onednn.available()
         mel = onednn.linear(power, filters) if fast else power @ filters.t()
@@ -274,6 +288,20 @@ def _silenced(feats: Tensor, valid: Tensor, lens: Tensor) -> Tensor:
     for row, length in zip(feats, lens.tolist(), strict=True):
         row[length:].zero_()
     return feats
+
+
+def _below_peak(feats: Tensor, valid: Tensor, floor_db: float) -> Tensor:
+    """Log-mel (B, T, F) as levels from -1, `floor_db` or more below the utterance's loudest, to 3, the
+    loudest: of speech with pauses the mean is near 0.
+
+    An utterance's gain does not change them, nor how much silence is around it, and what is quieter than the
+    floor is all alike: digital silence, and the noise of a quiet room. Per-feature statistics depend on both,
+    and take from a single short word much of what tells it from others. But the colour of a microphone stays:
+    train with `data.augment.equalizer_prob`.
+    """
+    top = feats.masked_fill(~valid, -math.inf).amax((1, 2), keepdim=True)
+    decibels = (feats - top) * (10 / math.log(10))
+    return 4 * (1 + decibels / floor_db).clamp(min=0) - 1
 
 
 def slaney_filterbank(num_mels: int, n_fft: int, sample_rate: int) -> Tensor:

@@ -111,10 +111,18 @@ class SpeechModel(nn.Module):
                 f"{self.cfg.features.sample_rate} Hz: make the loader with sample_rate=features.sample_rate"
             )
 
-    def features(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """audio (B, N) float in [-1, 1] at the model's sample rate, audio_lens (B,) samples → (B, T, F),
-        feat_lens (B,)."""
-        return self.featurizer(audio, audio_lens)
+    def features(
+        self, audio: Tensor, audio_lens: Tensor, warps: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """audio (B, N) float in [-1, 1] at the model's sample rate, audio_lens (B,) samples, warps (B, 3) or
+        None, see maya.features.warp → (B, T, F), feat_lens (B,). Raises MayaError where the features cannot
+        be warped."""
+        if warps is None:
+            return self.featurizer(audio, audio_lens)
+        if not self.featurizer.warpable:
+            kind = self.cfg.features.kind
+            raise MayaError(f"features of kind {kind!r} cannot be warped; set data.augment.warp_prob=0")
+        return self.featurizer(audio, audio_lens, warps=warps)
 
     def begin_step(self, step: int, batch_count: float) -> None:
         """Move all that changes while training on to optimizer step `step`, from 0; `batch_count` is what
@@ -175,14 +183,19 @@ class SpeechModel(nn.Module):
         return self
 
     def encode_audio(
-        self, audio: Tensor, audio_lens: Tensor, views: int = 1, hidden: Sequence[int] = ()
+        self,
+        audio: Tensor,
+        audio_lens: Tensor,
+        views: int = 1,
+        hidden: Sequence[int] = (),
+        warps: Tensor | None = None,
     ) -> Encoded:
         """audio (B, N), audio_lens (B,) → encoder frames before any language is added.
 
-        With `views` 2 each row is there twice, B rows apart, masked in two ways.
+        With `views` 2 each row is there twice, B rows apart, masked in two ways. warps: see `features`.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and ENCODER not in self.frozen):
-            feats, feat_lens = self.features(self.noise(audio, audio_lens), audio_lens)
+            feats, feat_lens = self.features(self.noise(audio, audio_lens), audio_lens, warps)
             feats = self.specaugment.warp(feats, feat_lens)  # alike in all views, which stay frame by frame
             if views > 1:
                 feats, feat_lens = feats.repeat(views, 1, 1), feat_lens.repeat(views)
@@ -212,7 +225,7 @@ class SpeechModel(nn.Module):
         self.check_rate(batch)
         weights = head_weights(self.cfg.heads, self.step)
         views = self.cfg.views if self.training else 1
-        encoded = self.encode_audio(batch.audio, batch.audio_lens, views, self.hidden)
+        encoded = self.encode_audio(batch.audio, batch.audio_lens, views, self.hidden, batch.warps)
         encoded = self._with_host_lens(encoded, batch.on_host("audio_lens").repeat(views))
         step = LossStep(step=self.step, generator=generator, views=views)
         return self.losses(encoded, batch, weights=weights, step=step)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from maya.audio.noises import pink_noise, white_noise
-from maya.data.loading.augment import Augment, AugmentConfig, NoiseConfig, add_noise
+from maya.data.loading.acoustics import add_noise
+from maya.data.loading.augment import Augment, AugmentConfig, NoiseConfig
 from maya.data.measure.entry import Entry
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError

@@ -11,7 +11,7 @@ from lhotse import Recording
 
 from maya.audio.load import as_audio, change_speed, load_audio, load_cut_audio, resample
 from maya.audio.resampling import resample_channels
-from maya.data.loading.augment import add_noise, convolve, reverberate
+from maya.data.loading.acoustics import add_noise, convolve, reverberate
 from maya.errors import MayaError
 from tests.data.making import write_tone
 

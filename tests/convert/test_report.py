@@ -93,6 +93,9 @@ def test_names_the_first_part_that_does_not_fit(tmp_path: Path) -> None:
     model.model.cfg = replace(cfg, encoder=replace(cfg.encoder, att_context_size=((4, 4),), global_tokens=1))
     with pytest.raises(MayaError, match="neither fast weights nor global tokens"):
         to_nemo(model, tmp_path / "a.nemo")
+    model.model.cfg = replace(cfg, features=replace(cfg.features, normalize="peak"))
+    with pytest.raises(MayaError, match="does not support features.normalize=peak"):
+        to_nemo(model, tmp_path / "a.nemo")
     for heads, words in (
         ({}, "none of them"),
         ({"attention": AttentionDecoderConfig()}, "an attention decoder"),

@@ -148,7 +148,8 @@ def test_other_errors_are_raised_unchanged() -> None:
 def test_augmented_batches_do_not_depend_on_workers_or_resuming(
     tmp_path: Path, tokenizer: Tokenizer, num_workers: int
 ) -> None:
-    cfg = AugmentConfig(clean_share=0.2, volume_prob=1.0, codec_prob=0.5, band_limit_prob=0.5)
+    cfg = AugmentConfig(clean_share=0.2, volume_prob=1.0, codec_prob=0.5, band_limit_prob=0.5, warp_prob=0.7)
+    cfg.made_room_prob = cfg.made_noise_prob = cfg.equalizer_prob = 0.5
     options = {"augment": Augment(cfg, 16000), "cache_gb": 1.0}
     whole = list(islice(make(tmp_path, tokenizer, **options), 24))
     plain = list(islice(make(tmp_path, tokenizer), 24))
@@ -156,6 +157,8 @@ def test_augmented_batches_do_not_depend_on_workers_or_resuming(
     rest = islice(make(tmp_path, tokenizer, num_workers=num_workers, start=start, **options), 10)
     for (_, a), (_, b) in zip(whole[14:], rest, strict=True):
         assert a.ids == b.ids and torch.equal(a.audio, b.audio)
+        assert a.warps is not None and b.warps is not None and torch.equal(a.warps, b.warps)
+    assert all(batch.warps is None for _, batch in plain)
     assert all(
         a.ids == b.ids and a.audio.shape == b.audio.shape for (_, a), (_, b) in zip(whole, plain, strict=True)
     )

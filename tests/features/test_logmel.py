@@ -181,3 +181,36 @@ def test_long_audio_in_chunks_equals_one_piece(options, size, monkeypatch):
     parts, part_lens = fe(audio, lens)
     assert torch.equal(whole_lens, part_lens) and whole.shape == parts.shape
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
+
+
+def speech_like(samples=16000):
+    time = torch.arange(samples) / 16000
+    return 0.2 * torch.sin(2 * math.pi * 500 * time) * torch.sin(2 * math.pi * 3 * time) ** 2
+
+
+def test_peak_levels_do_not_depend_on_gain_or_surrounding_silence():
+    fe, audio = front_end(normalize="peak", floor_db=40.0), speech_like()
+    feats, _ = fe(audio[None], torch.tensor([16000]))
+    loud, _ = fe(audio[None] * 4, torch.tensor([16000]))
+    torch.testing.assert_close(loud, feats, atol=0.06, rtol=0)  # LOG_GUARD is at the floor
+    wide = torch.nn.functional.pad(audio, (8000, 4000))[None]
+    padded, lens = fe(wide, torch.tensor([28000]))
+    torch.testing.assert_close(padded[0, 50 : 50 + 98], feats[0, :98], atol=1e-3, rtol=0)
+    assert (padded[0, :48] == -1).all() and int(lens[0]) == 175
+    assert float(feats.max()) == 3 and float(feats.min()) == -1
+
+
+def test_peak_levels_are_decibels_to_the_floor():
+    fe, raw = front_end(normalize="peak", floor_db=40.0), front_end(normalize="none")
+    lens = torch.tensor([16000, 9600])
+    audio = torch.stack([speech_like(), speech_like().flip(0)])
+    feats, frames = fe(audio, lens)
+    levels, _ = raw(audio, lens)
+    for row, n in enumerate(frames.tolist()):
+        decibels = (levels[row, :n] - levels[row, :n].max()) * 10 / math.log(10)
+        torch.testing.assert_close(feats[row, :n], (decibels.clamp(min=-40) / 10) + 3, atol=1e-4, rtol=0)
+        assert not feats[row, n:].any()
+    alone, _ = fe(audio[1:, :9600], lens[1:])
+    torch.testing.assert_close(alone[0], feats[1, :60], atol=1e-5, rtol=0)
+    assert fe(torch.zeros(1, 1600), torch.tensor([1600]))[0].isfinite().all()
+    assert fe(torch.zeros(1, 0), torch.tensor([0]))[0].isfinite().all()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from maya.audio.noises import hum, pink_noise, telephone_tones, white_noise
-from maya.data.loading.augment import add_noise
+from maya.data.loading.acoustics import add_noise
 from maya.data.measure.entry import Entry
 from maya.errors import MayaError
 from maya.recipes.cli import main

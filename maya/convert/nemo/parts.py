@@ -66,6 +66,8 @@ def nemo_parts(cfg: SpeechModelConfig, target: str) -> NemoParts:
                 f"{part.kind}"
             )
     assert isinstance(features, LogMelConfig) and isinstance(encoder, FastConformerConfig)
+    if features.normalize == "peak":
+        raise MayaError(f"{target} does not support features.normalize=peak, which this model has")
     if encoder.fast_weights is not None or encoder.global_tokens:
         raise MayaError(f"{target} supports neither fast weights nor global tokens, which this encoder has")
     pruned = transducer is not None and transducer.loss == "pruned"

@@ -1,4 +1,5 @@
-"""Augmentation of training audio on the CPU: rooms, noise, narrow bands, codecs and levels.
+"""Augmentation of training audio on the CPU: rooms, noise, narrow bands, codecs and levels; and the draw of
+formant warps, which the features carry out (maya.features.warp).
 
 The changes to an utterance are a function of (seed, epoch, id) alone. They do not depend on the number of
 workers, ranks or batches, and a resumed run gets the same audio as an uninterrupted one. Switching one kind
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -26,13 +27,26 @@ from maya.audio.tar_index import index_tar
 from maya.config import config
 from maya.data.corpus.common import AUDIO_SUFFIXES
 from maya.data.corpus.walk import walk
+from maya.data.loading.acoustics import (
+    EQUALIZER_HZ,
+    SILENT,
+    MadeNoise,
+    MadeRoom,
+    add_noise,
+    band_limit,
+    equalize,
+    made_noise,
+    made_room,
+    power_of,
+    reverberate,
+)
 from maya.errors import MayaError
-from maya.ranges import Ascending, Finite, PosFloat, PosInt, Range, Seed, Share
+from maya.ranges import Ascending, BelowOne, Finite, PosFloat, PosInt, Range, Seed, Share
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _ROOMS_KEPT = 512  # decoded impulse responses; of one second, 32 MB
 _LONGEST_ROOM = 4.0  # seconds of an impulse response; what follows cannot be heard
-_SILENT = 1e-10  # mean power, -100 dB
+_WARPS = 3  # factors of a warp: one for each of maya.features.warp.KNOTS_HZ
 
 
 @config
@@ -59,6 +73,15 @@ class AugmentConfig:
     noise, music, babble: one of the three at most is added. For the folders of MUSAN (Snyder et al. 2015)
         Kaldi's recipes take snr_db (0, 15), (5, 15), and (13, 20) with mixed (3, 7).
     rooms: folders or tars of room impulse responses; the level stays, and so does the place of the speech.
+    made_room_prob: share in made-up rooms, for those without recordings: noise that decays by 60 dB within
+        `reverberation_seconds`, with the direct sound `direct_db` above it; each range is drawn from evenly.
+    made_noise_prob: share with made-up noise, whose power falls by 0 to 6 dB an octave; its level is drawn
+        from `made_snr_db`.
+    equalizer_prob: share whose spectrum is shaped by a random smooth curve, as by another microphone;
+        `equalizer_db` is its largest gain or loss at any of six frequencies from 125 to 4000 Hz.
+    warp_prob: share of the utterances whose formants are moved, as if by another vocal tract.
+    warp: factors of frequency, drawn evenly between their logarithms. warp_spread: each formant is moved by a
+        factor of its own besides, up to so much above or below 1. The features must be warpable.
     band_limit_hz: cut-off frequencies in hertz, one of which is drawn; at most half the model's sample rate.
     codecs: one of which is drawn: mulaw, alaw and gsm at 8 kHz as on telephones; mp3, opus and vorbis at
         the model's sample rate, or the next that they have, of any quality.
@@ -71,6 +94,16 @@ class AugmentConfig:
     babble: NoiseConfig = field(default_factory=lambda: NoiseConfig(snr_db=(13.0, 20.0), mixed=(3, 7)))
     rooms: tuple[str, ...] = ()
     room_prob: Share = 0.0
+    made_room_prob: Share = 0.0
+    reverberation_seconds: Annotated[tuple[PosFloat, PosFloat], Ascending()] = (0.1, 0.5)
+    direct_db: Annotated[tuple[Finite, Finite], Ascending()] = (0.0, 12.0)
+    made_noise_prob: Share = 0.0
+    made_snr_db: Annotated[tuple[Finite, Finite], Ascending()] = (5.0, 30.0)
+    equalizer_prob: Share = 0.0
+    equalizer_db: PosFloat = 10.0
+    warp_prob: Share = 0.0
+    warp: Annotated[tuple[PosFloat, PosFloat], Ascending()] = (0.85, 1.18)
+    warp_spread: BelowOne = 0.0
     band_limit_hz: tuple[Annotated[int, Range(min=500)], ...] = (3000, 4000, 6000)
     band_limit_prob: Share = 0.0
     codecs: tuple[str, ...] = tuple(CODECS)
@@ -87,7 +120,17 @@ class AugmentConfig:
     def on(self) -> bool:
         """Whether anything is ever changed."""
         chances = [noise.prob for noise in self.noises.values()]
-        return max(*chances, self.room_prob, self.band_limit_prob, self.codec_prob, self.volume_prob) > 0
+        chances += [self.room_prob, self.made_room_prob, self.made_noise_prob, self.equalizer_prob]
+        return max(*chances, self.warp_prob, self.band_limit_prob, self.codec_prob, self.volume_prob) > 0
+
+
+def few_speakers() -> AugmentConfig:
+    """For training on a few speakers: other microphones, noises and rooms, made up. egs/digits/RESULTS.md has
+    what was compared."""
+    return AugmentConfig(
+        clean_share=0.2, equalizer_prob=0.5, equalizer_db=8.0, made_noise_prob=0.3, made_room_prob=0.15,
+        band_limit_prob=0.2,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,10 +144,14 @@ class Noise:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Changes:
-    """Changes of one utterance, in this order; all None for a clean one."""
+    """Changes of one utterance, in this order; all None for a clean one. warp: done by the features."""
 
+    warp: tuple[float, ...] | None = None
     room: int | None = None
+    made_room: MadeRoom | None = None
     noise: Noise | None = None
+    made_noise: MadeNoise | None = None
+    equalizer_db: tuple[float, ...] | None = None
     band_limit_hz: int | None = None
     codec: tuple[str, float] | None = None  # and its quality, 0 (small) to 1 (good)
     volume: float | None = None
@@ -112,7 +159,9 @@ class Changes:
     @property
     def names(self) -> list[str]:
         kinds = {
-            "room": self.room, "band_limit": self.band_limit_hz, "codec": self.codec, "volume": self.volume,
+            "warp": self.warp, "room": self.room, "made_room": self.made_room, "made_noise": self.made_noise,
+            "equalizer": self.equalizer_db,
+            "band_limit": self.band_limit_hz, "codec": self.codec, "volume": self.volume,
         }  # fmt: skip
         names = [name for name, value in kinds.items() if value is not None]
         return names + ([self.noise.kind] if self.noise is not None else []) or ["clean"]
@@ -143,26 +192,59 @@ class Augment:
         cfg = self.cfg
         if _clean_place(cfg.seed, id, epoch) < cfg.clean_share:
             return Changes()
-        key = hashlib.blake2b(f"{cfg.seed}/{epoch}/{id}".encode(), digest_size=16).digest()
-        rng = np.random.default_rng(int.from_bytes(key, "little"))
+        rng = _generator(f"{cfg.seed}/{epoch}/{id}")
         # Always the same number of draws for the decisions: options do not shift each other's.
         does, which = rng.random(5), rng.random(7)
         return Changes(
             room=int(which[0] * len(self._rooms)) if does[0] < cfg.room_prob else None,
             noise=self._noise(does[1], which[1], which[2], rng),
+            **self._made_up(id, epoch),
             band_limit_hz=_pick(cfg.band_limit_hz, which[3]) if does[2] < cfg.band_limit_prob else None,
             codec=(_pick(cfg.codecs, which[4]), float(which[5])) if does[3] < cfg.codec_prob else None,
             volume=_between_logs(cfg.volume, which[6]) if does[4] < cfg.volume_prob else None,
         )
 
+    def warps(self, ids: Sequence[str], epoch: int) -> Tensor | None:
+        """(B, 3) float32: the formant warps of utterances in an epoch, 1 for those without; None where the
+        options have none."""
+        if self.cfg.warp_prob == 0:
+            return None
+        return torch.tensor([self.changes(id, epoch).warp or (1.0,) * _WARPS for id in ids])
+
+    def _made_up(self, id: str, epoch: int) -> dict[str, Any]:
+        """The changes that need no recordings, by draws of their own."""
+        cfg, rng = self.cfg, _generator(f"{self.cfg.seed}/{epoch}/{id}/made")
+        does, room, noise = rng.random(4), rng.random(2), rng.random(2)
+        seeds, gains, warp = rng.integers(2**32, size=2), rng.uniform(-1, 1, len(EQUALIZER_HZ)), rng.random()
+        spread = 1 + cfg.warp_spread * rng.uniform(-1, 1, _WARPS)
+        changes: dict[str, Any] = {}
+        if does[0] < cfg.warp_prob:
+            changes["warp"] = tuple((_between_logs(cfg.warp, warp) * spread).tolist())
+        if does[1] < cfg.made_room_prob:
+            seconds, direct = _between(cfg.reverberation_seconds, room[0]), _between(cfg.direct_db, room[1])
+            changes["made_room"] = MadeRoom(seconds=seconds, direct_db=direct, seed=int(seeds[0]))
+        if does[2] < cfg.made_noise_prob:
+            snr_db, slope_db = _between(cfg.made_snr_db, noise[0]), _between((-6.0, 0.0), noise[1])
+            changes["made_noise"] = MadeNoise(snr_db=snr_db, slope_db=slope_db, seed=int(seeds[1]))
+        if does[3] < cfg.equalizer_prob:
+            changes["equalizer_db"] = tuple((cfg.equalizer_db * gains).tolist())
+        return changes
+
     def apply(self, audio: Tensor, changes: Changes) -> Tensor:
-        """(N,) with these changes made; an utterance of silence stays as it is."""
-        if changes == Changes() or len(audio) == 0 or _power(audio) < _SILENT:
+        """(N,) with these changes made, except the warp; an utterance of silence stays as it is."""
+        if changes == Changes() or len(audio) == 0 or power_of(audio) < SILENT:
             return audio
         if changes.room is not None:
             audio = reverberate(audio, self._room(self._rooms[changes.room]))
+        if changes.made_room is not None:
+            audio = reverberate(audio, made_room(changes.made_room, self.sample_rate))
         if changes.noise is not None:
             audio = add_noise(audio, self.load_noise(changes.noise, len(audio)), changes.noise.snr_db)
+        if changes.equalizer_db is not None:
+            audio = equalize(audio, changes.equalizer_db, self.sample_rate)
+        if changes.made_noise is not None:
+            noise = made_noise(changes.made_noise, len(audio), self.sample_rate)
+            audio = add_noise(audio, noise, changes.made_noise.snr_db)
         if changes.band_limit_hz is not None:
             audio = band_limit(audio, changes.band_limit_hz, self.sample_rate)
         if changes.codec is not None:
@@ -198,49 +280,9 @@ class Augment:
         total = torch.zeros(samples)
         for index, place in noise.recordings:
             segment = _load_segment(self._noises[noise.kind][index], samples, place, self.sample_rate)
-            power = _power(segment)
-            total += segment / math.sqrt(power) if power > _SILENT else 0.0
+            power = power_of(segment)
+            total += segment / math.sqrt(power) if power > SILENT else 0.0
         return total
-
-
-def add_noise(audio: Tensor, noise: Tensor, snr_db: float) -> Tensor:
-    """(N,) + (N,) scaled so that the powers, each over all samples, differ by `snr_db`."""
-    power = _power(noise)
-    if power < _SILENT:
-        return audio
-    gain = math.sqrt(_power(audio) / power / 10 ** (snr_db / 10))
-    return audio + gain * noise
-
-
-def reverberate(audio: Tensor, room: Tensor) -> Tensor:
-    """(N,) in a room with the impulse response (K,), shifted back by the way of the direct sound, its largest
-    sample, and at the same power; as Kaldi's wav-reverberate --shift-output."""
-    direct = int(room.abs().argmax())
-    wet = convolve(audio, room)[direct : direct + len(audio)]
-    power = _power(wet)
-    return wet * math.sqrt(_power(audio) / power) if power > 0 else audio
-
-
-def convolve(signal: Tensor, kernel: Tensor) -> Tensor:
-    """(N,), (K,) -> (N + K - 1,), their full convolution, by FFT in float64.
-
-    NumPy's FFT runs in one thread. torch's gives other last bits with another number of threads, and the
-    workers of a loader have one each: the same utterance would differ between them and the main process.
-    """
-    length = len(signal) + len(kernel) - 1
-    size = 1 << (length - 1).bit_length()
-    spectrum = np.fft.rfft(signal.double().numpy(), size) * np.fft.rfft(kernel.double().numpy(), size)
-    return torch.from_numpy(np.fft.irfft(spectrum, size)[:length].astype(np.float32))
-
-
-def _power(audio: Tensor) -> float:
-    """Mean square of (N,); the same to the last bit whatever the number of threads, which torch's is not."""
-    return float(np.mean(np.square(audio.numpy(), dtype=np.float64))) if len(audio) else 0.0
-
-
-def band_limit(audio: Tensor, hertz: int, sample_rate: int) -> Tensor:
-    """(N,) at `sample_rate` Hz without what lies above `hertz`, which is at most half of it."""
-    return resample(resample(audio, sample_rate, 2 * hertz), 2 * hertz, sample_rate)[: len(audio)]
 
 
 def _clean_place(seed: int, id: str, epoch: int) -> float:
@@ -250,8 +292,17 @@ def _clean_place(seed: int, id: str, epoch: int) -> float:
     return (int.from_bytes(key, "little") / 2**64 + epoch * _GOLDEN) % 1.0
 
 
+def _generator(key: str) -> np.random.Generator:
+    digest = hashlib.blake2b(key.encode(), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
 def _pick(options: Sequence, draw: float):  # type: ignore[no-untyped-def]
     return options[int(draw * len(options))]
+
+
+def _between(limits: tuple[float, float], draw: float) -> float:
+    return limits[0] + float(draw) * (limits[1] - limits[0])
 
 
 def _between_logs(limits: tuple[float, float], draw: float) -> float:

@@ -36,6 +36,7 @@ class Batch:
     ids: B utterance ids
     labels: B values for each name of a label, None where an utterance has none; "speaker" is always there
         where the batch is of prepared data
+    warps: (B, 3) float32 factors by which the features move formants, see maya.features.warp, or None
     host: of a batch on a device, copies on the CPU by the name of the field; see `on_host`
     """
 
@@ -47,6 +48,7 @@ class Batch:
     langs: Tensor
     ids: list[str]
     labels: dict[str, list[str | None]] = field(default_factory=dict)
+    warps: Tensor | None = None
     host: dict[str, HostCopy] = field(default_factory=dict, repr=False)
 
     @property
@@ -97,6 +99,7 @@ def make_batch(
     *,
     sample_rate: int,
     labels: Mapping[str, Sequence[str | None]] | None = None,
+    warps: Tensor | None = None,
 ) -> Batch:
     """Pad B utterances: `audio` (N_b,) float32 at `sample_rate` Hz each, `tokens` U_b ids each."""
     audio_lens = torch.tensor([len(a) for a in audio], dtype=torch.int64)
@@ -116,4 +119,5 @@ def make_batch(
         langs=torch.tensor(langs, dtype=torch.int64),
         ids=list(ids),
         labels={name: list(values) for name, values in (labels or {}).items()},
+        warps=warps,
     )

@@ -240,11 +240,11 @@ class CutReader(Dataset[Made]):
             reason = f"none of the {len(skipped)} utterances of the first batch can be read; the first: "
             return Made(job.position, None, skipped, MayaError(reason + skipped[0].reason))
         try:
-            return Made(job.position, self._batch(audio) if audio else None, skipped)
+            return Made(job.position, self._batch(audio, job.epoch) if audio else None, skipped)
         except MayaError as error:
             return Made(job.position, None, skipped, error)
 
-    def _batch(self, audio: list[tuple[Cut, Tensor]]) -> Batch:
+    def _batch(self, audio: list[tuple[Cut, Tensor]], epoch: int) -> Batch:
         transcripts = [self.transcripts.read(cut) for cut, _ in audio]
         return make_batch(
             [samples for _, samples in audio],
@@ -253,6 +253,7 @@ class CutReader(Dataset[Made]):
             [cut.id for cut, _ in audio],
             sample_rate=self.sample_rate,
             labels=_labels([cut for cut, _ in audio]),
+            warps=self.augment.warps([cut.id for cut, _ in audio], epoch) if self.augment else None,
         )
 
     def _audio(self, cut: Cut, epoch: int) -> Tensor:

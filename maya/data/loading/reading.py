@@ -109,6 +109,7 @@ class BatchReader(Dataset[Made]):
             [u.ids[item] for item in items],
             sample_rate=self.sample_rate,
             labels=u.labels(items),
+            warps=self.augment.warps([u.ids[item] for item in items], job.epoch) if self.augment else None,
         )
         return Made(job.position, batch, skipped)
 
