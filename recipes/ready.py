@@ -29,6 +29,8 @@ from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.markers import content, is_done
 from maya.recipes.tokenizer import tokenizer_inputs
 from maya.recipes.train import check_labels, drop_infeasible, shared_tokens, usable
+from maya.storage.check import check_storage
+from maya.storage.s3 import Place, connect
 from maya.text.load import load_tokenizer
 from maya.train.checkpoints.checkpoint import load_checkpoint, step_checkpoints, weights_for
 from maya.train.checkpoints.resume import refuse_other_experiment, refuse_other_tokenizer, with_new_fields
@@ -49,6 +51,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     text = "GPUs of this machine that the run will use; 0: the CPU (default: 8)"
     p.add_argument("--gpus", type=COUNT, default=8, metavar="N", help=text)
     p.add_argument("--storage", default="", help="an object (s3://bucket/key) to test the storage with")
+    p.add_argument("--to", default="", metavar="URL", help="the storage (s3://bucket/folder) of `maya watch`")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         if experiment.data.source == "lhotse":
             raise MayaError("`maya ready` checks prepared data, and data.source=lhotse trains without them")
         planned = Planned(experiment=experiment, data=args.data, run=args.run_dir, gpus=args.gpus,
-                          storage=args.storage)  # fmt: skip
+                          storage=args.storage, upload=args.to)  # fmt: skip
         results = checks(planned)
     except MayaError as e:
         results = [_failed("experiment", str(e))]
@@ -90,13 +93,15 @@ class GpuStatus:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Planned:
     """A run that is to start. gpus: number on this machine; storage: an object (s3://bucket/key) to test the
-    storage with, while the data are not prepared yet."""
+    storage with, while the data are not prepared yet; upload: where the watcher brings checkpoints, if it
+    does."""
 
     experiment: Experiment
     data: Path
     run: Path
     gpus: int
     storage: str = ""
+    upload: str = ""
 
 
 def checks(planned: Planned) -> list[ReadinessCheck]:
@@ -109,6 +114,7 @@ def checks(planned: Planned) -> list[ReadinessCheck]:
         "plan": _plan,
         "checkpoint": _checkpoint,
         "storage": _storage,
+        "upload": _upload,
     }
     results = []
     for topic, check in functions.items():
@@ -282,6 +288,19 @@ def _storage(planned: Planned) -> Iterator[ReadinessCheck | str]:
     else:
         where = f"{remote} of them in object storage" if remote else "all in files"
         yield f"{len(rows)} tested recordings can be read, {where}"
+
+
+def _upload(planned: Planned) -> Iterator[ReadinessCheck | str]:
+    if not planned.upload:
+        return
+    place = Place.of(planned.upload)
+    results = list(check_storage(connect(attempts=2, read_seconds=20), place))
+    for result in results:
+        if not result.passed:
+            yield _failed("upload", f"{place}, {result.topic}: {result.text}")
+            return
+    size = count_parameters(_shape(planned.experiment)) * TRAINING
+    yield f"{place} can be used; a training checkpoint has {size / 1e9:.1f} GB"
 
 
 def _shape(experiment: Experiment) -> SpeechModel:

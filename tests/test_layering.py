@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    *("kernels", "losses", "text", "audio", "data", "features", "encoders", "heads", "models", "decode"),
+    *("kernels", "losses", "text", "storage", "audio", "data", "features", "encoders", "heads", "models"),
+    "decode",
     *("align", "score", "train", "serve", "convert", "facade", "recipes", "egs"),
 )  # facade: maya/__init__.py, which loads models for users
 DATA_ORDER = ("corpus", "measure", "table", "report", "prepare", "plan", "loading")  # inside maya/data
@@ -23,7 +24,18 @@ FOR_ALL = (
 )  # files of maya that all layers but the kernels may import
 KERNELS_MAY = {"torch", "triton"}
 OPTIONAL = (
-    *("k2", "boto3", "onnx", "onnxruntime", "espeakng_loader", "babel", "matplotlib", "nemo"),
+    *(
+        "k2",
+        "boto3",
+        "botocore",
+        "moto",
+        "onnx",
+        "onnxruntime",
+        "espeakng_loader",
+        "babel",
+        "matplotlib",
+        "nemo",
+    ),
     *("transformers", "tokenizers", "peft", "av", "kenlm"),
     *("meeteval", "scipy", "whisper_normalizer", "indic_numtowords"),
 )

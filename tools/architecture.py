@@ -16,7 +16,7 @@ TOP = Path(__file__).resolve().parents[1]
 PAGE = TOP / "docs" / "architecture.md"
 BEGIN, END = "<!-- files: python -m tools.architecture writes this list -->", "<!-- end of files -->"
 FOLDERS = (
-    *("maya", "maya/text", "maya/audio", "maya/audio/containers", "maya/audio/vad"),
+    *("maya", "maya/text", "maya/storage", "maya/audio", "maya/audio/containers", "maya/audio/vad"),
     *("maya/data/corpus", "maya/data/measure", "maya/data/table", "maya/data/report", "maya/data/prepare"),
     *("maya/data/plan", "maya/data/loading", "maya/features"),
     *("maya/encoders", "maya/encoders/conformer", "maya/encoders/zipformer", "maya/encoders/lact"),

@@ -11,7 +11,9 @@ trap 'rm -rf "$work"' EXIT
 
 python -m egs.indic12.data --out "$work/corpus" --languages hi en --utterances-per-language 24 \
   --eval-utterances-per-language 4 --words-per-language 12
-egs/indic12/run.sh --corpus "$work/corpus" --work "$work" --experiment mini --name run --gpus 0 --cpu true \
+device=(--gpus 0 --cpu true)
+! nvidia-smi -L 2>/dev/null | grep -q '^GPU' || device=(--gpus 1)
+egs/indic12/run.sh --corpus "$work/corpus" --work "$work" --experiment mini --name run "${device[@]}" \
   --tokenizer.vocab_size 64 --train.steps 20 --train.warmup_steps 5
 
 for file in config.json metrics.jsonl decode/test/{hyps.jsonl,result.json,errors.txt,report.html}; do

@@ -1,7 +1,6 @@
 """Byte ranges of objects in S3, or in anything that speaks its protocol.
 
-boto3 comes with `pip install maya-asr[cloud]`. boto3 finds the objects and the credentials:
-its configuration files, environment variables (AWS_ENDPOINT_URL for other providers) and roles apply.
+See `maya.storage.s3` for boto3, endpoints and credentials.
 """
 
 import os
@@ -10,10 +9,10 @@ from typing import Any, Protocol
 
 from maya.audio.stamps import Stamp, changed, same_stamp
 from maya.errors import MayaError
+from maya.storage.s3 import code, connect, reason
 
 _BLOCK = 1 << 20  # bytes; a request costs about as much as transferring this
 _TIMEOUT_SECONDS = 30
-_ATTEMPTS = 5
 
 
 class Client(Protocol):
@@ -62,7 +61,7 @@ class S3Store:
         except MayaError:
             raise
         except Exception as error:  # as above; the body may break off, too
-            if _code(error) in ("InvalidRange", "416"):  # begins past the end
+            if code(error) in ("InvalidRange", "416"):  # begins past the end
                 return b""
             raise _unreadable(path, error) from None
         if stamp is not None:
@@ -77,7 +76,7 @@ class S3Store:
             return self._given
         with self._lock:
             if self._made is None or self._made[0] != os.getpid():
-                self._made = os.getpid(), _connect()
+                self._made = os.getpid(), connect(read_seconds=_TIMEOUT_SECONDS)
             return self._made[1]
 
 
@@ -95,20 +94,6 @@ def use_s3_store(store: S3Store) -> None:
     _current = store
 
 
-def _connect() -> Client:
-    try:
-        import boto3
-        from botocore.config import Config
-    except ImportError:
-        raise MayaError("reading s3:// needs boto3: pip install 'maya-asr[cloud]'") from None
-    settings = Config(
-        retries={"mode": "standard", "max_attempts": _ATTEMPTS},
-        connect_timeout=_TIMEOUT_SECONDS,
-        read_timeout=_TIMEOUT_SECONDS,
-    )
-    return boto3.client("s3", config=settings)
-
-
 def _split(path: str) -> tuple[str, str]:
     bucket, _, key = path.removeprefix("s3://").partition("/")
     if not bucket or not key:
@@ -116,10 +101,5 @@ def _split(path: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _code(error: Exception) -> str:
-    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
-
-
 def _unreadable(path: str, error: Exception) -> MayaError:
-    lines = str(error).strip().splitlines()
-    return MayaError(f"cannot read {path}: {lines[0] if lines else type(error).__name__}")
+    return MayaError(f"cannot read {path}: {reason(error)}")
