@@ -72,9 +72,10 @@ validate-r2:  ## check object storage (R2, S3), operation by operation: STORAGE=
 
 prod-artifacts:  ## prepare the data, train the tokenizer, check the plan, upload them: CORPUS=DIR (STORAGE= as above)
 	@[ -n "$(CORPUS)" ] || { echo "prod-artifacts: give CORPUS=DIR, the folder of the corpus"; exit 1; }
-	@set -e; $(ENV) maya prepare --experiment $(EXPERIMENT) --corpus "$(CORPUS)" --out "$(DATA)" $(ARGS); \
-	maya tokenizer $(PROD) $(ARGS); maya plan --experiment $(EXPERIMENT) --data "$(DATA)" $(ARGS); \
-	[ -z "$(STORAGE)" ] || { maya watch "$(DATA)" --to "$(STORAGE)-data" --once; maya watch "$(RUN)" --to "$(STORAGE)" --once; }
+	@$(ENV) maya prepare --experiment $(EXPERIMENT) --corpus "$(CORPUS)" --out "$(DATA)" $(ARGS) && \
+	maya tokenizer $(PROD) $(ARGS) && maya plan --experiment $(EXPERIMENT) --data "$(DATA)" $(ARGS) && \
+	{ [ -z "$(STORAGE)" ] || { maya watch "$(DATA)" --to "$(STORAGE)-data" --once && \
+	maya watch "$(RUN)" --to "$(STORAGE)" --once; }; }
 
 prod-readiness:  ## check whether a long run can start: DATA=exp/indic12/DIR/data (EXPERIMENT= RUN= GPUS=8 STORAGE= AUDIO= ARGS=)
 	@$(ENV) maya ready $(PROD) --gpus $(GPUS) --storage "$(AUDIO)" --to "$(STORAGE)" $(ARGS)

@@ -24,18 +24,7 @@ FOR_ALL = (
 )  # files of maya that all layers but the kernels may import
 KERNELS_MAY = {"torch", "triton"}
 OPTIONAL = (
-    *(
-        "k2",
-        "boto3",
-        "botocore",
-        "moto",
-        "onnx",
-        "onnxruntime",
-        "espeakng_loader",
-        "babel",
-        "matplotlib",
-        "nemo",
-    ),
+    *("k2", "boto3", "botocore", "moto", "onnx", "onnxruntime", "espeakng_loader", "babel", "matplotlib"),
     *("transformers", "tokenizers", "peft", "av", "kenlm", "ray", "nemo"),
     *("meeteval", "scipy", "whisper_normalizer", "indic_numtowords"),
 )

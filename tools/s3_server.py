@@ -209,7 +209,7 @@ def serve() -> Iterator[int]:
 @contextmanager
 def before(upstream: int) -> Iterator[Proxy]:
     """A proxy before the server of that port."""
-    handler = type("Handler", (_Handler,), {})
+    handler: Any = type("Handler", (_Handler,), {})
     server = ThreadingHTTPServer((HOST, 0), handler)
     server.daemon_threads = True
     server.handle_error = lambda *_: None  # type: ignore[method-assign]

@@ -51,7 +51,7 @@ ROW_BYTES = 67  # of the table and its statistics in Parquet, dev set of egs/dig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
+class RunFigures:
     """Of one run. Bytes, seconds; `checkpoint`: a training checkpoint."""
 
     parameters: int
@@ -90,17 +90,17 @@ class Figures:
         return (keep_local + 2 + waiting) * self.checkpoint + 3 * self.weights + LOGS
 
 
-def figures(report: dict[str, Any]) -> Figures:
+def figures(report: dict[str, Any]) -> RunFigures:
     """Those of what `maya plan --json` wrote."""
     train, time = report["config"]["train"], report["time"]
-    return Figures(
+    return RunFigures(
         parameters=sum(report["parameters"].values()), step_seconds=time["step_seconds"],
         steps=train["steps"], save_every=train["save_every"], hours=time["hours"],
         padded_per_step=time["padded_seconds_per_step"],
     )  # fmt: skip
 
 
-def run_table(run: Figures, hash_rate: float) -> list[str]:
+def run_table(run: RunFigures, hash_rate: float) -> list[str]:
     """Checkpoints: sizes, times and the disk."""
     upload = [f"{run.checkpoint / 1e6 / rate:.0f} s at {rate} MB/s" for rate in RATES]
     rows = [
@@ -123,7 +123,7 @@ def run_table(run: Figures, hash_rate: float) -> list[str]:
     return ["| figure | formula | value |", "|---|---|---|", *(f"| {a} | {b} | {c} |" for a, b, c in rows)]
 
 
-def money_table(run: Figures) -> list[str]:
+def money_table(run: RunFigures) -> list[str]:
     """What the checkpoints cost."""
     lines = [
         "| checkpoints in the storage | TB | " + " | ".join(p.name for p in PROVIDERS) + " |",
@@ -140,7 +140,7 @@ def money_table(run: Figures) -> list[str]:
     return lines
 
 
-def audio_table(run: Figures) -> list[str]:
+def audio_table(run: RunFigures) -> list[str]:
     """What the audio takes: its size, the rate that feeds the GPUs, and its price."""
     speed = run.padded_per_step / run.step_seconds / 3600  # hours of audio a second
     head = " | ".join(f"{p.name}, a month; one pass read from outside" for p in PROVIDERS)
@@ -155,7 +155,7 @@ def audio_table(run: Figures) -> list[str]:
     return lines
 
 
-def text(run: Figures, hash_rate: float) -> str:
+def text(run: RunFigures, hash_rate: float) -> str:
     """All tables."""
     rows = run.hours * 3600 / 6
     table = f"Tables: {ROW_BYTES} B a row; {rows * ROW_BYTES / GB:.1f} GB for {rows / 1e6:.0f} M rows of 6 s."

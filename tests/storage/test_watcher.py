@@ -301,9 +301,12 @@ def test_killed_in_a_multipart_upload(
 def test_sigterm_ends_it(run: Path, place: Place, proxy: Proxy) -> None:
     make_sound(run, 1, 1000)
     process = spawn(run, place)
-    until(lambda: stored_steps(place) == [1])
-    process.terminate()
-    assert process.wait(20) == 0
+    try:
+        until(lambda: stored_steps(place) == [1])
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
     status = json.loads((run / "watch.json").read_text())
     assert status["verified"] == ["checkpoints/step-0000001.pt"] and status["error"] == ""
 
