@@ -104,7 +104,10 @@ def suits(x: Tensor) -> bool:
 
 def apply(layer: nn.Module, x: Tensor) -> Tensor:
     """`layer(x)`, by `linear` for an `nn.Linear`. Only where oneDNN is `available`."""
-    return linear(x, layer.weight, layer.bias) if type(layer) in (nn.Linear, QuickLinear) else layer(x)
+    if isinstance(layer, nn.Linear) and type(layer) in (nn.Linear, QuickLinear):
+        return linear(x, layer.weight, layer.bias)
+    output: Tensor = layer(x)
+    return output
 
 
 class _LinearThroughOneDNN(TorchFunctionMode):

@@ -125,7 +125,7 @@ def _text_scores(fused: FusedRows, eos: int, done: Tensor) -> Tensor:
     """(B, K, V): what the text adds to each next token, and to the end of the sentence what the end adds.
     Nothing where the sentence is complete already (`done`, (B, K))."""
     scores = fused.scores.view(*done.shape, -1).masked_fill(done[..., None], 0.0)
-    ends = fused.final(torch.zeros(done.shape, device=done.device))
+    ends = fused.final(fused.state, torch.zeros(done.shape, device=done.device))
     scores[..., eos] = ends.masked_fill(done, 0.0)
     return scores
 
