@@ -176,7 +176,7 @@ def planned(options: Options, base: Checkpoint, data: Path, spoken: Sequence[str
     facts = settings.Facts(
         seconds=float(table.numbers("duration").sum()), longest=float(table.numbers("duration").max()),
         old_pieces=base.tokenizer.vocab_size, tune=options.tune, vocabulary=start.vocabulary,
-        replay=options.replay > 0, gpu=not options.cpu and choose_device("auto").type == "cuda",
+        gpu=not options.cpu and choose_device("auto").type == "cuda",
     )  # fmt: skip
     chosen = settings.choose(facts, base.model_config.encoder)
     experiment = Experiment(name=f"finetune/{folder.name}", languages=languages)

@@ -40,7 +40,6 @@ class Facts:
     old_pieces: int
     tune: Tune
     vocabulary: Vocabulary
-    replay: bool
     gpu: bool
 
     @property
@@ -82,8 +81,8 @@ def choose(facts: Facts, encoder: EncoderConfig) -> dict[str, Any]:
 
 
 def _learning(facts: Facts) -> dict[str, Any]:
-    """What learns. The rows of old pieces stay unless other languages are replayed: without these each step
-    only teaches that their pieces are wrong."""
+    """What learns. Where the encoder stays, or nearly so, the rows of old pieces stay too, bit for bit. Where
+    it learns they would be in the way: new pieces of the same sounds learn slowly against fixed ones."""
     new = facts.vocabulary != "keep"
     options: dict[str, Any] = {}
     if facts.tune in ("lora", "bottleneck"):
@@ -92,7 +91,7 @@ def _learning(facts: Facts) -> dict[str, Any]:
         options["train.learn"] = facts.tune
     if new and facts.tune != "all":
         options["train.learn_vocabulary"] = "true"
-    if facts.vocabulary == "extend" and not (facts.replay and facts.tune in ("all", "top")):
+    if facts.vocabulary == "extend" and facts.tune not in ("all", "top"):
         options["train.fixed_pieces"] = facts.old_pieces
     return options
 
