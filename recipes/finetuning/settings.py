@@ -6,8 +6,6 @@ from typing import Any, Literal
 
 from maya.config import override
 from maya.encoders import EncoderConfig
-from maya.heads import CTCConfig, TransducerConfig
-from maya.models.config import SpeechModelConfig
 from maya.recipes.experiment import Experiment
 
 Tune = Literal["all", "top", "norms", "lora", "bottleneck"]
@@ -105,16 +103,3 @@ def apply(experiment: Experiment, options: dict[str, Any]) -> None:
 def shown(options: dict[str, Any]) -> str:
     """The options as the command line takes them."""
     return " \\\n  ".join(f"--set {name}={value}" for name, value in options.items())
-
-
-def begun(cfg: SpeechModelConfig, vocabulary: Vocabulary) -> None:
-    """Take the waiting times and ramps of the base's own training out of the heads, in place: its heads are
-    trained. A head with new rows for all pieces keeps a ramp of its inner losses."""
-    for head in cfg.heads.values():
-        head.first_step = head.ramp_steps = 0
-        if vocabulary == "replace":
-            continue
-        if isinstance(head, TransducerConfig):
-            head.pruned.warmup_steps = 0
-        if isinstance(head, CTCConfig):
-            head.consistency_warmup = 0
