@@ -23,8 +23,8 @@ def main() -> None:
     p.add_argument("--minutes", type=int, nargs="+", default=[10, 30, 60])
     args = p.parse_args()
     first = args.languages[0]
-    lines = (args.source / "manifest.jsonl").read_text().splitlines()
-    rows = [row for row in map(json.loads, lines) if row["language"] in args.languages]
+    with (args.source / "manifest.jsonl").open() as f:
+        rows = [row for row in map(json.loads, f) if row["language"] in args.languages]
     parts = speakers_apart([row for row in rows if row["language"] == first])
     order = np.random.default_rng(0).permutation(len(rows)).tolist()
     rows = sorted((rows[i] for i in order), key=lambda row: args.languages.index(row["language"]))

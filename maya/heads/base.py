@@ -95,6 +95,10 @@ class HeadConfig(Kinds):
         """Memory of its activations in training, for `maya plan`. By default it is neglected."""
         return HeadMemory()
 
+    def skip_ramps(self) -> None:
+        """Take waiting times and ramps out, in place: a head that is trained already needs none."""
+        self.first_step = self.ramp_steps = 0
+
     def steps_trained(self, steps: int) -> int:
         """How many of the first `steps` optimizer steps give it weight."""
         if not self.weight:

@@ -51,6 +51,10 @@ class CTCConfig(HeadConfig):
         moments = {f"{name} loss, backward": terms}
         return HeadMemory(kept={part: terms}, released=frozenset((part,)), moments=moments)
 
+    def skip_ramps(self) -> None:
+        HeadConfig.skip_ramps(self)
+        self.consistency_warmup = 0
+
     def build(self, context: HeadContext) -> "CTCHead":
         return CTCHead(self, context.dim, context.labels + 1, context.blank)
 

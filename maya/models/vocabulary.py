@@ -98,13 +98,13 @@ def _piece_rows(
     """source (V_old + c, ...) and fresh (V_new + c, ...), of the same c rows behind the pieces."""
     behind = source[old.vocab_size :]
     index = torch.tensor(ids, dtype=torch.int64)
-    known = index >= 0
+    is_old = index >= 0
     rows = (
         fresh[: len(ids)].clone()
         if is_embedding
         else _mean_piece(source, old).expand(len(ids), *source.shape[1:])
     )
-    rows = torch.where(known.view(-1, *[1] * (source.ndim - 1)), source[index.clamp(min=0)], rows)
+    rows = torch.where(is_old.view(-1, *[1] * (source.ndim - 1)), source[index.clamp(min=0)], rows)
     return torch.cat([rows.to(source.dtype), behind])
 
 

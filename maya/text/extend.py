@@ -30,8 +30,8 @@ def extended(tokenizer: Tokenizer, texts: TextSample, cfg: TokenizerConfig) -> T
         missing = {code: text for code, text in texts.items() if code not in tokenizer.parts}
         parts = {code: train_tokenizer({code: text}, cfg) for code, text in missing.items()}
         return AggregateTokenizer(tokenizer.parts | parts) if parts else tokenizer
-    known = characters(tokenizer)
-    lacking = {code: text for code, text in texts.items() if text.characters.keys() - known}
+    old_letters = characters(tokenizer)
+    lacking = {code: text for code, text in texts.items() if text.characters.keys() - old_letters}
     if not lacking:
         return tokenizer
     made = train_tokenizer(lacking, cfg)
@@ -39,7 +39,7 @@ def extended(tokenizer: Tokenizer, texts: TextSample, cfg: TokenizerConfig) -> T
     ids = [
         i
         for i, piece in enumerate(made.pieces(range(made.vocab_size)))
-        if i != made.unk_id and not made.is_byte(i) and piece not in old and set(piece) - known
+        if i != made.unk_id and not made.is_byte(i) and piece not in old and set(piece) - old_letters
     ]
     return _appended(tokenizer, made, ids)
 

@@ -113,7 +113,7 @@ class Options:
     overrides: Sequence[str] = ()
 
 
-def finetune(options: Options) -> list[verdict.Measured]:
+def finetune(options: Options) -> list[verdict.RateChange]:
     """Tune a model, and compare it with what it was on the test set of the data and on a general one.
 
     Returns the rates measured on the test set of the data; empty where it has none. The stages are those of
@@ -150,8 +150,14 @@ def prepared(options: Options, base: Checkpoint) -> tuple[Path, tuple[str, ...]]
     if (options.data / "stage.json").is_file() and part_path(options.data, "train").is_file():
         codes, languages = Table.open(part_path(options.data, "train")).codes("language")
         return options.data, tuple(languages[i] for i in sorted(set(codes.tolist())))
-    known = base.model_config.languages
-    default = language_code(options.language) if options.language else known[0] if len(known) == 1 else None
+    languages_before = base.model_config.languages
+    default = (
+        language_code(options.language)
+        if options.language
+        else languages_before[0]
+        if len(languages_before) == 1
+        else None
+    )
     try:
         rows, _ = read_corpus(options.data, language=default, made=options.run_dir / "data")
     except MayaError as error:
@@ -171,17 +177,21 @@ def planned(options: Options, base: Checkpoint, data: Path, spoken: Sequence[str
     texts = texts_of(table)
     start = choose_vocabulary(base, texts, options.vocabulary, options.pieces)
     check_texts(start, texts)
-    known = base.model_config.languages
-    languages = (*known, *(code for code in spoken if code not in known))
+    languages_before = base.model_config.languages
+    languages = (*languages_before, *(code for code in spoken if code not in languages_before))
     facts = settings.Facts(
         seconds=float(table.numbers("duration").sum()), longest=float(table.numbers("duration").max()),
         old_pieces=base.tokenizer.vocab_size, tune=options.tune, vocabulary=start.vocabulary,
-        replay=options.replay > 0, gpu=not options.cpu and choose_device("auto").type == "cuda",
+        gpu=not options.cpu and choose_device("auto").type == "cuda",
     )  # fmt: skip
     chosen = settings.choose(facts, base.model_config.encoder)
     experiment = Experiment(name=f"finetune/{folder.name}", languages=languages)
     experiment.model = copy.deepcopy(base.model_config)
-    settings.begun(experiment.model, start.vocabulary)
+    for head in experiment.model.heads.values():
+        if start.vocabulary == "replace":
+            head.first_step = head.ramp_steps = 0
+        else:
+            head.skip_ramps()
     experiment.tokenizer.file = str((folder / "vocabulary.model").absolute())
     experiment.train.init_from = str((folder / "start.pt").absolute())
     experiment.train.seed = 1
@@ -200,7 +210,7 @@ def planned(options: Options, base: Checkpoint, data: Path, spoken: Sequence[str
         mark_done(folder / "stage-start.json", inputs)
     (folder / "finetune_experiment.py").write_text(_EXPERIMENT)
     write_json(folder / "finetune_experiment.json", to_dict(experiment))
-    new = [code for code in spoken if code not in known]
+    new = [code for code in spoken if code not in languages_before]
     print(
         f"finetune: {facts.hours:.2f} h in {', '.join(spoken)}" + (f" (new: {', '.join(new)})" if new else "")
     )
@@ -234,8 +244,8 @@ def heads_on_dev(experiment: Experiment, data: Path, folder: Path) -> dict[str, 
     """The CER of each text head on dev before tuning; empty without a dev set. Kept in heads_before.json."""
     kept = folder / "heads_before.json"
     inputs = {"model": content(folder / "before.pt"), "dev": table_identity(data, "dev")}
-    if (found := read_json(kept)).get("inputs") == inputs:
-        return dict(found["cer"])
+    if (earlier := read_json(kept)).get("inputs") == inputs:
+        return dict(earlier["cer"])
     checkpoint = load_checkpoint(folder / "before.pt")
     languages, trained = checkpoint.model_config.languages, trained_names(checkpoint)
     own = dataclasses.replace(experiment, model=checkpoint.model_config)
@@ -256,13 +266,13 @@ def _cer_of(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 def report(
     options: Options, experiment: Experiment, data: Path, before: Mapping[str, float]
-) -> list[verdict.Measured]:
+) -> list[verdict.RateChange]:
     """Decode before and after, print the comparison, and write finetune.md and finetune.json."""
     folder = options.run_dir
     sets = {"your test set": (data, "")}
     if (general := general_data(options)) is not None:
         sets["general test set"] = (general, "general")
-    measured: dict[str, list[verdict.Measured]] = {}
+    measured: dict[str, list[verdict.RateChange]] = {}
     for title, (place, into) in sets.items():
         if part_path(place, "test").is_file() and len(Table.open(part_path(place, "test"))):
             measured[title] = _compared(experiment, place, folder, into)
@@ -287,7 +297,7 @@ def report(
     return measured.get("your test set", [])
 
 
-def _compared(experiment: Experiment, data: Path, folder: Path, into: str) -> list[verdict.Measured]:
+def _compared(experiment: Experiment, data: Path, folder: Path, into: str) -> list[verdict.RateChange]:
     """Decode a test set with the model as it was and as it is; its places under decode/: `into`/test and
     before/test, or before-`into`/test."""
     was = f"before-{into}" if into else "before"
@@ -298,7 +308,7 @@ def _compared(experiment: Experiment, data: Path, folder: Path, into: str) -> li
     return verdict.judge(*(folder / "decode" / name / "test" / "hyps.jsonl" for name in (was, into)))
 
 
-def conclusion(measured: Mapping[str, Sequence[verdict.Measured]]) -> str:
+def conclusion(measured: Mapping[str, Sequence[verdict.RateChange]]) -> str:
     """One sentence on whether the tuning was worth it: by words, or by characters where nearly all words are
     wrong before and after."""
     own = {m.name: m for m in measured.get("your test set", [])}

@@ -28,12 +28,12 @@ def mix(own: Path, general: Path, out: Path, *, share: float, languages: Sequenc
     }
     if is_done(out / "stage.json", inputs):
         return out
-    mine, others = Table.open(part_path(own, "train")), Table.open(part_path(general, "train"))
-    names = {entry.id for entry in mine.entries()}
+    personal, others = Table.open(part_path(own, "train")), Table.open(part_path(general, "train"))
+    names = {entry.id for entry in personal.entries()}
     rows = [e for e in others.entries() if e.language in languages and e.id not in names]
     if not rows:
         raise MayaError(f"{general} has no training utterances in {', '.join(languages)} to replay")
-    seconds, available = float(mine.numbers("duration").sum()), sum(entry.duration for entry in rows)
+    seconds, available = float(personal.numbers("duration").sum()), sum(entry.duration for entry in rows)
     ratio = share / (1 - share)
     copies = max(1, min(_MOST_COPIES, round(available / (ratio * seconds))))
     order = np.random.default_rng(seed).permutation(len(rows))
@@ -41,7 +41,7 @@ def mix(own: Path, general: Path, out: Path, *, share: float, languages: Sequenc
     taken = [rows[i] for i in order[: 1 + int(np.searchsorted(ends, ratio * seconds * copies))]]
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(own, out)
-    write_table(part_path(out, "train"), [*_copies(mine, copies), *taken])
+    write_table(part_path(out, "train"), [*_copies(personal, copies), *taken])
     print(f"replay: {len(taken)} utterances of {general}, and each of the own {copies} times → {out}")
     mark_done(out / "stage.json", inputs)
     return out

@@ -6,8 +6,6 @@ from typing import Any, Literal
 
 from maya.config import override
 from maya.encoders import EncoderConfig
-from maya.heads import CTCConfig, TransducerConfig
-from maya.models.config import SpeechModelConfig
 from maya.recipes.experiment import Experiment
 
 Tune = Literal["all", "top", "norms", "lora", "bottleneck"]
@@ -40,7 +38,6 @@ class Facts:
     old_pieces: int
     tune: Tune
     vocabulary: Vocabulary
-    replay: bool
     gpu: bool
 
     @property
@@ -82,8 +79,8 @@ def choose(facts: Facts, encoder: EncoderConfig) -> dict[str, Any]:
 
 
 def _learning(facts: Facts) -> dict[str, Any]:
-    """What learns. The rows of old pieces stay unless other languages are replayed: without these each step
-    only teaches that their pieces are wrong."""
+    """What learns. Where the encoder stays, or nearly so, the rows of old pieces stay too, bit for bit. Where
+    it learns they would be in the way: new pieces of the same sounds learn slowly against fixed ones."""
     new = facts.vocabulary != "keep"
     options: dict[str, Any] = {}
     if facts.tune in ("lora", "bottleneck"):
@@ -92,7 +89,7 @@ def _learning(facts: Facts) -> dict[str, Any]:
         options["train.learn"] = facts.tune
     if new and facts.tune != "all":
         options["train.learn_vocabulary"] = "true"
-    if facts.vocabulary == "extend" and not (facts.replay and facts.tune in ("all", "top")):
+    if facts.vocabulary == "extend" and facts.tune not in ("all", "top"):
         options["train.fixed_pieces"] = facts.old_pieces
     return options
 
@@ -106,16 +103,3 @@ def apply(experiment: Experiment, options: dict[str, Any]) -> None:
 def shown(options: dict[str, Any]) -> str:
     """The options as the command line takes them."""
     return " \\\n  ".join(f"--set {name}={value}" for name, value in options.items())
-
-
-def begun(cfg: SpeechModelConfig, vocabulary: Vocabulary) -> None:
-    """Take the waiting times and ramps of the base's own training out of the heads, in place: its heads are
-    trained. A head with new rows for all pieces keeps a ramp of its inner losses."""
-    for head in cfg.heads.values():
-        head.first_step = head.ramp_steps = 0
-        if vocabulary == "replace":
-            continue
-        if isinstance(head, TransducerConfig):
-            head.pruned.warmup_steps = 0
-        if isinstance(head, CTCConfig):
-            head.consistency_warmup = 0

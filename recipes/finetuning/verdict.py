@@ -18,7 +18,7 @@ _STUCK = 1.5  # a head's CER over that of the best head, above which it may have
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class RateChange:
     """One error rate, before and after, on the utterances of one set: macro averages over languages."""
 
     name: str
@@ -51,7 +51,7 @@ class Measured:
         }
 
 
-def judge(before: Path, after: Path) -> list[Measured]:
+def judge(before: Path, after: Path) -> list[RateChange]:
     """WER and CER of two files of hypotheses (hyps.jsonl) of the same utterances.
 
     A difference counts only where the paired bootstrap and, for words, the matched-pairs test (MAPSSWE) both
@@ -78,7 +78,7 @@ def judge(before: Path, after: Path) -> list[Measured]:
             pairs = matched_pairs((u.ref for u in first), (u.hyp for u in first), (u.hyp for u in second))
             p_value = max(p_value, pairs.p_value) if math.isfinite(pairs.p_value) else p_value
         measured.append(
-            Measured(
+            RateChange(
                 name=name,
                 utterances=len(first),
                 rates=rates,
@@ -90,7 +90,7 @@ def judge(before: Path, after: Path) -> list[Measured]:
     return measured
 
 
-def line(title: str, m: Measured) -> str:
+def line(title: str, m: RateChange) -> str:
     """A row of the table of a tuning: before, after, difference, verdict."""
     c = m.comparison
     change = f"{100 * c.difference:+.1f} [{100 * c.interval.low:+.1f}, {100 * c.interval.high:+.1f}]"

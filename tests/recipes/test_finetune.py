@@ -70,7 +70,9 @@ def old_rows_are_kept(base: Path, run: Path) -> None:
 
 
 def test_one_command_adds_a_language(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    measured = finetune(options(base, tmp_path / "run"))
+    fixed = load_checkpoint(base / "run" / "best.pt").tokenizer.vocab_size
+    first = options(base, tmp_path / "run", overrides=(*FAST, f"train.fixed_pieces={fixed}"))
+    measured = finetune(first)
     out = capsys.readouterr().out
     run = tmp_path / "run"
     assert "(new: el)" in out and "vocabulary: extend" in out and "--set train.steps=" in out
@@ -86,7 +88,7 @@ def test_one_command_adds_a_language(base: Path, tmp_path: Path, capsys: pytest.
         assert new.tokenizer.encode(text) == old.tokenizer.encode(text)
         assert new.tokenizer.decode(old.tokenizer.encode(text)) == text
     # A second time nothing is trained, and the report is the same.
-    assert finetune(options(base, run))[0] == measured[0]
+    assert finetune(first)[0] == measured[0]
     assert "train: " + str(run) + " is up to date" in capsys.readouterr().out
     assert run_command(["score", str(run)])[0] == 0  # every later command takes the run
 
@@ -137,7 +139,7 @@ def test_settings_follow_the_hours() -> None:
     def chosen(hours: float, **changes: Any) -> dict[str, Any]:
         facts: dict[str, Any] = {
             "seconds": 3600 * hours, "longest": 10.0, "old_pieces": 50, "tune": "all", "vocabulary": "keep",
-            "replay": False, "gpu": False,
+            "gpu": False,
         }  # fmt: skip
         return settings.choose(settings.Facts(**(facts | changes)), encoder)
 
@@ -148,14 +150,36 @@ def test_settings_follow_the_hours() -> None:
     assert passes(small, 1 / 6) > 25 and passes(large, 100) == pytest.approx(3, abs=0.1)
     assert "data.speed_perturb" in small and "data.speed_perturb" not in large
     assert small["train.encoder_lr"] < small["train.lr"]
-    assert chosen(1, vocabulary="extend")["train.fixed_pieces"] == 50
-    assert "train.fixed_pieces" not in chosen(1, vocabulary="extend", replay=True)
+    assert "train.fixed_pieces" not in chosen(1, vocabulary="extend")
     lora = chosen(1, tune="lora", vocabulary="extend")
-    assert lora["train.learn"] == "adapters" and lora["train.learn_vocabulary"] == "true"
+    assert (
+        lora["train.fixed_pieces"] == 50
+        and lora["train.learn"] == "adapters"
+        and lora["train.learn_vocabulary"] == "true"
+    )
     exp = tiny.experiment()
     for tune in ("all", "top", "norms", "lora", "bottleneck"):
         for vocabulary in ("keep", "extend", "replace"):
             settings.apply(exp, chosen(1, tune=tune, vocabulary=vocabulary))
+
+
+@pytest.mark.slow
+def test_both_heads_learn_a_new_vocabulary(tmp_path: Path) -> None:
+    """The trap of hybrid models: CTC learns new pieces and TDT does not (NeMo issues 13825, 14140, 15792)."""
+    exp = tiny.experiment()
+    exp.train.steps, exp.train.lr, exp.train.warmup_steps = 200, 5e-3, 20
+    exp.train.valid_every = exp.train.save_every = 50
+    tiny.prepare_run(exp, tmp_path, utterances=60)
+    train(exp, tmp_path / "data", tmp_path / "run", cpu=True)
+    greek_corpus(tmp_path / "greek", 60)
+    steps = ("train.steps=75", "train.warmup_steps=10", "train.valid_every=25", "train.lr=5e-3")
+    for vocabulary, most in (("extend", 0.9), ("replace", 0.4)):
+        out = tmp_path / vocabulary
+        finetune(options(tmp_path, out, vocabulary=vocabulary, overrides=steps))
+        heads = json.loads((out / "finetune.json").read_text())["heads"]
+        assert heads["stuck"] == []
+        for head in ("transducer", "ctc"):
+            assert heads["after"][head] < most * heads["before"][head], (vocabulary, head)
 
 
 def hypotheses(path: Path, wrong: set[int], count: int = 60) -> Path:

@@ -81,6 +81,10 @@ class TransducerConfig(HeadConfig):
     def memory(self, name: str, context: HeadContext, *, cuda: bool) -> HeadMemory:
         return transducer_memory(self, context.labels + 1, cuda=cuda)
 
+    def skip_ramps(self) -> None:
+        HeadConfig.skip_ramps(self)
+        self.pruned.warmup_steps = 0
+
     def build(self, context: HeadContext) -> "TransducerHead":
         if list(self.durations) != sorted(set(self.durations)) or max(self.durations) < 1:
             raise MayaError(f"a transducer's durations must ascend from 0 or more, not {self.durations}")
