@@ -243,6 +243,7 @@ def examine(
         earlier.check_ids(corpus_name(corpus), *map(np.concatenate, zip(*read, strict=True)))
     shards = Shards(runner(jobs, workers))
     _check_ids(shards, jobs)
+    del jobs  # with the rows of a corpus that is not divided
     if earlier is not None:
         earlier.check_audio(corpus_name(corpus), shards)
     if keep is not None:
