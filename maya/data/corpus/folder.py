@@ -91,7 +91,8 @@ def read_corpus(
     options = ReadOptions(language=language, made=made, labels=tuple(labels))
     rows, problems = read_piece(corpus, options)
     if notes is not None:
-        notes += map(writable, [*options.notes, *unread_notes([options])])
+        given = {name for row in rows for name in row.labels}
+        notes += map(writable, [*options.notes, *unread_notes([options]), *label_notes(given, labels)])
     return rows, problems
 
 
@@ -100,6 +101,12 @@ def pieces_of(corpus: Path, rows: int) -> list[Piece]:
     form = form_of(corpus)
     pieces = [] if form is None or form.pieces is None else list(form.pieces(corpus, rows))
     return pieces if len(pieces) > 1 else []
+
+
+def label_notes(given: set[str], asked: Iterable[str]) -> list[str]:
+    """Notes about labels that were asked for and that no utterance has. given: the names of those it has."""
+    absent = [name for name in asked if name not in given | {"speaker"}]
+    return [f"no utterance has the label {name} of prepare.labels" for name in absent]
 
 
 def unread_notes(options: Iterable[ReadOptions]) -> list[str]:

@@ -118,7 +118,7 @@ class Examined:
 
     def _of_texts(self, stage: int) -> Iterator[tuple[int, Noted]]:
         for number in range(len(self.shards.folders)):
-            for noted in read_problems(_texts_path(self.work, number)):
+            for noted in read_problems(self.work / f"texts-{number:06d}.parquet"):
                 if noted.stage == stage:
                     yield number, noted
 
@@ -243,6 +243,7 @@ def examine(
         earlier.check_ids(corpus_name(corpus), *map(np.concatenate, zip(*read, strict=True)))
     shards = Shards(runner(jobs, workers))
     _check_ids(shards, jobs)
+    del jobs  # with the rows of a corpus that is not divided
     if earlier is not None:
         earlier.check_audio(corpus_name(corpus), shards)
     if keep is not None:
@@ -348,16 +349,12 @@ def _check_ids(shards: Shards, jobs: Sequence[ShardJob]) -> None:
             )
 
 
-def _texts_path(work: Path, number: int) -> Path:
-    return work / f"texts-{number:06d}.parquet"
-
-
 def check_texts(shards: Shards, cfg: PrepareConfig, noticed: Suspicions, work: Path) -> NDArray[np.bool_]:
     """(n,) whether an utterance is kept. What is suspect, and what is dropped, goes into `work`."""
     languages = {code: _language(shards, code) for code in shards.languages[1]}
     check = partial(_texts_of_shard, languages=languages, drop=tuple(cfg.text_checks.drop))
     tasks = [
-        (table.path, noticed.path(number), _texts_path(work, number))
+        (table.path, noticed.path(number), work / f"texts-{number:06d}.parquet")
         for number, (_, table) in enumerate(shards.tables())
     ]
     some = in_processes(check, tasks, _workers(cfg, shards), "checking texts")

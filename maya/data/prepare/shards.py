@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from maya.audio.byte_ranges import read_range
 from maya.config import to_dict
-from maya.data.corpus.folder import pieces_of, read_piece, unread_notes
+from maya.data.corpus.folder import label_notes, pieces_of, read_piece, unread_notes
 from maya.data.corpus.manifest import PARTS, Problem, ReadOptions, Row, writable
 from maya.data.corpus.pieces import Piece, grouped
 from maya.data.measure.entry import Entry
@@ -336,6 +336,5 @@ class Shards:
         """Sentences for people on what was read. labels: that were asked for."""
         notes = dict.fromkeys(note for facts in self.facts for note in facts["notes"])
         unread = [ReadOptions(unread=some) for facts in self.facts for some in facts["unread"]]
-        given = {name for facts in self.facts for name in facts["labels"]} | {"speaker"}
-        absent = [f"no utterance has the label {n} of prepare.labels" for n in labels if n not in given]
-        return [*notes, *map(writable, unread_notes(unread)), *absent]
+        given = {name for facts in self.facts for name in facts["labels"]}
+        return [*notes, *map(writable, unread_notes(unread)), *label_notes(given, labels)]
