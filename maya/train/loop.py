@@ -34,10 +34,11 @@ from maya.train.step import Clock, Step, train_step
 from maya.train.stop import Interrupted, StopRequest
 from maya.train.training_data import TrainingData
 from maya.train.validate import Validate
-from maya.train.watchdog import Watchdog
+from maya.train.watchdog import Launch, Watchdog
 
 __all__ = ["Material", "train"]
 
+_ALONE = Launch()
 Batches = Callable[[Position], Iterator[tuple[Position, Batch]]]
 
 
@@ -59,7 +60,7 @@ class Material:
 
 def train(
     experiment: Any, model: SpeechModel, tokenizer: Tokenizer, material: Material, run_dir: Path,
-    accelerator: Accelerator,
+    accelerator: Accelerator, launch: Launch = _ALONE,
 ) -> State:  # fmt: skip
     """Train `model` for `experiment.train.steps` or `epochs`, resuming from the newest checkpoint.
 
@@ -86,7 +87,7 @@ def train(
     if on_dev and state.step and state.validated != state.step and validation_due(cfg, state):
         on_dev()  # the step was saved, and its validation interrupted
         clock.lap("validate")
-    with StopRequest() as stop, Watchdog(clock, lambda: state.step, cfg.timeout_seconds):
+    with StopRequest() as stop, Watchdog(clock, lambda: state.step, cfg.timeout_seconds, launch):
         while not schedule.is_over(cfg, state.step, schedule.epoch(cfg, state.position)):
             if model.frozen != schedule.frozen(cfg, state.step):
                 del wrapped  # with its hooks

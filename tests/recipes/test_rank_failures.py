@@ -17,7 +17,7 @@ from maya.files import read_json
 from maya.train import watchdog
 from maya.train.checkpoints.checkpoint import load_checkpoint, step_path
 from maya.train.step import Clock
-from maya.train.watchdog import Watchdog
+from maya.train.watchdog import Launch, Watchdog
 from tests import tiny
 from tests.pair import Pair
 
@@ -50,7 +50,7 @@ class Launch:
 
     def pid(self, rank: int, step: int) -> int:
         """The process of a rank, after so many steps."""
-        for _ in range(1200):
+        for _ in range(3000):
             metrics = self.run / "metrics.jsonl"
             done = metrics.read_text().count("\n") if metrics.is_file() else 0
             notes = [read_json(path) for path in self.logs.rglob("doing.json")]
@@ -125,7 +125,7 @@ def _hang(rank: int, out: str, behind: int) -> None:
     for activity in ["data", "other", "forward"][: 3 - behind * rank]:
         clock.lap(activity)
     watchdog.PATIENCE = 6.0
-    watch = Watchdog(clock, lambda: 7, 1.0)
+    watch = Watchdog(clock, lambda: 7, 1.0, Launch())
     ends: list[str] = []
     watch._end = ends.append  # type: ignore[method-assign]
     with watch:
