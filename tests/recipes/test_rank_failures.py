@@ -30,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.prepare_run(tiny.experiment(), tmp_path_factory.mktemp("ranks"), utterances=12)
 
 
-class Launch:
+class TwoProcesses:
     """Two processes that train for 300 short steps, with a checkpoint every 20."""
 
     def __init__(
@@ -74,7 +74,7 @@ class Launch:
 
 @pytest.mark.slow
 def test_killed_rank_ends_the_others(data: Path, tmp_path: Path) -> None:
-    launch = Launch(data, tmp_path)
+    launch = TwoProcesses(data, tmp_path)
     os.kill(launch.pid(1, step=5), signal.SIGKILL)
     status, text, seconds = launch.ended(60)
     assert status == 137 and seconds < 30
@@ -85,7 +85,7 @@ def test_killed_rank_ends_the_others(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_stopped_rank_ends_the_others(data: Path, tmp_path: Path) -> None:
-    launch = Launch(data, tmp_path, sets=["train.timeout_seconds=6"])
+    launch = TwoProcesses(data, tmp_path, sets=["train.timeout_seconds=6"])
     os.kill(launch.pid(1, step=5), signal.SIGSTOP)
     status, text, seconds = launch.ended(90)
     assert status == 1 and seconds < 6 + watchdog.PATIENCE + 15
