@@ -53,7 +53,7 @@ from maya.train.samples import Samples
 from maya.train.teacher import start_heads
 from maya.train.training_data import TrainingData, describe_data
 from maya.train.validate import Validate, make_validate
-from maya.train.watchdog import Launch
+from maya.train.watchdog import LaunchHooks
 
 _SHARES_OF = 10_000  # utterances, of whose augmentation the shares are reported
 
@@ -196,7 +196,7 @@ def _train(
     failed: OutOfMemory | None = None
     try:
         with clear_worker_errors():
-            run_loop(experiment, model, tokenizer, material, run, accelerator, Launch(end, note_doing))
+            run_loop(experiment, model, tokenizer, material, run, accelerator, LaunchHooks(end, note_doing))
     except OutOfMemory as error:
         failed = error.with_traceback(None)  # whose frames hold the tensors of the step
         failed.__context__ = None

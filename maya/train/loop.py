@@ -34,11 +34,11 @@ from maya.train.step import Clock, Step, train_step
 from maya.train.stop import Interrupted, StopRequest
 from maya.train.training_data import TrainingData
 from maya.train.validate import Validate
-from maya.train.watchdog import Launch, Watchdog
+from maya.train.watchdog import LaunchHooks, Watchdog
 
 __all__ = ["Material", "train"]
 
-_ALONE = Launch()
+_ALONE = LaunchHooks()
 Batches = Callable[[Position], Iterator[tuple[Position, Batch]]]
 
 
@@ -60,7 +60,7 @@ class Material:
 
 def train(
     experiment: Any, model: SpeechModel, tokenizer: Tokenizer, material: Material, run_dir: Path,
-    accelerator: Accelerator, launch: Launch = _ALONE,
+    accelerator: Accelerator, launch: LaunchHooks = _ALONE,
 ) -> State:  # fmt: skip
     """Train `model` for `experiment.train.steps` or `epochs`, resuming from the newest checkpoint.
 

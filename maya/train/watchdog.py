@@ -36,7 +36,7 @@ _BETWEEN = ("optimizer", "average")  # what follows may take long: saving, valid
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class LaunchHooks:
     """What started the processes. end: takes the sentence with which this process ends. note: takes what this
     process does, once a second."""
 
@@ -48,7 +48,7 @@ class Watchdog:
     """Watches from `with` on. Nothing happens on one process, or with 0 seconds. step: the step that the
     process is in."""
 
-    def __init__(self, clock: Clock, step: Callable[[], int], seconds: float, launch: Launch) -> None:
+    def __init__(self, clock: Clock, step: Callable[[], int], seconds: float, launch: LaunchHooks) -> None:
         self.clock, self.step, self.seconds, self.launch = clock, step, seconds, launch
         self._ended, self._number = threading.Event(), 0
 

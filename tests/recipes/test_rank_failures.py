@@ -17,7 +17,7 @@ from maya.files import read_json
 from maya.train import watchdog
 from maya.train.checkpoints.checkpoint import load_checkpoint, step_path
 from maya.train.step import Clock
-from maya.train.watchdog import Launch, Watchdog
+from maya.train.watchdog import LaunchHooks, Watchdog
 from tests import tiny
 from tests.pair import Pair
 
@@ -101,7 +101,7 @@ def test_restart_after_a_killed_rank_is_exact(data: Path, tmp_path: Path, parall
     for name in ("straight", "restarted"):
         folder = tmp_path / name
         folder.mkdir()
-        launch = Launch(
+        launch = LaunchHooks(
             data, folder, ["--max-restarts", "1"], [f"train.parallel={parallel}", "train.steps=60"]
         )
         if name == "restarted":
@@ -125,7 +125,7 @@ def _hang(rank: int, out: str, behind: int) -> None:
     for activity in ["data", "other", "forward"][: 3 - behind * rank]:
         clock.lap(activity)
     watchdog.PATIENCE = 6.0
-    watch = Watchdog(clock, lambda: 7, 1.0, Launch())
+    watch = Watchdog(clock, lambda: 7, 1.0, LaunchHooks())
     ends: list[str] = []
     watch._end = ends.append  # type: ignore[method-assign]
     with watch:
