@@ -41,7 +41,7 @@ class LaunchHooks:
     process does, once a second."""
 
     end: Callable[[str], None] = partial(print, file=sys.stderr)
-    note: Callable[[dict[str, Any]], None] = dict
+    note: Callable[[dict[str, Any]], object] = dict
 
 
 class Watchdog:
@@ -123,7 +123,8 @@ def _kill_here(notes: list[dict[str, Any]]) -> None:
 
 def _store() -> Any:
     """A connection of this thread's own: the process group blocks its own while it waits."""
-    return _get_default_store().clone()
+    store: Any = _get_default_store()
+    return store.clone()
 
 
 def _key(number: int) -> str:
