@@ -1,7 +1,7 @@
 """WER after the same processor time: our encoders beside NeMo's FastConformer and icefall's Zipformer.
 
-    python -m tools.bench.equal_budget train --system SYSTEM --data DATA --tokenizer FILE --out FILE.json
-    python -m tools.bench.equal_budget report FILE.json
+    python -m tests.interop.equal_budget train --system SYSTEM --data DATA --tokenizer FILE --out FILE.json
+    python -m tests.interop.equal_budget report FILE.json
 
 SYSTEM is maya-fastconformer, nemo-fastconformer (needs NeMo), maya-zipformer or icefall-zipformer (needs
 `--icefall CHECKOUT`). All have the same size, features, masks, cuts, CTC head and rates. Each encoder begins
@@ -46,7 +46,7 @@ from maya.train.distributed import make_accelerator
 from maya.train.optimizers.eden import adjusted_steps
 from maya.train.optimizers.optim import make_optimizer
 from tests.interop import check_icefall
-from tools.bench.common import command_of, finish, parser_of
+from tools.bench.common import finish, parser_of
 
 SYSTEMS = ("maya-fastconformer", "nemo-fastconformer", "maya-zipformer", "icefall-zipformer")
 _RATES = {"fastconformer": 3e-3, "zipformer": 0.04}  # those of egs/digits
@@ -259,7 +259,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.system.startswith("icefall") and args.icefall is None:
         parser.error("icefall-zipformer needs --icefall CHECKOUT")
-    finish(train(args), f"{args.system}-{args.seed}", command_of("equal_budget", argv), args.out)
+    command = " ".join(["python -m tests.interop.equal_budget", *(sys.argv[1:] if argv is None else argv)])
+    finish(train(args), f"{args.system}-{args.seed}", command, args.out)
     return 0
 
 
