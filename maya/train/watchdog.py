@@ -54,16 +54,15 @@ class Watchdog:
 
     def __enter__(self) -> "Watchdog":
         if self.seconds and is_distributed():
-            self._thread = threading.Thread(target=self._watch, daemon=True)
-            self._thread.start()
+            for work in (self._publish, self._watch):  # a process that waits for others still answers
+                threading.Thread(target=work, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
 
     def doing(self) -> dict[str, Any]:
-        """What this process does now. number: another one each time; laps: of the clock, so far."""
-        self._number += 1
+        """What this process does now. number: another one each second; laps: of the clock, so far."""
         last, idle = self.clock.last, time.perf_counter() - self.clock.mark
         words = f"in step {self.step()} it {_NEXT.get(last, last)}"
         return {
@@ -71,14 +70,19 @@ class Watchdog:
             "laps": self.clock.laps, "between": last in _BETWEEN, "idle": idle, "last": words,
         }  # fmt: skip
 
-    def _watch(self) -> None:
-        store, checked = _store(), 0.0
+    def _publish(self) -> None:
+        store = _store()
         while not self._ended.wait(INTERVAL):
+            self._number += 1
             doing = self.doing()
             self.launch.note(doing)
             with suppress(RuntimeError):  # the store is gone: `_others` says so in time
                 store.set(_key(rank()), json.dumps(doing))
-            now = time.perf_counter()
+
+    def _watch(self) -> None:
+        checked = 0.0
+        while not self._ended.wait(INTERVAL):
+            doing, now = self.doing(), time.perf_counter()
             if doing["idle"] > self.seconds and now - checked > self.seconds:
                 checked = now
                 if sentence := self._reason(doing):
