@@ -86,7 +86,7 @@ Scenario = Callable[[FaultCase], tuple[str, str, int]]  # -> (injected, happened
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StorageOutcome:
     """A row. happened: what the watcher did. again: bytes that were sent or read twice."""
 
     fault: str
@@ -289,7 +289,7 @@ SPECIAL: dict[str, Scenario] = {
 }  # fmt: skip
 
 
-def rows(port: int) -> list[Outcome]:
+def rows(port: int) -> list[StorageOutcome]:
     """All faults, one after another."""
     plans: dict[str, Scenario] = {}
     for name, fault in UPLOAD_FAULTS.items():
@@ -303,12 +303,12 @@ def rows(port: int) -> list[Outcome]:
             case, began = FaultCase(Path(folder), proxy), time.monotonic()
             injected, happened, again = plan(case)
             seconds = time.monotonic() - began
-            outcomes.append(Outcome(title, injected, happened, seconds, again, case.lost()))
+            outcomes.append(StorageOutcome(title, injected, happened, seconds, again, case.lost()))
             print(outcomes[-1], flush=True)
     return outcomes
 
 
-def table(outcomes: list[Outcome]) -> str:
+def table(outcomes: list[StorageOutcome]) -> str:
     lines = ["| fault | injected | what happened | s | MB twice | bytes lost |", "|---|---|---|---|---|---|"]
     lines += [f"| {o.fault} | {o.injected} | {o.happened} | {o.seconds:.1f} | {o.again / MB:.1f} | {o.lost} |"
               for o in outcomes]  # fmt: skip

@@ -43,7 +43,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Place:
+class Campaign:
     """A prepared corpus, and the run folders of a campaign. plain: the run that nothing disturbs, by the
     number of processes."""
 
@@ -68,9 +68,11 @@ class Place:
         name = f"tools.fault_injections:{function}"
         return [sys.executable, *launch, "train", "--experiment", name, *where, *settings]
 
-    def start(self, run: Path, function: str, *options: str, **how: object) -> subprocess.Popen[str]:
+    def start(
+        self, run: Path, function: str, *options: str, **launch_options: object
+    ) -> subprocess.Popen[str]:
         """A training that runs."""
-        command = self.command(run, function, *options, **how)  # type: ignore[arg-type]
+        command = self.command(run, function, *options, **launch_options)  # type: ignore[arg-type]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(command, cwd=REPO, text=True, env=environment, start_new_session=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
@@ -84,10 +86,10 @@ class Place:
                 os.killpg(process.pid, signal.SIGKILL)
 
     def finish(
-        self, run: Path, function: str = "experiment", *options: str, **how: object
+        self, run: Path, function: str = "experiment", *options: str, **launch_options: object
     ) -> tuple[int, str]:
         """Exit status and output of a training that is waited for."""
-        process = self.start(run, function, *options, **how)
+        process = self.start(run, function, *options, **launch_options)
         return ended(process), said(process)
 
     def undisturbed(self, processes: int = 1) -> Path:
@@ -162,14 +164,14 @@ def sentence(out: str, *words: str) -> str:
 
 
 def outcome(
-    place: Place, run: Path, before: dict[Path, int], injected: str, happened: str, status: int,
+    campaign: Campaign, run: Path, before: dict[Path, int], injected: str, happened: str, status: int,
     processes: int = 1,
 ) -> Outcome:  # fmt: skip
     """What a fault did to a run that has ended since, with this exit status."""
     if status:
         happened += f"; NOT FINISHED, exit status {status}"
     steps, size = lost(run, before)
-    equal = not status and same(run, place.undisturbed(processes))
+    equal = not status and same(run, campaign.undisturbed(processes))
     return Outcome(fault=run.name, injected=injected, happened=happened, steps=steps, size=size, equal=equal)
 
 

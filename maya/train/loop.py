@@ -72,21 +72,9 @@ def train(
     or gradients are not numbers, and OutOfMemory.
     """
     cfg: TrainConfig = experiment.train
-    check(cfg, model.cfg)
-    model.to(accelerator.device)
-    model.freeze(schedule.frozen_throughout(cfg))  # before the optimizer, which leaves them out
-    compile_blocks(model, cfg)
-    shard(model, cfg, accelerator)
-    optimizer, data = make_optimizer(model, cfg), material.data
-    state = resume(run_dir, model, optimizer, experiment, tokenizer, data)
-    model.freeze(schedule.frozen(cfg, state.step))
-    wrapped = wrap(model, accelerator)
-    steps_in_all = Forecast(cfg, data.batches_per_pass if data is not None else 0)
-    log = open_log(run_dir, experiment, state, accelerator, material.facts, steps_in_all)
-    run = Run(folder=run_dir, model=model, optimizer=optimizer, tokenizer=tokenizer, experiment=experiment,
-              log=log, writer=CheckpointWriter(background=cfg.save_in_background and log.main))  # fmt: skip
-    check_space(run_dir, model, optimizer, cfg)
-    health = Health(run, state)
+    steps_in_all = Forecast(cfg, material.data.batches_per_pass if material.data is not None else 0)
+    run, state = begin(experiment, model, tokenizer, material, run_dir, accelerator, steps_in_all)
+    wrapped, log, health = wrap(model, accelerator), run.log, Health(run, state)
     window, clock, pace, stream = Window(), Clock(), Pace(first=state.step), material.batches(state.position)
     preferred, bf16 = experiment.decoding_head, accelerator.mixed_precision == "bf16"
     on_dev = partial(check_on_dev, run, state, material.validate, health) if material.validate else None
@@ -109,7 +97,7 @@ def train(
             waited = clock.lap("data")
             stats: StepStats | None = None  # of a step that is left out
             with watched(run, state, group, seen, bf16):
-                tools = Step(wrapped, optimizer, accelerator, run_dir, clock)
+                tools = Step(wrapped, run.optimizer, accelerator, run_dir, clock)
                 stats = train_step(tools, group, cfg, state, stop.requested)
             state.step += 1
             health.after(state, stats, group)
@@ -128,6 +116,29 @@ def train(
             clock.lap("validate")
     log.close()
     return state
+
+
+def begin(
+    experiment: Any, model: SpeechModel, tokenizer: Tokenizer, material: Material, run_dir: Path,
+    accelerator: Accelerator, steps_in_all: Forecast,
+) -> tuple[Run, State]:  # fmt: skip
+    """The run and its state: the model on its device, compiled and sharded where that is asked for, with its
+    optimizer, as the newest checkpoint left them; the log, and room on the disk."""
+    cfg: TrainConfig = experiment.train
+    check(cfg, model.cfg)
+    model.to(accelerator.device)
+    model.freeze(schedule.frozen_throughout(cfg))  # before the optimizer, which leaves them out
+    compile_blocks(model, cfg)
+    shard(model, cfg, accelerator)
+    optimizer = make_optimizer(model, cfg)
+    state = resume(run_dir, model, optimizer, experiment, tokenizer, material.data)
+    model.freeze(schedule.frozen(cfg, state.step))
+    log = open_log(run_dir, experiment, state, accelerator, material.facts, steps_in_all)
+    check_space(run_dir, model, optimizer, cfg)
+    writer = CheckpointWriter(background=cfg.save_in_background and log.main)
+    run = Run(folder=run_dir, model=model, optimizer=optimizer, tokenizer=tokenizer, experiment=experiment,
+              log=log, writer=writer)  # fmt: skip
+    return run, state
 
 
 def due(step: int, every: int) -> bool:

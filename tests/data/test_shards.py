@@ -15,7 +15,7 @@ import pytest
 import maya.data.prepare.shards as shards_module
 from maya.data.corpus.folder import pieces_of, read_corpus, read_piece
 from maya.data.corpus.manifest import PARTS, ReadOptions
-from maya.data.corpus.pieces import Piece, grouped, line_pieces
+from maya.data.corpus.pieces import CorpusPiece, grouped, line_pieces
 from maya.data.prepare.config import PrepareConfig
 from maya.data.prepare.examine import examine
 from maya.data.prepare.prepare import prepare_corpus, prepare_part, probed_path
@@ -264,7 +264,7 @@ def test_pieces_of_lines(tmp_path: Path, end: str) -> None:
     pieces = line_pieces(tmp_path / "m", 5)
     assert [piece.first_line for piece in pieces] == [1, 6, 11, 16, 21]
     assert b"".join(block for piece in pieces for block in piece.blocks()).decode() == "\n".join(lines) + end
-    assert line_pieces(tmp_path / "m", 100) == [Piece(tmp_path / "m")]
+    assert line_pieces(tmp_path / "m", 100) == [CorpusPiece(tmp_path / "m")]
     assert [len(some) for some in grouped(pieces, 2)] == [3, 2]
 
 

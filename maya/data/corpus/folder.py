@@ -30,7 +30,7 @@ from maya.data.corpus.nemo_tarred import (
     tarred_pieces,
 )
 from maya.data.corpus.pairs import read_pairs
-from maya.data.corpus.pieces import Piece, line_pieces
+from maya.data.corpus.pieces import CorpusPiece, line_pieces
 from maya.data.corpus.shar import read_shar, shar_files, shar_pieces
 from maya.data.corpus.walk import walk
 from maya.errors import MayaError
@@ -45,7 +45,7 @@ class CorpusForm(NamedTuple):
     matches: Callable[[Path], Any]
     read: Callable[[Path, ReadOptions], Result]
     files: Callable[[Path], Sequence[Path]]
-    pieces: Callable[[Path, int], Sequence[Piece]] | None = None
+    pieces: Callable[[Path, int], Sequence[CorpusPiece]] | None = None
 
 
 def register_corpus(
@@ -53,7 +53,7 @@ def register_corpus(
     matches: Callable[[Path], Any],
     read: Callable[[Path, ReadOptions], Result],
     files: Callable[[Path], Sequence[Path]] = lambda corpus: (),
-    pieces: Callable[[Path, int], Sequence[Piece]] | None = None,
+    pieces: Callable[[Path, int], Sequence[CorpusPiece]] | None = None,
 ) -> None:
     """Add a form of corpora; it is tried before those of Maya. A file that --experiment names may call this.
 
@@ -96,7 +96,7 @@ def read_corpus(
     return rows, problems
 
 
-def pieces_of(corpus: Path, rows: int) -> list[Piece]:
+def pieces_of(corpus: Path, rows: int) -> list[CorpusPiece]:
     """The pieces of a corpus, of about so many rows; none where it is read as a whole."""
     form = form_of(corpus)
     pieces = [] if form is None or form.pieces is None else list(form.pieces(corpus, rows))
@@ -233,7 +233,7 @@ def _saved(folder: Path) -> list[Path]:
 
 
 Files = Callable[[Path], Sequence[Path]]
-Pieces = Callable[[Path, int], Sequence[Piece]]
+Pieces = Callable[[Path, int], Sequence[CorpusPiece]]
 
 
 def _lines_of(files: Files) -> Pieces:
@@ -241,7 +241,7 @@ def _lines_of(files: Files) -> Pieces:
 
 
 def _files_of(files: Files) -> Pieces:
-    return lambda folder, rows: [Piece(path) for path in files(folder)]
+    return lambda folder, rows: [CorpusPiece(path) for path in files(folder)]
 
 
 # A folder is read in the first form that matches.

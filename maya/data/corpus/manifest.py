@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from maya.data.corpus.pieces import Piece
+from maya.data.corpus.pieces import CorpusPiece
 from maya.errors import MayaError
 from maya.text.languages import language_code
 
@@ -91,7 +91,7 @@ class ReadOptions:
     language: str | None = None
     made: Path | None = None
     labels: Sequence[str] = ()
-    piece: Piece | None = None
+    piece: CorpusPiece | None = None
     first: bool = True
     notes: list[str] = field(default_factory=list)
     unread: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
@@ -107,7 +107,7 @@ def read_manifest(
     path: Path,
     languages: Sequence[str] | None = None,
     labels: Sequence[str] = (),
-    piece: Piece | None = None,
+    piece: CorpusPiece | None = None,
 ) -> list[Row]:
     """Rows of a manifest.jsonl, in order. Fields: those of `Row` without `start`; others are ignored.
 
@@ -149,7 +149,7 @@ class RowCollector:
     """
 
     def __init__(
-        self, path: Path, languages: Sequence[str] | None = None, piece: Piece | None = None
+        self, path: Path, languages: Sequence[str] | None = None, piece: CorpusPiece | None = None
     ) -> None:
         self.path, self.languages, self.piece = path, languages, piece
         self.dropped: list[Problem] = []
@@ -258,7 +258,7 @@ def writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def read_lines(path: Path, piece: Piece | None = None) -> Iterator[str]:
+def read_lines(path: Path, piece: CorpusPiece | None = None) -> Iterator[str]:
     """Lines of a UTF-8 file, or one packed as .gz, without their ends; MayaError names the line at fault.
     piece: those of the file that are read."""
     begin, end, first = (piece.begin, piece.end, piece.first_line) if piece else (0, None, 1)

@@ -14,7 +14,7 @@ from maya.audio.tar_members import TarMembers
 from maya.data.corpus.common import folder_language, merged, part_in_name, unused
 from maya.data.corpus.manifest import ReadOptions, Result, RowCollector, parse_object, read_lines
 from maya.data.corpus.nemo import has_fields, is_nemo, nemo_values
-from maya.data.corpus.pieces import Piece
+from maya.data.corpus.pieces import CorpusPiece
 from maya.data.corpus.shards import by_number, expanded
 from maya.errors import MayaError
 
@@ -66,7 +66,7 @@ def read_nemo_tarred(manifests: Sequence[Path], tars: Sequence[Path], options: R
     return rows, dropped
 
 
-def tarred_pieces(manifests: Sequence[Path], tars: Sequence[Path]) -> list[Piece]:
+def tarred_pieces(manifests: Sequence[Path], tars: Sequence[Path]) -> list[CorpusPiece]:
     """The manifests, where each describes the tar of its own number, as sharded manifests do."""
     try:
         own = by_number(manifests)
@@ -75,7 +75,7 @@ def tarred_pieces(manifests: Sequence[Path], tars: Sequence[Path]) -> list[Piece
     alone = len(own) == len(manifests) and own.keys() == by_number(tars).keys()
     if not alone or any(_first_shard(path) not in (number, None) for number, path in own.items()):
         return []
-    return [Piece(path) for path in manifests]
+    return [CorpusPiece(path) for path in manifests]
 
 
 def _first_shard(path: Path) -> Any:

@@ -9,7 +9,7 @@ from maya.errors import MayaError
 _BLOCK = 1 << 24  # bytes
 
 
-class Piece(NamedTuple):
+class CorpusPiece(NamedTuple):
     """A file of a corpus, or its bytes from `begin` to `end` (None: all), which start with line `first_line`
     (from 1)."""
 
@@ -31,9 +31,9 @@ class Piece(NamedTuple):
             raise MayaError(f"cannot read {self.path}: {error.strerror}") from None
 
 
-def line_pieces(path: Path, lines: int) -> list[Piece]:
+def line_pieces(path: Path, lines: int) -> list[CorpusPiece]:
     """A file of lines in pieces of so many. A packed file is one piece: it has to be read from its start."""
-    whole = Piece(path)
+    whole = CorpusPiece(path)
     if path.suffix == ".gz" or not path.is_file():
         return [whole]
     starts, passed, offset = [0], 0, 0
@@ -49,7 +49,7 @@ def line_pieces(path: Path, lines: int) -> list[Piece]:
     if len(starts) == 1:
         return [whole]
     return [
-        Piece(path, begin, end, 1 + number * lines)
+        CorpusPiece(path, begin, end, 1 + number * lines)
         for number, (begin, end) in enumerate(zip(starts, ends, strict=True))
     ]
 
@@ -62,7 +62,7 @@ def _after_line(block: bytes, count: int) -> int:
     return place
 
 
-def grouped(pieces: Sequence[Piece], most: int) -> list[tuple[Piece, ...]]:
+def grouped(pieces: Sequence[CorpusPiece], most: int) -> list[tuple[CorpusPiece, ...]]:
     """Pieces that follow each other, in at most `most` groups."""
     size = -(-len(pieces) // most) if pieces else 1
     return [tuple(pieces[i : i + size]) for i in range(0, len(pieces), size)]

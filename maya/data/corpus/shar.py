@@ -16,7 +16,7 @@ from maya.data.corpus.common import (
 )
 from maya.data.corpus.lhotse_manifests import custom_labels
 from maya.data.corpus.manifest import ReadOptions, Result, RowCollector, short
-from maya.data.corpus.pieces import Piece
+from maya.data.corpus.pieces import CorpusPiece
 from maya.errors import MayaError
 
 _CUTS = re.compile(r"cuts\.(.+)\.jsonl(\.gz)?")
@@ -68,9 +68,9 @@ def read_shar(folder: Path, options: ReadOptions) -> Result:
     return rows, dropped
 
 
-def shar_pieces(folder: Path) -> list[Piece]:
+def shar_pieces(folder: Path) -> list[CorpusPiece]:
     """The cuts of each shard."""
-    return [Piece(cuts) for cuts, _ in shar_shards(folder)]
+    return [CorpusPiece(cuts) for cuts, _ in shar_shards(folder)]
 
 
 def _beside(cuts: Path) -> tuple[Path, Path]:

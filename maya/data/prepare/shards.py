@@ -30,7 +30,7 @@ from maya.audio.byte_ranges import read_range
 from maya.config import to_dict
 from maya.data.corpus.folder import label_notes, pieces_of, read_piece, unread_notes
 from maya.data.corpus.manifest import PARTS, Problem, ReadOptions, Row, writable
-from maya.data.corpus.pieces import Piece, grouped
+from maya.data.corpus.pieces import CorpusPiece, grouped
 from maya.data.measure.entry import Entry
 from maya.data.measure.probe import probe_rows
 from maya.data.prepare import audio_files
@@ -99,7 +99,7 @@ class ShardOptions:
         rows, problems = read_piece(self.corpus, reading)
         return [_moved(row, self.root) for row in rows] if self.root else rows, problems
 
-    def reading(self, piece: Piece | None = None, first: bool = True) -> ReadOptions:
+    def reading(self, piece: CorpusPiece | None = None, first: bool = True) -> ReadOptions:
         labels = tuple(self.cfg.labels)
         return ReadOptions(language=self.language, made=self.made, labels=labels, piece=piece, first=first)
 
@@ -136,7 +136,7 @@ class ShardJob:
     number: int
     folder: Path
     options: ShardOptions
-    pieces: tuple[Piece, ...] = ()
+    pieces: tuple[CorpusPiece, ...] = ()
     given: RowsRead | None = None
     quiet: bool = False
     check: bool = False
