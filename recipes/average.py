@@ -84,17 +84,15 @@ def average(
     With `avg`, no choice: the mean over the last `avg` epochs up to `epoch` (icefall's --epoch and --avg),
     which needs what the two ends left (see train.epochs); without `epoch`, over the `avg` steps before
     `step`, by default the newest checkpoint's. With `newest`, the plain mean of the weights of so many newest
-    checkpoints. Without a dev set nothing is chosen: the last weights, or the
-    mean that `avg` names. A damaged checkpoint is named and offers nothing. With data.source=lhotse the dev
-    set is data.dev_cuts.
+    checkpoints. Without a dev set nothing is chosen: the last weights, or the mean that `avg` names. A damaged
+    checkpoint is named and offers nothing. With data.source=lhotse the dev set is data.dev_cuts.
     """
     require_data(experiment, data)
     if epoch is not None and avg is None:
         raise MayaError("--epoch needs --avg, the number of epochs to average over")
     if newest is not None and avg is not None:
         raise MayaError("--last names checkpoints and --avg steps or epochs: give one of them")
-    epochs = ckpt.epoch_checkpoints(run)
-    checkpoints = ckpt.step_checkpoints(run)
+    epochs, checkpoints = ckpt.epoch_checkpoints(run), ckpt.step_checkpoints(run)
     if not checkpoints:
         raise MayaError(f"{run} holds no training checkpoint; run stage 3 (train) first")
     inputs = {

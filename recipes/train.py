@@ -283,15 +283,9 @@ def batch_plan(
     measured."""
     cfg = experiment.data
     return BatchPlan(
-        utterances.durations,
-        utterances.token_counts,
-        utterances.langs,
-        plan_config or cfg.plan,
-        rank=rank(),
-        world_size=world_size(),
-        speeds=cfg.speed_perturb,
-        ids=utterances.ids,
-    )
+        utterances.durations, utterances.token_counts, utterances.langs, plan_config or cfg.plan,
+        rank=rank(), world_size=world_size(), speeds=cfg.speed_perturb, ids=utterances.ids,
+    )  # fmt: skip
 
 
 def train_batches(

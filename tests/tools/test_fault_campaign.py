@@ -1,4 +1,4 @@
-"""The fault campaign: what counts as lost, and the faults themselves (all but one are slow)."""
+"""The fault runs: what counts as lost, and the faults themselves (all but one are slow)."""
 
 from pathlib import Path
 
@@ -22,21 +22,21 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
 @pytest.mark.parametrize(
     "fault", [QUICK, *(pytest.param(f, marks=pytest.mark.slow) for f in FAULTS if f != QUICK)]
 )
-def test_nothing_verified_is_lost(campaign: Campaign, fault: str) -> None:
+def test_nothing_verified_is_lost(runs: Campaign, fault: str) -> None:
     try:
-        result = FAULTS[fault](campaign)
+        result = FAULTS[fault](runs)
     finally:
-        campaign.end()
+        runs.end()
     if result is None:
         pytest.skip(f"{fault} cannot be injected here")
     assert result.good, table([result])[-1]
 
 
 @pytest.mark.slow
-def test_two_processes_leave_the_same_step_out(campaign: Campaign) -> None:
+def test_two_processes_leave_the_same_step_out(runs: Campaign) -> None:
     """The NaN is in the batches of both; each keeps its own."""
-    run = campaign.run("two_left_out")
-    status, out = campaign.finish(run, "nan_in_activations", "train.skip_non_finite=1", processes=2)
+    run = runs.run("two_left_out")
+    status, out = runs.finish(run, "nan_in_activations", "train.skip_non_finite=1", processes=2)
     assert status == 0 and out.count("is left out: ") == 1, out
     last = load_checkpoint(step_checkpoints(run)[-1][1])
     assert last.step == STEPS and all(v.isfinite().all() for v in last.weights.values() if torch.is_tensor(v))
