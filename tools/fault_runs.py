@@ -1,4 +1,4 @@
-"""Trainings of the fault runs: starting and ending them, and what they have lost."""
+"""Trainings of the fault campaign: starting and ending them, and what they have lost."""
 
 import json
 import os
@@ -43,8 +43,8 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Campaign:
-    """A prepared corpus, and the run folders of a runs. plain: the run that nothing disturbs, by the
+class Place:
+    """A prepared corpus, and the run folders of a campaign. plain: the run that nothing disturbs, by the
     number of processes."""
 
     top: Path
@@ -68,11 +68,9 @@ class Campaign:
         name = f"tools.fault_injections:{function}"
         return [sys.executable, *launch, "train", "--experiment", name, *where, *settings]
 
-    def start(
-        self, run: Path, function: str, *options: str, **start_options: object
-    ) -> subprocess.Popen[str]:
+    def start(self, run: Path, function: str, *options: str, **how: object) -> subprocess.Popen[str]:
         """A training that runs."""
-        command = self.command(run, function, *options, **start_options)  # type: ignore[arg-type]
+        command = self.command(run, function, *options, **how)  # type: ignore[arg-type]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(command, cwd=REPO, text=True, env=environment, start_new_session=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
@@ -86,10 +84,10 @@ class Campaign:
                 os.killpg(process.pid, signal.SIGKILL)
 
     def finish(
-        self, run: Path, function: str = "experiment", *options: str, **start_options: object
+        self, run: Path, function: str = "experiment", *options: str, **how: object
     ) -> tuple[int, str]:
         """Exit status and output of a training that is waited for."""
-        process = self.start(run, function, *options, **start_options)
+        process = self.start(run, function, *options, **how)
         return ended(process), said(process)
 
     def undisturbed(self, processes: int = 1) -> Path:
@@ -164,14 +162,14 @@ def sentence(out: str, *words: str) -> str:
 
 
 def outcome(
-    runs: Campaign, run: Path, before: dict[Path, int], injected: str, happened: str, status: int,
+    place: Place, run: Path, before: dict[Path, int], injected: str, happened: str, status: int,
     processes: int = 1,
 ) -> Outcome:  # fmt: skip
     """What a fault did to a run that has ended since, with this exit status."""
     if status:
         happened += f"; NOT FINISHED, exit status {status}"
     steps, size = lost(run, before)
-    equal = not status and same(run, runs.undisturbed(processes))
+    equal = not status and same(run, place.undisturbed(processes))
     return Outcome(fault=run.name, injected=injected, happened=happened, steps=steps, size=size, equal=equal)
 
 
