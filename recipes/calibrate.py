@@ -19,10 +19,11 @@ from maya.decode.recognizer import Recognizer
 from maya.decode.words import Aggregation, WordRules, make_words
 from maya.errors import MayaError
 from maya.recipes.arguments import add_device, add_finished_run
-from maya.recipes.decode import make_method, training_texts
+from maya.recipes.decode import make_method
 from maya.recipes.experiment import DecodeConfig, Experiment
 from maya.recipes.plan_text import text_table
 from maya.recipes.recorded import finished_run
+from maya.recipes.training_texts import training_texts
 from maya.score.measures.normalizers import normal_form
 from maya.score.wer import MISSING, align
 from maya.train.checkpoints.checkpoint import find_checkpoint

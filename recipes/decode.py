@@ -34,7 +34,7 @@ from maya.recipes.markers import (
     texts_identity,
 )
 from maya.recipes.recorded import finished_run
-from maya.text.tokenizer import Tokenizer
+from maya.recipes.training_texts import training_texts
 from maya.train.checkpoints.checkpoint import find_checkpoint, load_checkpoint
 from maya.train.heads import read_heads
 
@@ -126,16 +126,6 @@ def make_method(
     fusion = make_fusion(cfg.fusion, recognizer, head=choice.heads[0])
     method = recognizer.make_method(choice, cfg.options(choice.method), texts, fusion)
     return method, {"method": choice.method, "method_reason": choice.reason}
-
-
-def training_texts(data: Path, tokenizer: Tokenizer) -> Callable[[], Iterator[tuple[str, list[int]]]]:
-    """A function that gives language and token ids of each text of `data`/train.parquet."""
-
-    def texts() -> Iterator[tuple[str, list[int]]]:
-        for language, text in Table.open(part_path(data, "train")).read("language", "text"):
-            yield language, tokenizer.encode(text, language)
-
-    return texts
 
 
 def as_json(row: DecodedRow, entry: Entry) -> dict[str, Any]:

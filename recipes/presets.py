@@ -167,6 +167,21 @@ def zipformer_low_resource() -> SpeechModelConfig:
     return cfg
 
 
+def with_cr_ctc(
+    model: SpeechModelConfig, *, weight: float = 0.1, consistency: float = 0.02
+) -> SpeechModelConfig:
+    """`model` with CR-CTC beside its other heads, or alone with weight=1 and consistency=0.2: a CTC head, two
+    masked copies of each utterance, and 2.5 times as much of the time masked. As in icefall's recipes.
+
+    weight: of CTC in the total loss. consistency: of the copies' disagreement in the total loss.
+    """
+    cfg = model.heads.setdefault("ctc", CTCConfig(dropout=0.1))
+    cfg.weight = weight
+    model.head("ctc", CTCConfig).consistency_weight = consistency / weight
+    model.specaugment = lhotse(time_mask_ratio=2.5)
+    return model
+
+
 def tokenizer_32k() -> TokenizerConfig:
     """32 768 BPE pieces for many languages and a text of any length.
 

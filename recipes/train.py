@@ -35,6 +35,7 @@ from maya.recipes.experiment_file import own_file, record_file
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.memory import advice, plan_within_memory
 from maya.recipes.tokenizer import require
+from maya.recipes.training_texts import bigram_texts
 from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoints.checkpoint import load_checkpoint, start_from, step_checkpoints
@@ -48,6 +49,7 @@ from maya.train.loop import Material
 from maya.train.loop import train as run_loop
 from maya.train.optimizers.schedule import frozen_throughout
 from maya.train.samples import Samples
+from maya.train.teacher import start_heads
 from maya.train.training_data import TrainingData, describe_data
 from maya.train.validate import Validate, make_validate
 
@@ -174,6 +176,7 @@ def _train(
     torch.manual_seed(experiment.train.seed)  # the same first weights on every rank and in every run
     model = build_model(experiment.model)
     facts = start(model, experiment, run, main) | {"train_data": given.name}
+    start_heads(model, bigram_texts(data, tokenizer), accelerator.device, open_checkpoint)
     if data is not None:
         facts["data"] = str(data.absolute())
     warn_of_idle_heads(experiment, model, described.batches_per_pass, main)

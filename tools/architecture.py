@@ -21,10 +21,18 @@ FOLDERS = (
     *("maya/data/plan", "maya/data/loading", "maya/features"),
     *("maya/encoders", "maya/encoders/conformer", "maya/encoders/zipformer", "maya/encoders/lact"),
     *("maya/heads", "maya/heads/transducer", "maya/losses", "maya/models", "maya/models/sizing"),
-    *("maya/decode", "maya/decode/lm", "maya/decode/beams", "maya/decode/label_looping"),
+    *(
+        "maya/decode",
+        "maya/decode/transducer",
+        "maya/decode/ctc",
+        "maya/decode/attention",
+        "maya/decode/long",
+    ),
+    *("maya/decode/lm", "maya/decode/beams", "maya/decode/label_looping"),
     *("maya/align", "maya/align/formats"),
     *("maya/score", "maya/score/files", "maya/score/measures", "maya/score/meetings", "maya/score/page"),
-    *("maya/train", "maya/serve", "maya/convert"),
+    *("maya/train", "maya/train/checkpoints", "maya/train/optimizers", "maya/train/memory"),
+    *("maya/serve", "maya/convert"),
     *("maya/convert/nemo", "maya/convert/icefall", "maya/convert/onnx", "recipes", "recipes/evaluation"),
 )
 

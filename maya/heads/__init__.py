@@ -4,6 +4,7 @@ from maya.heads.attention import AttentionDecoder, AttentionDecoderConfig
 from maya.heads.base import Head, HeadConfig, HeadContext, LossStep, Prediction, final_weights, head_weights
 from maya.heads.classify import Classifier, ClassifyConfig, LanguageConfig
 from maya.heads.ctc import CTCConfig, CTCHead
+from maya.heads.distillation import Distillation, DistillationConfig
 from maya.heads.language_model import LanguageModel, LanguageModelConfig
 from maya.heads.transducer import TransducerConfig, TransducerHead
 
@@ -14,6 +15,8 @@ __all__ = [
     "CTCHead",
     "Classifier",
     "ClassifyConfig",
+    "Distillation",
+    "DistillationConfig",
     "Head",
     "HeadConfig",
     "HeadContext",

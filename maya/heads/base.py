@@ -2,9 +2,9 @@
 classes; `maya.heads.classify` is the shortest example.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -143,6 +143,29 @@ class LossStep:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingMeans:
+    """What a training can give its heads before the first step.
+
+    texts: gives the token ids of each training text. teacher: loads the model at a path.
+    """
+
+    texts: Callable[[], Iterable[Sequence[int]]]
+    teacher: Callable[[str], "Teacher"]
+
+
+class Teacher(Protocol):
+    """A trained model: audio (B, N) and audio_lens (B,) → its encoder's frames, without masks or gradient.
+
+    dim: their channels. sample_rate: that of the audio.
+    """
+
+    dim: int
+    sample_rate: int
+
+    def __call__(self, audio: Tensor, audio_lens: Tensor) -> Encoded: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
     """The class that a head gives an utterance, and its probability."""
 
@@ -178,6 +201,9 @@ class Head(nn.Module):
         """The losses of each utterance by part, (B,) fp32 and not reduced. An utterance that is too short for
         its text has an infinite loss and no gradient."""
         raise NotImplementedError(f"{type(self).__name__}.losses")
+
+    def begin_training(self, means: TrainingMeans) -> None:
+        """Called before training, once on each rank, and before a checkpoint is read."""
 
     def part_weights(self, step: int) -> dict[str, float]:
         """The weight of each part in the head's loss at an optimizer step; 1 for those not named."""

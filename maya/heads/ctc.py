@@ -1,6 +1,7 @@
 """The CTC head (Graves et al. 2006), with CR-CTC (Yao et al. 2024, arXiv:2410.05101)."""
 
-from typing import ClassVar, Literal
+import math
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +9,11 @@ from torch import Tensor, nn
 from maya.config import config
 from maya.data.loading.batch import Batch
 from maya.encoders.base import Encoded
-from maya.heads.base import Head, HeadConfig, HeadContext, LossStep, loss_inputs, ramp
+from maya.heads.base import Head, HeadConfig, HeadContext, LossStep, TrainingMeans, loss_inputs, ramp
 from maya.heads.cost import HeadFlops, HeadMemory, Terms
-from maya.losses import cr_ctc_loss, ctc_loss
-from maya.ranges import BelowOne, Count, NonNegFloat
+from maya.losses import cr_ctc_loss, ctc_loss, mmi_loss
+from maya.losses.mmi import token_bigram
+from maya.ranges import BelowOne, Count, NonNegFloat, Share
 
 
 @config
@@ -20,6 +22,9 @@ class CTCConfig(HeadConfig):
 
     The paper's weight is 0.2 with CTC alone. Beside a transducer or an attention decoder it is 0.02 in the
     total, and this weight is relative to CTC's own: 0.02 / weight.
+
+    `mmi_share` above 0 is that share of the MMI loss, with a bigram of the training texts, in place of CTC's:
+    texts are trained against all others. It takes memory for the square of the vocabulary.
     """
 
     writes_text: ClassVar[bool] = True
@@ -29,6 +34,8 @@ class CTCConfig(HeadConfig):
     dropout: BelowOne = 0.0  # before the output layer
     consistency_weight: NonNegFloat = 0.0
     consistency_warmup: Count = 2000  # steps over which its weight rises from 0
+    mmi_share: Share = 0.0
+    mmi_warmup: Count = 2000  # steps over which its share rises from 0: CTC finds the alignments first
 
     @property
     def views(self) -> int:
@@ -55,6 +62,8 @@ class CTCHead(Head):
     before it.
     """
 
+    bigram: Tensor
+
     def __init__(self, cfg: CTCConfig, dim: int, outputs: int, blank: int | None = None) -> None:
         super().__init__()
         self.cfg, self.blank = cfg, outputs - 1 if blank is None else blank
@@ -63,7 +72,11 @@ class CTCHead(Head):
         nn.init.xavier_uniform_(conv.weight)
         self.decoder_layers = nn.Sequential(conv)
         if cfg.consistency_weight:
-            self.parts = ("loss", "consistency")
+            self.parts += ("consistency",)
+        if cfg.mmi_share:
+            self.parts += ("mmi",)
+            even = torch.full((outputs, outputs), -math.log(outputs))
+            self.register_buffer("bigram", even)  # log probabilities, see `token_bigram`
 
     def forward(self, enc: Tensor) -> Tensor:
         """enc (B, S, D) → log-probabilities (B, S, V), fp32 even under autocast."""
@@ -78,8 +91,17 @@ class CTCHead(Head):
         if step.views == 2 and "consistency" in self.parts:
             first, second = log_probs.chunk(2)
             losses["consistency"] = cr_ctc_loss(first, second, lens[: len(first)])
+        if self.cfg.mmi_share:
+            options: dict[str, Any] = {"bigram": self.bigram, "blank": self.blank}
+            losses["mmi"] = mmi_loss(log_probs, tokens, lens, token_lens, **options)
         return losses
+
+    def begin_training(self, means: TrainingMeans) -> None:
+        if self.cfg.mmi_share:
+            self.bigram.copy_(token_bigram(means.texts(), len(self.bigram), self.blank))
 
     def part_weights(self, step: int) -> dict[str, float]:
         cfg = self.cfg
-        return {"consistency": cfg.consistency_weight * ramp(step, cfg.consistency_warmup)}
+        mmi = cfg.mmi_share * ramp(step, cfg.mmi_warmup)
+        consistency = cfg.consistency_weight * ramp(step, cfg.consistency_warmup)
+        return {"loss": 1.0 - mmi, "mmi": mmi, "consistency": consistency}

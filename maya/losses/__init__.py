@@ -6,6 +6,7 @@ loss and a gradient of exactly zero, so that the loop can report it and continue
 
 from maya.losses.cr_ctc import cr_ctc_loss
 from maya.losses.ctc import ctc_loss
+from maya.losses.mmi import mmi_loss
 from maya.losses.pruned_rnnt import (
     fused_pruned_rnnt_loss,
     prune_ranges,
@@ -21,6 +22,7 @@ __all__ = [
     "fused_pruned_rnnt_loss",
     "fused_rnnt_loss",
     "fused_tdt_loss",
+    "mmi_loss",
     "prune_ranges",
     "pruned_rnnt_loss",
     "rnnt_loss",

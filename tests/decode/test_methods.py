@@ -35,10 +35,10 @@ from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import SpeechModel, build_model
 from maya.recipes import presets
 from maya.recipes.cli import main
-from maya.recipes.decode import training_texts
 from maya.recipes.experiment import Experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer as train_tokenizer
+from maya.recipes.training_texts import training_texts
 from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint

@@ -85,6 +85,16 @@ def test_tiny_is_small_and_has_every_head_but_attention() -> None:
     ]  # fmt: skip
 
 
+def test_cr_ctc_beside_another_head_has_icefalls_scales() -> None:
+    """1 · transducer (or 0.9 · attention) + 0.1 · CTC + 0.02 · consistency, and masks for two views."""
+    for name, other, weight in (("transducer_cr_ctc", "transducer", 1.0), ("cr_ctc_aed", "attention", 0.9)):
+        model = load(f"large_{name}").model
+        ctc = model.head("ctc", CTCConfig)
+        assert (model.heads[other].weight, ctc.weight) == (weight, 0.1) and model.views == 2
+        assert ctc.weight * ctc.consistency_weight == pytest.approx(0.02)
+        assert model.specaugment == load("large_cr_ctc").model.specaugment
+
+
 def test_musan_augmentation_settings() -> None:
     augment = load("medium").data.augment
     assert not augment.on and augment.clean_share == 0.0  # run.sh --musan turns it on

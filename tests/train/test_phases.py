@@ -14,11 +14,12 @@ from maya.heads import LanguageConfig, head_weights
 from maya.models.speech_model import build_model
 from maya.recipes.experiment import Experiment
 from maya.recipes.train import train
-from maya.train import loop
 from maya.train.checkpoints.checkpoint import load_checkpoint, step_path
 from maya.train.checkpoints.state import State
 from maya.train.config import TrainConfig
+from maya.train.distributed import make_accelerator, wrap_again
 from maya.train.optimizers import schedule
+from maya.train.step import Step, train_step
 from tests import tiny
 from tests.pair import Pair
 from tests.train.test_two_processes import _batch, _cfg
@@ -173,7 +174,7 @@ def _weights(groups: list[list[int]], run_dir: Path) -> dict[str, torch.Tensor]:
                       freeze=("encoder",), freeze_steps=2, steps=4)  # fmt: skip
     model_cfg = _cfg("batch_norm")
     model_cfg.heads["ctc"].ramp_steps = 2
-    accelerator, state, model = loop.make_accelerator(cfg, cpu=True), State(), build_model(model_cfg)
+    accelerator, state, model = make_accelerator(cfg, cpu=True), State(), build_model(model_cfg)
     heads = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
     sgd = torch.optim.SGD([{"params": [*model.encoder.parameters()], "encoder": True}, {"params": heads}])
     model.freeze(schedule.frozen(cfg, 0))
@@ -182,10 +183,10 @@ def _weights(groups: list[list[int]], run_dir: Path) -> dict[str, torch.Tensor]:
         if model.frozen != schedule.frozen(cfg, state.step):
             del wrapped
             model.freeze(())
-            wrapped = loop.wrap_again(model, accelerator)
+            wrapped = wrap_again(model, accelerator)
         model.begin_step(state.step, 0.0)
-        tools = loop.Step(wrapped, sgd, accelerator, run_dir)
-        loop.train_step(tools, [_batch(g) for g in groups], cfg, state)
+        tools = Step(wrapped, sgd, accelerator, run_dir)
+        train_step(tools, [_batch(g) for g in groups], cfg, state)
         state.step += 1
     return {k: v.detach().clone() for k, v in model.state_dict().items() if v.is_floating_point()}
 
@@ -198,12 +199,12 @@ def _rank(rank: int, shares: list[list[list[int]]], out: str) -> None:
 
 def _wrap_bf16_again() -> None:
     """Wrapping again removes the old autocast first. The model still runs under autocast."""
-    accelerator = loop.make_accelerator(TrainConfig(precision="bf16"), cpu=True)
+    accelerator = make_accelerator(TrainConfig(precision="bf16"), cpu=True)
     model = build_model(_cfg("layer_norm"))
     depths = []
     for frozen in (True, False, True):
         model.freeze(("encoder",) if frozen else ())
-        wrapped = accelerator.prepare_model(model) if not depths else loop.wrap_again(model, accelerator)
+        wrapped = accelerator.prepare_model(model) if not depths else wrap_again(model, accelerator)
         assert isinstance(wrapped, torch.nn.parallel.DistributedDataParallel)
         forward, depth = model.forward, 0
         while hasattr(forward, "__wrapped__"):

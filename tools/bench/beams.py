@@ -30,7 +30,7 @@ from maya.decode.lm.kneser_ney import ngrams_by_language
 from maya.decode.methods import METHODS, choose_method
 from maya.decode.recognizer import Recognizer
 from maya.encoders import Encoded
-from maya.recipes.decode import training_texts
+from maya.recipes.training_texts import training_texts
 from maya.score.wer import interval, wer
 from tools.bench.common import (
     clock_of,

@@ -36,6 +36,7 @@ from maya.train.failure import is_out_of_memory
 from maya.train.optimizers.optim import make_optimizer
 from maya.train.optimizers.schedule import frozen_throughout
 from maya.train.step import Step, train_step
+from maya.train.teacher import start_heads
 
 # Of a launcher: the program is not one of its ranks.
 _RANK_VARIABLES = (
@@ -152,6 +153,7 @@ class Stepper:
         self._batches = 2 if order.hold_gradients else 1
         self._accelerator = make_accelerator(self._train, cpu=not self.cuda)
         self._model = build_model(from_dict(SpeechModelConfig, order.model)).to(self._accelerator.device)
+        start_heads(self._model, list, self._accelerator.device)
         cfg = self._train
         self._model.freeze(frozen_throughout(cfg))
         self._optimizer = make_optimizer(self._model, cfg)
