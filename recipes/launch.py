@@ -2,20 +2,19 @@
 
     python -m maya.recipes.launch --standalone --nproc-per-node 8 train --experiment ... --data ...
 
-Options before the command are torchrun's. torchrun itself works too (`torchrun ... -m maya.recipes.cli train
-...`), but buries what a rank says under a traceback of its own, and each rank says it.
+Options before the command are torchrun's, and --dry-run, as the first, which says what would be started.
+torchrun itself works too (`torchrun ... -m maya.recipes.cli train ...`), but buries what a rank says under a
+traceback of its own, and each rank says it.
 """
 
-import json
+import argparse
 import logging
 import os
 import signal
 import sys
 import tempfile
-import time
 import traceback
 import warnings
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +22,13 @@ from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from maya.errors import MayaError
 from maya.recipes import cli
+from maya.recipes.experiment import load_experiment
+from maya.train.endings import Ending, read_doing, read_endings, record
 
 _WORKER = "--as-worker"  # what the launcher puts before the command in each process
-_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun's protocol: where a process writes why it failed
 _SHUTDOWN_SECONDS = 120  # for the others to save their state after a signal, or to notice that a rank failed
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ending:
-    """How one process ended. text: a sentence for the user, or with `bug` a traceback."""
-
-    rank: int
-    status: int
-    text: str
-    bug: bool
-    time: float  # seconds since 1970
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,9 +36,18 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == [_WORKER]:
         return work(argv[1:])
-    options = torchrun.parse_args(argv)
+    dry_run = argv[:1] == ["--dry-run"]
+    options = torchrun.parse_args(argv[dry_run:])
     command = [options.training_script, *options.training_script_args]
-    cli.parser().parse_args(command)  # a wrong option is said once, before anything starts
+    args = cli.parser().parse_args(command)  # a wrong option is said once, before anything starts
+    try:
+        plan = describe(options, args)
+    except MayaError as error:
+        print(f"maya {command[0]}: {error}", file=sys.stderr)
+        return 1
+    if dry_run:
+        print(plan)
+        return 0
     options.module, options.training_script = True, "maya.recipes.launch"
     options.training_script_args = [_WORKER, *command]
     if getattr(options, "shutdown_timeout", 0) is None:  # an option of newer versions
@@ -68,7 +67,44 @@ def main(argv: list[str] | None = None) -> int:
             return conclude(command[0], endings) if endings else 128 + stopped.sigval
         else:
             return 0
-        return conclude(command[0], [*read_endings(Path(options.log_dir)), *killed(command[0], failures)])
+        return conclude(
+            command[0],
+            [
+                *read_endings(Path(options.log_dir)),
+                *killed(command[0], failures, read_doing(Path(options.log_dir))),
+            ],
+        )
+
+
+def describe(options: argparse.Namespace, args: argparse.Namespace) -> str:
+    """What a launch would start, for people. Raises MayaError for one that could not work."""
+    nodes, _, most = str(options.nnodes).partition(":")
+    if int(most or nodes) > 1 and options.rdzv_backend == "c10d" and not options.rdzv_endpoint:
+        raise MayaError(
+            "several nodes must meet somewhere: give --rdzv-endpoint HOST:PORT, alike on all of them"
+        )
+    if int(most or nodes) > 1 and options.standalone:
+        raise MayaError("--standalone is for one node: give --rdzv-backend c10d --rdzv-endpoint HOST:PORT")
+    per_node = options.nproc_per_node
+    meeting = options.rdzv_endpoint or f"{options.master_addr}:{options.master_port}"
+    lines = [
+        f"maya {args.command} on {options.nnodes} node(s) with {per_node} process(es) each; this is node "
+        f"{options.node_rank}",
+        "they meet on this machine"
+        if options.standalone or int(most or nodes) == 1
+        else f"they meet at {meeting}",
+        f"restarts after a failure, from the newest checkpoint: at most {options.max_restarts}",
+    ]
+    if args.command == "train":
+        experiment = load_experiment(args.experiment, args.overrides)
+        cfg, cap = experiment.train, experiment.data.plan.max_seconds
+        seconds = f", {cap * cfg.accumulate:g} s of audio a step for each process" if cap else ""
+        lines.append(
+            f"{args.experiment}: train.parallel={cfg.parallel}, train.precision={cfg.precision}, "
+            f"train.accumulate={cfg.accumulate}{seconds}"
+        )
+        lines.append(f"a rank that hangs ends all after {cfg.timeout_seconds:g} s (train.timeout_seconds)")
+    return "\n".join(lines)
 
 
 def work(command: list[str]) -> int:
@@ -77,6 +113,9 @@ def work(command: list[str]) -> int:
     if os.environ.get("RANK", "0") != "0":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - one process speaks
         warnings.simplefilter("ignore")  # those of libraries are alike on all ranks
+    elif int(restart := os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        most = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "?")
+        print(f"maya {command[0]}: a process failed: restart {restart} of {most}", flush=True)
     try:
         status, text = cli.run(command)
     except Exception:
@@ -87,31 +126,13 @@ def work(command: list[str]) -> int:
     return status
 
 
-def record(status: int, text: str, *, bug: bool) -> None:
-    """Leave an Ending in the file that torchrun names; without one, print it."""
-    path = os.environ.get(_ERROR_FILE)
-    if not path:
-        print(text, file=sys.stderr)
-        return
-    rank, now = int(os.environ.get("RANK", "0")), time.time()
-    ending = asdict(Ending(rank=rank, status=status, text=text, bug=bug, time=now))
-    said = {"message": text, "extraInfo": {"timestamp": str(int(now))}}  # as torchrun reads it
-    Path(path).write_text(json.dumps({"message": said, "maya": ending}))
+def killed(command: str, failures: dict[int, Any], doing: dict[int, str]) -> list[Ending]:
+    """Endings of processes that a signal ended, other than the one the launcher itself sends. doing: what
+    each rank did last.
 
-
-def read_endings(folder: Path) -> list[Ending]:
-    """What the processes of this launch wrote."""
-    endings = []
-    for path in sorted(folder.rglob("error.json")):
-        try:
-            endings.append(Ending(**json.loads(path.read_text())["maya"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # the process was ended while it wrote
-    return endings
-
-
-def killed(command: str, failures: dict[int, Any]) -> list[Ending]:
-    """Endings of processes that a signal ended, other than the one the launcher itself sends."""
+    A rank that ended another which no longer answered has written why: that comes first, although the
+    launcher's times are whole seconds.
+    """
     endings = []
     for rank, failure in failures.items():
         number = -failure.exitcode
@@ -121,7 +142,9 @@ def killed(command: str, failures: dict[int, Any]) -> list[Ending]:
         text = f"maya {command}: process {failure.pid} was ended by {name}" + (
             ": often the system ends the process that takes most memory" if number == signal.SIGKILL else ""
         )
-        endings.append(Ending(rank=rank, status=128 + number, text=text, bug=False, time=0.0))
+        text += f"; {doing[rank]}" if rank in doing else ""
+        time = failure.timestamp + 1.0
+        endings.append(Ending(rank=rank, status=128 + number, text=text, bug=False, time=time))
     return endings
 
 

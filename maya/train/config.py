@@ -60,6 +60,11 @@ class TrainConfig:
         "token"  # the loss is summed, then divided by a global count of these
     )
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the GPU has it, else fp32
+    # fsdp: every process holds a share of weights and optimizer (FSDP2); auto: above 2 B parameters
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    compile: bool = False  # torch.compile of each block of the encoder, in training
+    # A process that has not answered, or made no progress in a step, for so long ends the training; 0: never.
+    timeout_seconds: NonNegFloat = 600.0
     seed: Seed = 1
     # Intervals in steps; 0 is never. The last step is always logged and saved, whatever they say.
     log_every: Count = 20
@@ -80,7 +85,7 @@ class TrainConfig:
     skip_in_row: PosInt = 3  # of them in a row, after which training stops
     # A loss above the median of recent steps by so many of their deviations is reported; 0: never.
     spike: NonNegFloat = 8.0
-    stall_seconds: NonNegFloat = 900.0  # without a step, after which the place is reported; 0: never
+    stall_seconds: NonNegFloat = 300.0  # without a step, after which the place is reported; 0: never
     # Validations in a row without a clear improvement, after which training ends; 0: never.
     patience: Count = 0
     # Trackers of accelerate beside TensorBoard: wandb, mlflow, aim, or one that an experiment registers.

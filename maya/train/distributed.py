@@ -3,16 +3,18 @@
 import ctypes
 import sys
 import warnings
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
 from maya.models.speech_model import SpeechModel
 from maya.train.config import TrainConfig
+from maya.train.sharding import is_sharded
 
 
 def is_distributed() -> bool:
@@ -67,7 +69,9 @@ def make_accelerator(cfg: TrainConfig, *, cpu: bool = False) -> Accelerator:
     # decides how a CPU sums it: a resumed run would differ from an uninterrupted one by rounding.
     views = not cpu and torch.cuda.is_available()
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=views, broadcast_buffers=True)
-    return Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=cpu, kwargs_handlers=[ddp])
+    # Rank 0 may prepare, save or validate for long; `maya.train.watchdog` notices a step that hangs.
+    group = InitProcessGroupKwargs(timeout=timedelta(hours=2))
+    return Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=cpu, kwargs_handlers=[ddp, group])
 
 
 def keep_freed_memory() -> None:
@@ -80,13 +84,18 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, gigabyte)
 
 
+def wrap(model: SpeechModel, accelerator: Accelerator) -> torch.nn.Module:
+    """The model in DDP where several processes each hold all of it."""
+    return model if is_sharded(model) else accelerator.prepare_model(model)
+
+
 def wrap_again(model: SpeechModel, accelerator: Accelerator) -> torch.nn.Module:
     """Wrap `model` anew after the set of parameters that learn has changed.
 
     DDP waits for a gradient from each parameter that required one when it was made. Delete the old wrapper
-    first: its buffers and hooks go with it. One process has no wrapper.
+    first: its buffers and hooks go with it. One process has no wrapper, and neither has FSDP2.
     """
-    if accelerator.num_processes == 1:
+    if accelerator.num_processes == 1 or is_sharded(model):
         return model
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     accelerator.free_memory()

@@ -257,8 +257,8 @@ def keep(run: Run, failure: Failure, name: str) -> None:
     """Write the weights (rank 0) and the batches of this rank that failed, if there are any, as NAME.pt."""
     folder = run.folder / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = run.checkpoint(State(step=failure.step), {"experiment": run.experiment.name})
     if failure.rank == 0:
-        checkpoint = run.checkpoint(State(step=failure.step), {"experiment": run.experiment.name})
         ckpt.save_checkpoint(folder / MODEL, checkpoint)
     if not failure.tallies:
         return

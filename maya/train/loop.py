@@ -14,13 +14,14 @@ from accelerate import Accelerator
 from maya.data.loading.batch import Batch
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoints.checkpoint import step_path
+from maya.train.checkpoints.checkpoint import remove, step_path
 from maya.train.checkpoints.resume import resume
 from maya.train.checkpoints.space import check_space
 from maya.train.checkpoints.state import Position, Run, State, keep_best, record_validation, save
 from maya.train.checkpoints.writer import CheckpointWriter
+from maya.train.compiled import compile_blocks
 from maya.train.config import TrainConfig, check
-from maya.train.distributed import wrap_again
+from maya.train.distributed import wrap, wrap_again
 from maya.train.failure import watched
 from maya.train.forecast import Forecast, Pace
 from maya.train.heads import begins, head_to_show, trained_heads
@@ -31,11 +32,13 @@ from maya.train.optimizers.optim import make_optimizer
 from maya.train.report import Window, report
 from maya.train.runlog import RunLog
 from maya.train.samples import Samples
+from maya.train.sharding import gathered, is_sharded, shard
 from maya.train.step import Clock, Step, StepStats, train_step
 from maya.train.stop import Interrupted, StopRequest
 from maya.train.training_data import TrainingData
 from maya.train.validate import Validate, ValidationOutOfMemory
 from maya.train.verdict import ended_early, judge
+from maya.train.watchdog import Watchdog
 
 __all__ = ["Material", "train"]
 
@@ -69,12 +72,11 @@ def train(
     """
     cfg: TrainConfig = experiment.train
     check(cfg, model.cfg)
-    model.to(accelerator.device)
-    model.freeze(schedule.frozen_throughout(cfg))  # before the optimizer, which leaves them out
+    place(model, cfg, accelerator)
     optimizer, data = make_optimizer(model, cfg), material.data
     state = resume(run_dir, model, optimizer, experiment, tokenizer, data)
     model.freeze(schedule.frozen(cfg, state.step))
-    wrapped = accelerator.prepare_model(model)
+    wrapped = wrap(model, accelerator)
     steps_in_all = Forecast(cfg, data.batches_per_pass if data is not None else 0)
     log = open_log(run_dir, experiment, state, accelerator, material.facts, steps_in_all)
     run = Run(folder=run_dir, model=model, optimizer=optimizer, tokenizer=tokenizer, experiment=experiment,
@@ -87,7 +89,8 @@ def train(
     if on_dev and state.step and state.validated != state.step and validation_due(cfg, state):
         on_dev()  # the step was saved, and its validation interrupted
         clock.lap("validate")
-    with run.writer, health, StopRequest() as stop:
+    watchdog = Watchdog(clock, lambda: state.step, cfg.timeout_seconds)
+    with run.writer, health, StopRequest() as stop, watchdog:
         while not has_ended(cfg, state):
             if model.frozen != schedule.frozen(cfg, state.step):
                 del wrapped  # with its hooks
@@ -108,19 +111,25 @@ def train(
             health.after(state, stats, group)
             epoch = schedule.epoch(cfg, state.position)
             over, passed = schedule.is_over(cfg, state.step, epoch), cfg.epochs > 0 and epoch > before
-            if stats is not None:
-                window.add(stats, waited)
-            if accelerator.is_main_process and due(state.step, cfg.average_every):
-                state.update_averages(model.state_dict())
-                clock.lap("average")
+            window.add(stats, waited)
+            sample_averages(run, state, clock)
             if due(state.step, cfg.log_every) or over:
                 report(run, state, window, clock, pace, steps_in_all)
-            stop_now = stats is not None and stats.stop
+            stop_now = bool(stats and stats.stop)
             save_and_check(run, state, on_dev, stop=stop_now, over=over, passed=passed)
             show_samples(run, state, material.samples, preferred)
             clock.lap("validate")
     log.close()
     return state
+
+
+def place(model: SpeechModel, cfg: TrainConfig, accelerator: Accelerator) -> None:
+    """Bring the model to its device, frozen, compiled and spread over ranks as the options say."""
+    model.to(accelerator.device)
+    model.freeze(schedule.frozen_throughout(cfg))  # before the optimizer, which leaves them out
+    if cfg.compile:
+        compile_blocks(model)
+    shard(model, cfg, accelerator)
 
 
 def due(step: int, every: int) -> bool:
@@ -145,7 +154,8 @@ def check_on_dev(run: Run, state: State, validate: Validate, health: Health) -> 
     the memory for it, that is said, and training continues."""
     anew, error = state.best == float("inf"), float("inf")
     try:
-        scores = validate(run.model, trained_heads(run.cfg, run.model, state.step))
+        with gathered(run.model), health.validating():
+            scores = validate(run.model, trained_heads(run.cfg, run.model, state.step))
     except ValidationOutOfMemory as failed:
         run.log.say(f"valid step {state.step}  NOT VALIDATED, out of memory: {failed}")
         run.log.metrics("valid_failed", state.step, {"out_of_memory": 1.0})
@@ -164,12 +174,21 @@ def check_on_dev(run: Run, state: State, validate: Validate, health: Health) -> 
         )
 
 
+def sample_averages(run: Run, state: State, clock: Clock) -> None:
+    """Add the weights of this step to the averages, if that is due."""
+    if due(state.step, run.cfg.average_every):
+        if run.log.main or is_sharded(run.model):
+            state.update_averages(run.model.state_dict())
+        clock.lap("average")
+
+
 def show_samples(run: Run, state: State, samples: Samples | None, preferred: str | None) -> None:
-    """Log the output for some utterances, if that is due."""
-    if samples and run.log.main and due(state.step, run.cfg.samples_every):
+    """Log the output for some utterances, if that is due. Of a sharded model all ranks must call this."""
+    if samples and due(state.step, run.cfg.samples_every):
         trained = trained_heads(run.cfg, run.model, state.step)
         head = head_to_show(run.model, trained, preferred, state.dev)
-        run.log.samples(state.step, samples(run.model, head) if head else [])
+        with gathered(run.model):
+            run.log.samples(state.step, samples(run.model, head) if head and run.log.main else [])
 
 
 def save_and_check(
@@ -198,7 +217,7 @@ def saved_meanwhile(run: Run, state: State) -> Iterator[None]:
     yield
     run.writer.flush()
     if run.log.main and not ended_early(run.cfg, state):
-        step_path(run.folder, state.step).unlink(missing_ok=True)
+        remove(step_path(run.folder, state.step))
 
 
 def batches_seen(experiment: Any, step: int, processes: int) -> float:

@@ -19,21 +19,25 @@ from maya.train.failure import Tally, stop_unless_finite
 from maya.train.optimizers import schedule
 from maya.train.optimizers.optim import clip, gradient_norm, largest_gradient
 from maya.train.optimizers.scaled_adam import ScaledAdam
+from maya.train.sharding import average_whole_gradients
 
 
 @dataclass(kw_only=True, slots=True)
 class Clock:
-    """Seconds by activity since the last reset: where a step's time goes."""
+    """Seconds by activity since the last reset: where a step's time goes. last: the activity that ended last;
+    laps: their number."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     mark: float = field(default_factory=time.perf_counter)
+    last: str = ""
+    laps: int = 0
 
     def lap(self, activity: str) -> float:
         """Count the time since the last lap as this activity's, and return it."""
         now = time.perf_counter()
         spent = now - self.mark
         self.seconds[activity] = self.seconds.get(activity, 0.0) + spent
-        self.mark = now
+        self.mark, self.last, self.laps = now, activity, self.laps + 1
         return spent
 
 
@@ -104,6 +108,7 @@ def train_step(
         for j, name in enumerate(names):
             if name in values:
                 sums[j] += values[name].detach().masked_fill(~feasible, 0.0).sum()
+    average_whole_gradients(bare)
     norm = gradient_norm(model)
     infeasible, grad_norm = stop_unless_finite(tallies, norm, state.step, tools.folder, device, scale)
     state.infeasible += infeasible

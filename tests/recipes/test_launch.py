@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from maya.recipes import launch
-from maya.recipes.launch import Ending
+from maya.train import endings
+from maya.train.endings import Ending
 from tests import tiny
 
 REPO = Path(__file__).resolve().parents[2]
@@ -52,11 +53,18 @@ def test_one_error_is_printed(
 def test_killed_process_is_reported_before_waiting_ones(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    failures = {0: SimpleNamespace(exitcode=1, pid=10), 1: SimpleNamespace(exitcode=-9, pid=11),
-                2: SimpleNamespace(exitcode=-15, pid=12)}  # fmt: skip
+    statuses = {0: (1, 10), 1: (-9, 11), 2: (-15, 12)}
+    failures = {r: SimpleNamespace(exitcode=e, pid=pid, timestamp=5) for r, (e, pid) in statuses.items()}
     waited = ending(0, "Traceback: connection closed by peer", bug=True)
-    assert launch.conclude("train", [waited, *launch.killed("train", failures)]) == 137
-    assert capsys.readouterr().err.startswith("[rank 1] maya train: process 11 was ended by SIGKILL: often")
+    assert (
+        launch.conclude(
+            "train", [waited, *launch.killed("train", failures, {1: "in step 3 it computed losses"})]
+        )
+        == 137
+    )
+    said = capsys.readouterr().err
+    assert said.startswith("[rank 1] maya train: process 11 was ended by SIGKILL: often")
+    assert said.endswith("; in step 3 it computed losses\n")
 
 
 def test_errors_are_passed_through_the_torchrun_file(
@@ -67,14 +75,14 @@ def test_errors_are_passed_through_the_torchrun_file(
     monkeypatch.setenv("RANK", "0")
     missing = ["info", str(tmp_path / "nowhere")]
     assert launch.work(missing) == 1 and not capsys.readouterr().err
-    (read,) = launch.read_endings(tmp_path)
+    (read,) = endings.read_endings(tmp_path)
     assert read.rank == 0 and not read.bug and read.text.startswith("maya info: ")
     monkeypatch.setattr(launch.cli, "run", lambda _: [].pop())
     assert launch.work(missing) == 1
-    (read,) = launch.read_endings(tmp_path)
+    (read,) = endings.read_endings(tmp_path)
     assert read.bug and "IndexError" in read.text
     (tmp_path / "0" / "error.json").write_text("{")
-    assert launch.read_endings(tmp_path) == []
+    assert endings.read_endings(tmp_path) == []
 
 
 def test_options_are_checked_before_processes_start(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """The gradient does not depend on the split of a batch over processes."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,16 +11,21 @@ import pytest
 import torch
 
 from maya.data.loading.batch import Batch
-from maya.encoders import FastConformer, FastConformerConfig
+from maya.encoders import FastConformer, FastConformerConfig, LaCTConfig
+from maya.heads import ClassifyConfig, LanguageModelConfig
+from maya.heads.language_model import LoraConfig
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import build_model
 from maya.train import failure
 from maya.train.checkpoints.state import State
 from maya.train.config import TrainConfig
-from maya.train.distributed import make_accelerator
+from maya.train.distributed import make_accelerator, wrap, wrap_again
 from maya.train.failure import Tally, stop_unless_finite
+from maya.train.optimizers.optim import make_optimizer
+from maya.train.optimizers.scaled_adam import _local
+from maya.train.sharding import shard, whole_weights
 from maya.train.step import Step, train_step
-from tests import tiny
+from tests import tiny, tiny_llm, tiny_zipformer
 from tests.pair import Pair
 
 VOCAB = 12
@@ -42,24 +48,47 @@ def _batch(rows: list[int]) -> Batch:
     return Batch(sample_rate=16000, 
         audio=audio[rows, :n], audio_lens=lens[rows], tokens=tokens[rows, :u], token_lens=token_lens[rows],
         langs=torch.tensor([0, 1, 0, 1, 1])[rows], ids=[str(r) for r in rows],
+        labels={"emotion": [["glad", "sad", None, "sad", "glad"][r] for r in rows]},
     )  # fmt: skip
 
 
-def _gradient(norm: str, groups: list[list[int]], run_dir: Path, cpu: bool = True) -> dict[str, torch.Tensor]:
+def _gradient(
+    model_cfg: SpeechModelConfig, groups: list[list[int]], run_dir: Path, parallel: Any = "ddp"
+) -> dict[str, torch.Tensor]:
     """The change of each weight in one step of gradient descent with rate 1."""
     torch.manual_seed(0)
-    cfg = TrainConfig(lr=1.0, warmup_steps=0, min_lr=1.0, clip=1e9, precision="fp32", threads=1)
-    accelerator = make_accelerator(cfg, cpu=cpu)
-    model = build_model(_cfg(norm))
+    cfg = TrainConfig(
+        lr=1.0, warmup_steps=0, min_lr=1.0, clip=1e9, precision="fp32", threads=1, parallel=parallel
+    )
+    accelerator = make_accelerator(cfg, cpu=True)
+    model = build_model(model_cfg)
     before = {k: v.clone() for k, v in model.named_parameters()}
-    wrapped = accelerator.prepare_model(model)
+    shard(model, cfg, accelerator)
+    wrapped = wrap(model, accelerator)
     sgd = torch.optim.SGD(model.parameters(), lr=1.0)
     train_step(Step(wrapped, sgd, accelerator, run_dir), [_batch(g) for g in groups], cfg, State())
-    return {k: before[k] - v.detach() for k, v in model.named_parameters()}
+    after = whole_weights(model)
+    return {k: v - after[k].detach() for k, v in before.items() if k in after}
 
 
-def _rank(rank: int, norm: str, shares: list[list[list[int]]], out: str) -> None:
-    torch.save(_gradient(norm, shares[rank], Path(out)), Path(out) / f"{rank}.pt")
+def _rank(rank: int, model_cfg: SpeechModelConfig, shares: list[list[list[int]]], out: str) -> None:
+    """One step of this rank with DDP and with FSDP2, of which rank 0 gathers the weights."""
+    for parallel in ("ddp", "fsdp"):
+        gradient = _gradient(model_cfg, shares[rank], Path(out), parallel)
+        torch.save(gradient, Path(out) / f"{parallel}-{rank}.pt")
+
+
+def _compare(single: dict[str, torch.Tensor], out: Path) -> None:
+    ddp, other, fsdp = (
+        torch.load(out / f"{name}.pt", weights_only=True) for name in ("ddp-0", "ddp-1", "fsdp-0")
+    )
+    scale = max(float(v.detach().abs().max()) for v in single.values())
+    assert scale > 0
+    for name, value in single.items():
+        assert torch.equal(ddp[name], other[name]), f"{name}: ranks hold different weights"
+        for kind, gradient in (("ddp", ddp), ("fsdp", fsdp)):
+            error = float((gradient[name] - value).detach().abs().max()) / scale
+            assert error < 2e-5, f"{kind}, {name}: relative difference {error:.1e}"
 
 
 @pytest.mark.xdist_group("pair")
@@ -74,19 +103,126 @@ def _rank(rank: int, norm: str, shares: list[list[list[int]]], out: str) -> None
 def test_two_processes_equal_one(
     norm: str, whole: list[list[int]], shares: list[list[list[int]]], tmp_path: Path, pair: Pair
 ) -> None:
-    single = _gradient(norm, whole, tmp_path)
-    pair.run(_rank, norm, shares, str(tmp_path))
-    ranks = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2)]
-    scale = max(float(v.detach().abs().max()) for v in single.values())
-    for name, value in single.items():
-        assert torch.equal(ranks[0][name], ranks[1][name]), f"{name}: ranks hold different weights"
-        error = float((ranks[0][name] - value).detach().abs().max()) / scale
-        assert error < 2e-5, f"{name}: relative difference {error:.1e}"
+    single = _gradient(_cfg(norm), whole, tmp_path)
+    pair.run(_rank, _cfg(norm), shares, str(tmp_path))
+    _compare(single, tmp_path)
+
+
+HEADS: dict[str, dict[str, Any]] = {
+    "rnnt": {"transducer": "rnnt", "ctc_weight": 0.0},
+    "tdt": {"transducer": "tdt", "ctc_weight": 0.0},
+    "pruned": {"transducer": "pruned", "ctc_weight": 0.0},
+    "ctc": {"transducer": "none"},
+    "cr_ctc": {"transducer": "none", "cr_ctc_weight": 0.1},
+    "attention": {"transducer": "none", "ctc_weight": 0.0, "attention_weight": 1.0},
+    "language": {"transducer": "none", "ctc_weight": 0.0, "language_id_weight": 1.0},
+    "classify": {"transducer": "none", "ctc_weight": 0.0},
+    "language_model": {"transducer": "none", "ctc_weight": 0.0},
+}
+
+
+@pytest.mark.xdist_group("pair")
+@pytest.mark.parametrize("head", HEADS)
+def test_two_processes_equal_one_for_every_head(head: str, tmp_path: Path, pair: Pair) -> None:
+    cfg = tiny.hybrid(**HEADS[head])
+    for each in cfg.heads.values():
+        if hasattr(each, "dropout"):
+            each.dropout = 0.0
+    if head == "classify":
+        cfg.heads["mood"] = ClassifyConfig(label="emotion", classes=("glad", "sad"))
+    elif head == "language_model":
+        for package in ("transformers", "peft"):
+            pytest.importorskip(package, reason="pip install 'maya-asr[llm]'")
+        lm = {"projector_hidden": 32, "stack": 3, "lora": LoraConfig(rank=2, dropout=0.0)}
+        cfg.heads["llm"] = LanguageModelConfig(llm=str(tiny_llm.make(tmp_path)), **lm)
+    single = _gradient(cfg, [[0, 1, 2, 3, 4]], tmp_path)
+    pair.run(_rank, cfg, [[[0, 3]], [[1, 2, 4]]], str(tmp_path))
+    _compare(single, tmp_path)
+
+
+def _steps(rank: int, model_cfg: SpeechModelConfig, optimizer: Any, out: str) -> None:
+    """Six steps of this rank with DDP and with FSDP2, random decisions on, the encoder frozen for two."""
+    weights: list[dict[str, torch.Tensor]] = []
+    for parallel in ("ddp", "fsdp"):
+        torch.manual_seed(0)
+        schedule: dict[str, Any] = {"parallel": parallel, "freeze": ("encoder",), "freeze_steps": 2}
+        cfg = TrainConfig(
+            optimizer=optimizer, lr=1e-3, precision="fp32", threads=1, warmup_steps=0, **schedule
+        )
+        accelerator = make_accelerator(cfg, cpu=True)
+        model = build_model(model_cfg)
+        shard(model, cfg, accelerator)
+        tuner, state = make_optimizer(model, cfg), State()
+        model.freeze(cfg.freeze)
+        wrapped = wrap(model, accelerator)
+        torch.manual_seed(rank)
+        for state.step in range(6):
+            if state.step == 2:
+                del wrapped
+                model.freeze(())
+                wrapped = wrap_again(model, accelerator)
+            model.begin_step(state.step, 10.0 * state.step)
+            train_step(
+                Step(wrapped, tuner, accelerator, Path(out)), [_batch([[0, 3], [1, 4]][rank])], cfg, state
+            )
+        weights.append({k: v.detach().clone() for k, v in whole_weights(model).items()})
+        held = [[p, *tuner.state[p].values()] for p in model.parameters()]
+        size = sum(_local(t).numel() * t.element_size() for tensors in held for t in tensors)
+        Path(out, f"bytes-{parallel}-{rank}").write_text(str(size))
+    if rank:
+        return
+    torch.manual_seed(0)
+    weights.append(build_model(model_cfg).state_dict())
+    moved, apart = (
+        torch.cat(
+            [(a[name] - b[name]).flatten() for name in weights[2] if a[name].is_floating_point()]
+        ).norm()
+        for a, b in ((weights[0], weights[2]), (weights[1], weights[0]))
+    )
+    assert apart < 1e-2 * moved  # Adam turns rounding of gradients near zero into steps
+    assert moved > 0, (apart, moved)
+
+
+ENCODERS: dict[str, Any] = {
+    "fastconformer": _cfg("layer_norm").encoder,
+    "lact": LaCTConfig(
+        d_model=32,
+        n_layers=2,
+        n_heads=2,
+        ff_dim=32,
+        subsampling_factor=4,
+        subsampling_channels=8,
+        dropout=0.1,
+    ),
+    "zipformer": tiny_zipformer.encoder(),
+}
+
+
+@pytest.mark.xdist_group("pair")
+@pytest.mark.parametrize(
+    ("encoder", "optimizer"),
+    [
+        ("fastconformer", "adamw"),
+        ("zipformer", "scaled_adam"),
+        pytest.param("fastconformer", "scaled_adam", marks=pytest.mark.slow),
+        pytest.param("lact", "adamw", marks=pytest.mark.slow),
+        pytest.param("lact", "scaled_adam", marks=pytest.mark.slow),
+        pytest.param("zipformer", "adamw", marks=pytest.mark.slow),
+    ],
+)
+def test_fsdp_equals_ddp_for_every_encoder_in_about_half_the_memory(
+    encoder: str, optimizer: str, tmp_path: Path, pair: Pair
+) -> None:
+    cfg = replace(_cfg("layer_norm"), encoder=ENCODERS[encoder])
+    pair.run(_steps, cfg, optimizer, str(tmp_path))
+    for rank in range(2):
+        ddp, fsdp = (int((tmp_path / f"bytes-{kind}-{rank}").read_text()) for kind in ("ddp", "fsdp"))
+        assert fsdp < 0.56 * ddp, (ddp, fsdp)
 
 
 def test_accumulation_equals_one_large_batch(tmp_path: Path) -> None:
-    whole = _gradient("layer_norm", [[0, 1, 2, 3, 4]], tmp_path)
-    parts = _gradient("layer_norm", [[0, 4], [1, 2, 3]], tmp_path)
+    whole = _gradient(_cfg("layer_norm"), [[0, 1, 2, 3, 4]], tmp_path)
+    parts = _gradient(_cfg("layer_norm"), [[0, 4], [1, 2, 3]], tmp_path)
     scale = max(float(v.detach().abs().max()) for v in whole.values())
     for name, value in whole.items():
         assert float((parts[name] - value).abs().max()) / scale < 2e-5, name

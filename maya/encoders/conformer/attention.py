@@ -53,6 +53,11 @@ class AttentionSpan:
         return self.left_frames is not None and self.right is not None
 
     @property
+    def limited(self) -> bool:
+        """Whether there are frames that a query does not see."""
+        return self.left_frames is not None or self.right is not None or self.chunk > 0
+
+    @property
     def reach(self) -> tuple[int, int]:
         """Frames before and after it that any query of a bounded span can see."""
         assert self.left_frames is not None and self.right is not None
@@ -231,7 +236,7 @@ class RelPositionAttention(nn.Module):
         centre = p.shape[0] // 2
         p = p[centre - (place + n - 1) : centre + m - place]  # positions place + n - 1 .. place - (m - 1)
         bias = _skew(self._position_scores(q, p), m)
-        if span != EVERYTHING:
+        if span.limited:  # not `span != EVERYTHING`, which torch.compile cannot trace
             numbers = torch.arange(-before, m - before, device=q.device)
             seen = span.visible(numbers[place : place + n], numbers)
             bias = bias.masked_fill(~seen, -math.inf)

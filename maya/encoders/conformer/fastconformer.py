@@ -45,6 +45,7 @@ class FastConformer(StreamingEncoder, config=FastConformerConfig):
         super().__init__()
         check(cfg)
         self.cfg = cfg
+        self.packs = True  # see `_packed`; not where the layers are compiled
         self.context: Context | None = None
         self.pre_encode = DepthwiseStridedSubsampling(
             cfg.feat_in,
@@ -228,7 +229,8 @@ class FastConformer(StreamingEncoder, config=FastConformerConfig):
         """How to lay the batch out without padding, where that is worth it and batch statistics do not count
         the padding."""
         cfg = self.cfg
-        if cfg.global_tokens or (self.training and cfg.conv_norm == "batch_norm" and not cfg.masked_norm):
+        counts_padding = self.training and cfg.conv_norm == "batch_norm" and not cfg.masked_norm
+        if not self.packs or cfg.global_tokens or counts_padding:
             return None
         gap = cfg.conv_kernel - 1 if cfg.conv_context == "causal" else cfg.conv_kernel // 2
         return rows_to_pack(lens, size, gap)

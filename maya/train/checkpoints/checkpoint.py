@@ -7,6 +7,7 @@ import pickle
 import random
 import re
 import shlex
+import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from maya.config import from_dict, leaves, to_dict
 from maya.errors import MayaError
@@ -25,7 +27,7 @@ from maya.models.config import ENCODER, SpeechModelConfig
 from maya.models.speech_model import SpeechModel
 from maya.text.load import tokenizer_from_bytes
 from maya.text.tokenizer import Tokenizer
-from maya.train.checkpoints import older
+from maya.train.checkpoints import older, sharded
 
 FORMAT = "maya-checkpoint-2"
 STEP_NAME = re.compile(r"step-(\d+)\.pt")
@@ -52,7 +54,8 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically: a crash or a full disk leaves the previous file (or none), never half of one."""
+    """Write atomically: a crash or a full disk leaves the previous file (or none), never half of one. With
+    tensors that are sharded over ranks all ranks must call this; it makes a folder."""
     payload = {
         "format": FORMAT,
         "model_config": to_dict(checkpoint.model_config),
@@ -65,6 +68,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        if sharded.holds_shards(payload):
+            return sharded.save_sharded(path, payload)
         # Through a buffered file object: torch's own writer turns a full disk into an unnamed C++ error.
         with replacing(path) as partial, open(partial, "wb") as f:
             torch.save(payload, f)
@@ -81,8 +86,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         ) from e
 
 
-def load_checkpoint(path: Path, *, training: bool = False, verify: bool = True) -> Checkpoint:
+def load_checkpoint(
+    path: Path, *, training: bool = False, verify: bool = True, mesh: DeviceMesh | None = None
+) -> Checkpoint:
     """Read a checkpoint file; `training=False` drops the optimizer and the rest. Runs nothing pickled.
+
+    Of a sharded checkpoint the tensors are whole, or with `mesh` each rank's share of them.
 
     `verify` reads the whole file first and compares its checksums (some GB a second). Raises Damaged for a
     file that was cut off or changed, and MayaError for a file of another kind.
@@ -91,7 +100,10 @@ def load_checkpoint(path: Path, *, training: bool = False, verify: bool = True) 
     reason = damage(path) if verify else ""
     if not reason:
         try:
-            payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            if path.is_dir():
+                payload = sharded.load_sharded(path, training=training, mesh=mesh)
+            else:
+                payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except (RuntimeError, EOFError, io.UnsupportedOperation, ValueError, KeyError) as e:
             reason = _first_line(e)
         except pickle.UnpicklingError as e:
@@ -125,6 +137,8 @@ def damage(path: Path) -> str:
     Compares every record with the checksum (CRC-32) that torch wrote beside it. torch.load does not: a bit
     that flipped in a tensor would become a weight.
     """
+    if path.is_dir():
+        return sharded.damage(path)
     try:
         with zipfile.ZipFile(path) as archive:
             record = archive.testzip()
@@ -154,7 +168,7 @@ def load_newest(paths: Sequence[Path], *, training: bool = False) -> tuple[Check
 def find_checkpoint(path: Path) -> Path:
     """A checkpoint file from a file or a run folder (averaged.pt, then best.pt, then the newest step)."""
     path = Path(path)
-    if path.is_file():
+    if path.is_file() or sharded.is_sharded(path):
         return path
     for name in ("averaged.pt", "best.pt"):
         if (path / name).is_file():
@@ -186,6 +200,14 @@ def step_path(run_dir: Path, step: int) -> Path:
 
 def best_path(run_dir: Path, step: int) -> Path:
     return run_dir / "checkpoints" / f"best-{step:07d}.pt"
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint, a file or a folder of shards, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def epoch_checkpoints(run_dir: Path) -> dict[int, Path]:

@@ -21,6 +21,7 @@ from maya.train.config import TrainConfig
 from maya.train.distributed import gather_objects, rank, world_size
 from maya.train.heads import trained_names
 from maya.train.optimizers import schedule
+from maya.train.sharding import is_sharded, mesh_of, spread, spread_state
 from maya.train.training_data import TrainingData
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def resume(
         state = State(history=[{"step": 0} | present], ema=fresh_ema(experiment.train))
         state.stopped_at = steps_stopped_at(run_dir)
         return state
-    loaded = ckpt.load_checkpoint(path, training=True, verify=False)
+    loaded = ckpt.load_checkpoint(path, training=True, verify=False, mesh=mesh_of(model))
     if loaded.training is None:
         raise MayaError(
             f"{path} holds weights only, training cannot continue from it; move it away to start anew"
@@ -96,7 +97,7 @@ def newest_readable(run_dir: Path, go_back: bool = True) -> Path | None:
     outcome: tuple[str, str] = ("", "")  # (path, error)
     if rank() == 0:
         for partial in (*run_dir.glob("*.pt.partial"), *run_dir.glob("checkpoints/*.pt.partial")):
-            partial.unlink(missing_ok=True)
+            ckpt.remove(partial)
         outcome = _newest_readable(run_dir, go_back)
     path, error = gather_objects(outcome)[0]
     if error:
@@ -140,8 +141,9 @@ def _restore(
     training = loaded.training
     assert training is not None
     rngs = training["rng"]
-    model.load_state_dict(loaded.weights)
+    model.load_state_dict(spread(loaded.weights, model))
     optimizer.load_state_dict(training["optimizer"])
+    spread_state(optimizer)
     if len(rngs) == world_size():
         ckpt.restore_rng(rngs[rank()])
     else:  # other ranks share the work from here on: their random numbers begin anew, the data go on
@@ -158,6 +160,9 @@ def _restore(
     state.average.load_state_dict(training["average"])
     if state.ema is not None and "ema" in training:
         state.ema.load_state_dict(training["ema"])
+    for kept in (state.average, state.ema) if is_sharded(model) else ():
+        if kept is not None:
+            kept.mean = {k: v.cpu() for k, v in spread(kept.mean, model).items()}
     return state
 
 

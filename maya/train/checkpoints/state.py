@@ -20,6 +20,7 @@ from maya.train.distributed import barrier, gather_objects
 from maya.train.heads import describe, head_notes, scores_by_head
 from maya.train.optimizers import schedule
 from maya.train.runlog import RunLog
+from maya.train.sharding import is_sharded, whole_weights
 
 VALIDATIONS = "validations.json"
 
@@ -68,9 +69,11 @@ class Run:
     def checkpoint(
         self, state: State, notes: dict[str, Any], training: dict | None = None
     ) -> ckpt.Checkpoint:
-        """The weights of this step with notes."""
+        """The weights of this step with notes. Of a sharded model all ranks must call this: `training` state
+        goes with the weights as each rank holds them, and without it rank 0 has them whole."""
+        weights = self.model.state_dict() if training else whole_weights(self.model)
         return ckpt.Checkpoint(
-            model_config=self.model.cfg, tokenizer=self.tokenizer, weights=self.model.state_dict(),
+            model_config=self.model.cfg, tokenizer=self.tokenizer, weights=weights,
             step=state.step, notes=notes, training=training,
         )  # fmt: skip
 
@@ -83,19 +86,20 @@ def keep_best(run: Run, state: State, scores: Mapping[str, float]) -> None:
     better, state.dev = scores["error"] < state.best, scores_by_head(scores, heads)
     log.say(f"valid step {state.step}  {describe(scores, heads)}" + ("  (best so far)" if better else ""))
     state.best = min(state.best, scores["error"])
-    if not log.main:
+    if not better and count == 1:
         return
     notes = {"valid": dict(scores)} | head_notes(run.cfg, run.model, state.step, scores)
-    if better:
-        run.writer.write(run.folder / "best.pt", run.checkpoint(state, notes))
-    if count > 1:
+    of_step = run.checkpoint(state, notes)
+    if better and log.main:
+        run.writer.write(run.folder / "best.pt", of_step)
+    if count > 1 and log.main:
         errors = {int(step): row["error"] for step, row in _validations(run.folder).items()}
         errors |= {state.step: scores["error"]}
         kept = {step for step, _ in ckpt.best_checkpoints(run.folder)} | {state.step}
         lowest = sorted(kept, key=lambda step: (errors.get(step, float("inf")), step))[:count]
         if state.step in lowest:
             path = ckpt.best_path(run.folder, state.step)
-            run.writer.write(path, run.checkpoint(state, notes), lambda: _keep_only(run.folder, lowest))
+            run.writer.write(path, of_step, lambda: _keep_only(run.folder, lowest))
 
 
 def _keep_only(run_dir: Path, steps: Sequence[int]) -> None:
@@ -130,8 +134,8 @@ def _validations(run_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 def save(run: Run, state: State, *, passed: bool = False, keep_others: bool = False) -> None:
-    """Write the training checkpoint of this step (rank 0), with every rank's random state; then drop old
-    ones.
+    """Write the training checkpoint of this step (rank 0, or all ranks of a sharded model), with every rank's
+    random state; then drop old ones.
 
     With `passed`, at the end of an epoch, also keep the weights and their average as epoch-0001.pt ...: any
     two of these give the mean over the epochs between them. Training does not continue from them. With
@@ -144,9 +148,9 @@ def save(run: Run, state: State, *, passed: bool = False, keep_others: bool = Fa
     def drop_old() -> None:
         if keep and not keep_others and run.log.main:
             for _, old in ckpt.step_checkpoints(folder)[:-keep]:
-                old.unlink(missing_ok=True)
+                ckpt.remove(old)
 
-    if run.log.main:
+    if run.log.main or is_sharded(run.model):
         training = {
             "experiment": to_dict(experiment),
             "optimizer": run.optimizer.state_dict(),
@@ -174,6 +178,7 @@ FREE = frozenset(
     [f"train.{name}" for name in ("log_every", "valid_every", "save_every", "keep", "keep_best", "threads")]
     + [f"train.{name}" for name in ("samples_every", "samples", "save_in_background", "damaged", "trackers")]
     + [f"train.{name}" for name in ("skip_non_finite", "skip_in_row", "spike", "stall_seconds")]
+    + ["train.parallel", "train.compile", "train.timeout_seconds"]
     + [f"data.{name}" for name in ("num_workers", "cache_gb", "max_skipped", "timeout_seconds")]
     + ["data.cuts", "data.cuts_weights", "data.dev_cuts"]  # names; the cuts themselves are compared
     + ["prepare.split.fresh"]

@@ -83,8 +83,8 @@ def _write(path: Path, checkpoint: Checkpoint, size: int, then: Callable[[], Non
         then()
     if (free := free_space(path.parent)) < 2 * size:
         log.warning(
-            "%s: %s are free and a checkpoint takes %s: there is room for %d more; make room, or training will "
-            "stop",
+            "%s: %s are free and a checkpoint takes %s: there is room for %d more; make room, or training "
+            "will stop",
             path.parent, shown(free), shown(size), free // size,
         )  # fmt: skip
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from maya.models.config import ENCODER
 from maya.models.speech_model import SpeechModel
@@ -89,7 +90,16 @@ def make_optimizer(model: SpeechModel, cfg: TrainConfig) -> torch.optim.Optimize
 
 def gradient_norm(model: nn.Module) -> Tensor:
     """() the norm of all gradients, on their device: nothing waits for it."""
-    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    norms = [torch.nn.utils.get_total_norm([p.grad for p in part]) for part in _by_layout(model)]
+    norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    return norms[0] if len(norms) == 1 else torch.stack([torch.zeros(()), *norms]).norm()
+
+
+def _by_layout(model: nn.Module) -> list[list[nn.Parameter]]:
+    """The parameters that have gradients, those that FSDP2 has sharded apart: no operator mixes the two."""
+    params = [p for p in model.parameters() if p.grad is not None]
+    parts = ([p for p in params if isinstance(p, DTensor) is sharded] for sharded in (False, True))
+    return [part for part in parts if part]
 
 
 def largest_gradient(model: nn.Module) -> tuple[str, float]:
@@ -107,4 +117,5 @@ def largest_gradient(model: nn.Module) -> tuple[str, float]:
 def clip(model: nn.Module, optimizer: torch.optim.Optimizer, cfg: TrainConfig, norm: Tensor) -> None:
     """Bring the gradients, whose norm is known, down to `cfg.clip`. ScaledAdam clips in its step."""
     if not isinstance(optimizer, ScaledAdam):
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), cfg.clip, norm)
+        for part in _by_layout(model):
+            torch.nn.utils.clip_grads_with_norm_(part, cfg.clip, norm)
