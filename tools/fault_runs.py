@@ -19,7 +19,7 @@ from maya.train.checkpoints.checkpoint import damage, load_checkpoint, step_chec
 from tools.fault_injections import EVERY, STEPS, steps_taken
 
 REPO = Path(__file__).resolve().parents[1]
-SECONDS = 240.0  # for a process to do what is expected of it
+SECONDS = 600.0  # for a process to do what is expected of it
 
 
 @dataclass(kw_only=True, slots=True)

@@ -7,14 +7,20 @@ import torch
 from torch import nn
 
 from maya.models.speech_model import SpeechModel
+from maya.train.config import TrainConfig
 
 
-def compile_blocks(model: SpeechModel, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Compile the forward pass of each block of the encoder, with sizes that may change from batch to batch.
+def compile_blocks(
+    model: SpeechModel, cfg: TrainConfig, backend: str | Callable[..., Any] = "inductor"
+) -> None:
+    """With `cfg.compile`, compile the forward pass of each block of the encoder, with sizes that may change
+    from batch to batch.
 
     What wraps a block (FSDP2, activation checkpointing) stays outside of its graph. Rows are not packed: only
     a CPU does that, and each batch would need other graphs.
     """
+    if not cfg.compile:
+        return
     if hasattr(model.encoder, "packs"):
         model.encoder.packs = False
     for block in model.encoder.blocks():

@@ -127,8 +127,7 @@ def place(model: SpeechModel, cfg: TrainConfig, accelerator: Accelerator) -> Non
     """Bring the model to its device, frozen, compiled and spread over ranks as the options say."""
     model.to(accelerator.device)
     model.freeze(schedule.frozen_throughout(cfg))  # before the optimizer, which leaves them out
-    if cfg.compile:
-        compile_blocks(model)
+    compile_blocks(model, cfg)
     shard(model, cfg, accelerator)
 
 

@@ -47,7 +47,7 @@ class Watchdog:
         self._ended, self._number = threading.Event(), 0
 
     def __enter__(self) -> "Watchdog":
-        if self.seconds and is_distributed():
+        if self.seconds and is_distributed() and "MASTER_ADDR" in os.environ:
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
         return self

@@ -137,7 +137,7 @@ def few_steps(steps: int, parallel: Any) -> Experiment:
     exp = tiny.experiment()
     exp.train.steps, exp.train.save_every, exp.train.valid_every = steps, 2, 2
     exp.train.log_every, exp.train.average_every, exp.train.samples_every = 1, 1, 2
-    exp.train.warmup_steps, exp.train.parallel = 0, parallel
+    exp.train.warmup_steps, exp.train.keep, exp.train.parallel = 0, 2, parallel
     return exp
 
 
@@ -154,7 +154,7 @@ def test_a_sharded_checkpoint_serves_one_process_and_back(
     train(few_steps(6, "ddp"), data / "data", run, cpu=True)
     assert "continuing at step 4 of 6" in capsys.readouterr().out
     after = load_checkpoint(step_path(run, 6), training=True)
-    assert step_path(run, 6).is_file() and not step_path(run, 2).exists()  # train.keep is 3 by default
+    assert step_path(run, 6).is_file() and not step_path(run, 2).exists()
     assert after.training is not None
     counts = [c.training["average"]["count"] for c in (before, after) if c.training]
     assert counts == [4, 6]

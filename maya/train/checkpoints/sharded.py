@@ -9,7 +9,8 @@ import pickle
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, zeros
 
@@ -36,15 +38,15 @@ def holds_shards(payload: dict[str, Any]) -> bool:
 
 
 def save_sharded(folder: Path, payload: dict[str, Any]) -> None:
-    """Write a tree of dicts, lists and tensors; all ranks must call this. Raises OSError, or RuntimeError for
-    the failure of another rank."""
+    """Write a tree of dicts, lists and tensors; all ranks must call this. Raises OSError or RuntimeError."""
     partial = folder.with_name(folder.name + ".partial")
     if dist.get_rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dist.barrier()
     rest, shards = _apart(payload)
-    dcp.save(shards, storage_writer=dcp.FileSystemWriter(partial, sync_files=True))
+    with _one_error():
+        dcp.save(shards, storage_writer=dcp.FileSystemWriter(partial, sync_files=True))
     own = {p.name: _checksum(p) for p in partial.glob(f"__{dist.get_rank()}_*")}
     sums: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(sums, own)
@@ -77,7 +79,7 @@ def load_sharded(folder: Path, *, training: bool, mesh: DeviceMesh | None = None
             shards[name] = torch.empty(size, dtype=dtype)
         else:
             shards[name] = zeros(size, dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _one_error():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as is meant
         dcp.load(shards, storage_reader=reader, no_dist=mesh is None)
     return _walk(rest, lambda value, _: shards[value] if _is_mark(value) else value)
@@ -95,6 +97,16 @@ def damage(folder: Path) -> str:
         if _checksum(folder / name) != value:
             return f"the checksum of {name} differs, so bytes have changed since it was written"
     return ""
+
+
+@contextmanager
+def _one_error() -> Iterator[None]:
+    """A RuntimeError for the first error of any rank, in place of all in a BaseException."""
+    try:
+        yield
+    except CheckpointException as failed:
+        rank, (error, _) = next(iter(failed.failures.items()))
+        raise RuntimeError(f"rank {rank}: {error}") from failed
 
 
 def _is_mark(value: Any) -> bool:
