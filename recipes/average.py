@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> None:
     if max(len(args.epoch), len(args.avg)) > 1:
         raise MayaError("to choose between several values of --epoch or --avg, add --select")
     epoch, avg = (next(iter(values), None) for values in (args.epoch, args.avg))
+    if args.last and avg:
+        raise MayaError("--last names checkpoints and --avg steps or epochs: give one of them")
     average(experiment, data, folder, epoch=epoch, avg=avg, newest=args.last, force=args.force)
 
 
@@ -91,8 +93,6 @@ def average(
     require_data(experiment, data)
     if epoch is not None and avg is None:
         raise MayaError("--epoch needs --avg, the number of epochs to average over")
-    if newest is not None and avg is not None:
-        raise MayaError("--last names checkpoints and --avg steps or epochs: give one of them")
     epochs = ckpt.epoch_checkpoints(run)
     checkpoints = ckpt.step_checkpoints(run)
     if not checkpoints:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -72,8 +73,10 @@ class Place:
         """A training that runs."""
         command = self.command(run, function, *options, **how)  # type: ignore[arg-type]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, cwd=REPO, text=True, env=environment, start_new_session=True,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+        process = subprocess.Popen(
+            command, cwd=REPO, text=True, env=environment, start_new_session=True, preexec_fn=_hears_hangups,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
         self.started.append(process)
         return process
 
@@ -98,6 +101,11 @@ class Place:
             assert status == 0, out
             self.plain[processes] = run
         return self.plain[processes]
+
+
+def _hears_hangups() -> None:
+    """In a new process: undo what `nohup` does to a campaign."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 _OUTPUT: dict[int, str] = {}
@@ -155,8 +163,7 @@ def sentence(out: str, *words: str) -> str:
     for line in out.splitlines():
         if any(word in line for word in words):
             text = line.strip().replace("|", "/")
-            for folder in (str(REPO) + "/", tempfile.gettempdir() + "/"):
-                text = text.replace(folder, "")
+            text = re.sub(rf"{tempfile.gettempdir()}/\w+/", "", text).replace(f"{REPO}/", "")
             return text if len(text) <= 160 else text[:157] + "..."
     return "NOTHING WAS SAID: " + out[-300:].replace("\n", " ")
 
