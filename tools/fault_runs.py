@@ -69,9 +69,9 @@ class Place:
         name = f"tools.fault_injections:{function}"
         return [sys.executable, *launch, "train", "--experiment", name, *where, *settings]
 
-    def start(self, run: Path, function: str, *options: str, **how: object) -> subprocess.Popen[str]:
+    def start(self, run: Path, function: str, *options: str, **placing: object) -> subprocess.Popen[str]:
         """A training that runs."""
-        command = self.command(run, function, *options, **how)  # type: ignore[arg-type]
+        command = self.command(run, function, *options, **placing)  # type: ignore[arg-type]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             command, cwd=REPO, text=True, env=environment, start_new_session=True, preexec_fn=_hears_hangups,
@@ -87,10 +87,10 @@ class Place:
                 os.killpg(process.pid, signal.SIGKILL)
 
     def finish(
-        self, run: Path, function: str = "experiment", *options: str, **how: object
+        self, run: Path, function: str = "experiment", *options: str, **placing: object
     ) -> tuple[int, str]:
         """Exit status and output of a training that is waited for."""
-        process = self.start(run, function, *options, **how)
+        process = self.start(run, function, *options, **placing)
         return ended(process), said(process)
 
     def undisturbed(self, processes: int = 1) -> Path:
