@@ -24,8 +24,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from maya.errors import MayaError
 from maya.recipes import cli
+from maya.recipes.endings import Ending, read_doing, read_endings, record
 from maya.recipes.experiment import load_experiment
-from maya.train.endings import Ending, read_doing, read_endings, record
 
 _WORKER = "--as-worker"  # what the launcher puts before the command in each process
 _SHUTDOWN_SECONDS = 120  # for the others to save their state after a signal, or to notice that a rank failed

@@ -30,6 +30,7 @@ from maya.recipes.aliases import add_aliases
 from maya.recipes.arguments import add_data_and_run, add_experiment, add_force
 from maya.recipes.convert import open_checkpoint
 from maya.recipes.cut_sources import dev_cuts, require_data, training_source
+from maya.recipes.endings import end, note_doing
 from maya.recipes.experiment import DataConfig, Experiment, load_experiment
 from maya.recipes.experiment_file import own_file, record_file
 from maya.recipes.markers import content, is_done, mark_done
@@ -52,6 +53,7 @@ from maya.train.samples import Samples
 from maya.train.teacher import start_heads
 from maya.train.training_data import TrainingData, describe_data
 from maya.train.validate import Validate, make_validate
+from maya.train.watchdog import LaunchHooks
 
 _SHARES_OF = 10_000  # utterances, of whose augmentation the shares are reported
 
@@ -194,7 +196,7 @@ def _train(
     failed: OutOfMemory | None = None
     try:
         with clear_worker_errors():
-            run_loop(experiment, model, tokenizer, material, run, accelerator)
+            run_loop(experiment, model, tokenizer, material, run, accelerator, LaunchHooks(end, note_doing))
     except OutOfMemory as error:
         failed = error.with_traceback(None)  # whose frames hold the tensors of the step
         failed.__context__ = None

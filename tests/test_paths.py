@@ -129,6 +129,7 @@ def options_that_exist(repo: Path) -> set[str]:
 def test_documented_options_exist(repo: Path) -> None:
     """Checks `--option` and `--group.field` in the pages. `foreign` lists options of other programs."""
     foreign = {"--use-averaged-model", "--torch-threads", "--shift-output", "--index-url", "--cov"}
+    foreign.add("--max-restarts")  # torchrun's, which maya.recipes.launch takes
     options = options_that_exist(repo) | foreign
     names = ("egs.indic12.mini", "egs.digits.lact", "egs.librispeech.zipformer:tiny")
     fields = {field for name in names for field in flat(to_dict(load_experiment(name, [])))}

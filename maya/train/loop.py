@@ -38,10 +38,11 @@ from maya.train.stop import Interrupted, StopRequest
 from maya.train.training_data import TrainingData
 from maya.train.validate import Validate, ValidationOutOfMemory
 from maya.train.verdict import ended_early, judge
-from maya.train.watchdog import Watchdog
+from maya.train.watchdog import LaunchHooks, Watchdog
 
 __all__ = ["Material", "train"]
 
+_ALONE = LaunchHooks()
 Batches = Callable[[Position], Iterator[tuple[Position, Batch]]]
 
 
@@ -63,7 +64,7 @@ class Material:
 
 def train(
     experiment: Any, model: SpeechModel, tokenizer: Tokenizer, material: Material, run_dir: Path,
-    accelerator: Accelerator,
+    accelerator: Accelerator, launch: LaunchHooks = _ALONE,
 ) -> State:  # fmt: skip
     """Train `model` for `experiment.train.steps` or `epochs`, resuming from the newest checkpoint.
 
@@ -89,7 +90,7 @@ def train(
     if on_dev and state.step and state.validated != state.step and validation_due(cfg, state):
         on_dev()  # the step was saved, and its validation interrupted
         clock.lap("validate")
-    watchdog = Watchdog(clock, lambda: state.step, cfg.timeout_seconds)
+    watchdog = Watchdog(clock, lambda: state.step, cfg.timeout_seconds, launch)
     with run.writer, health, StopRequest() as stop, watchdog:
         while not has_ended(cfg, state):
             if model.frozen != schedule.frozen(cfg, state.step):

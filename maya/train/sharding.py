@@ -92,10 +92,10 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def _gathered(model: nn.Module) -> Iterator[None]:
-    fully_shard.state(model)._lazy_init()  # otherwise at its first forward pass
+    fully_shard.state(model)._lazy_init()  # type: ignore[attr-defined]
     units = [unit for unit in model.modules() if isinstance(unit, FSDPModule)]
     # Without FSDP2's hooks: ranks have unlike numbers of batches here, and it would count their passes.
-    hooks = [(own, dict(own)) for u in units for own in (u._forward_pre_hooks, u._forward_hooks)]  # type: ignore[attr-defined]
+    hooks = [(own, dict(own)) for u in units for own in (u._forward_pre_hooks, u._forward_hooks)]
     for unit in units:
         unit.unshard()
     for own, _ in hooks:

@@ -9,17 +9,18 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
 
 from maya.train.distributed import is_distributed, rank, world_size
-from maya.train.endings import note_doing, record
 from maya.train.step import Clock
 
 INTERVAL = 1.0  # seconds between two notes
@@ -34,20 +35,25 @@ _NEXT = {
 _BETWEEN = ("optimizer", "average")  # what follows may take long: saving, validation
 
 
+@dataclass(frozen=True, slots=True)
+class LaunchHooks:
+    """What started the processes. end: takes the sentence with which this process ends. note: takes what this
+    process does, once a second."""
+
+    end: Callable[[str], None] = partial(print, file=sys.stderr)
+    note: Callable[[dict[str, Any]], object] = dict
+
+
 class Watchdog:
-    """Watches from `with` on. Nothing happens on one process, or with 0 seconds.
+    """Watches from `with` on. Nothing happens on one process, or with 0 seconds. step: the step that the
+    process is in."""
 
-    step: the step that the process is in. command: what the sentence begins with.
-    """
-
-    def __init__(
-        self, clock: Clock, step: Callable[[], int], seconds: float, command: str = "maya train"
-    ) -> None:
-        self.clock, self.step, self.seconds, self.command = clock, step, seconds, command
+    def __init__(self, clock: Clock, step: Callable[[], int], seconds: float, launch: LaunchHooks) -> None:
+        self.clock, self.step, self.seconds, self.launch = clock, step, seconds, launch
         self._ended, self._number = threading.Event(), 0
 
     def __enter__(self) -> "Watchdog":
-        if self.seconds and is_distributed() and "MASTER_ADDR" in os.environ:
+        if self.seconds and is_distributed():
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
         return self
@@ -69,7 +75,7 @@ class Watchdog:
         store, checked = _store(), 0.0
         while not self._ended.wait(INTERVAL):
             doing = self.doing()
-            note_doing(doing)
+            self.launch.note(doing)
             with suppress(RuntimeError):  # the store is gone: `_others` says so in time
                 store.set(_key(rank()), json.dumps(doing))
             now = time.perf_counter()
@@ -99,11 +105,7 @@ class Watchdog:
 
     def _end(self, reason: str) -> None:
         if not self._ended.is_set():
-            record(
-                1,
-                f"{self.command}: no progress for {self.seconds:g} s (train.timeout_seconds): {reason}",
-                bug=False,
-            )
+            self.launch.end(f"no progress for {self.seconds:g} s (train.timeout_seconds): {reason}")
             os._exit(1)
 
 
@@ -119,14 +121,14 @@ def _kill_here(notes: list[dict[str, Any]]) -> None:
                 os.kill(note["pid"], signal.SIGKILL)
 
 
-def _store() -> dist.TCPStore:
+def _store() -> Any:
     """A connection of this thread's own: the process group blocks its own while it waits."""
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(address, port, timeout=timedelta(seconds=_SILENT), wait_for_workers=False)
+    store: Any = _get_default_store()
+    return store.clone()
 
 
 def _key(number: int) -> str:
-    return f"maya/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{number}"
+    return f"maya/doing/{number}"
 
 
 def _others() -> list[Any] | None:

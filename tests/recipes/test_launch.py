@@ -8,9 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from maya.recipes import launch
-from maya.train import endings
-from maya.train.endings import Ending
+from maya.recipes import endings, launch
+from maya.recipes.endings import Ending
 from tests import tiny
 
 REPO = Path(__file__).resolve().parents[2]

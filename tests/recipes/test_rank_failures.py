@@ -17,7 +17,7 @@ from maya.files import read_json
 from maya.train import watchdog
 from maya.train.checkpoints.checkpoint import load_checkpoint, step_path
 from maya.train.step import Clock
-from maya.train.watchdog import Watchdog
+from maya.train.watchdog import LaunchHooks, Watchdog
 from tests import tiny
 from tests.pair import Pair
 
@@ -30,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.prepare_run(tiny.experiment(), tmp_path_factory.mktemp("ranks"), utterances=12)
 
 
-class Launch:
+class TwoProcesses:
     """Two processes that train for 300 short steps, with a checkpoint every 20."""
 
     def __init__(
@@ -41,20 +41,16 @@ class Launch:
         command = [sys.executable, "-m", "maya.recipes.launch", "--standalone", "--nproc-per-node", "2"]
         command += ["--log-dir", str(self.logs), *options, "train", "--experiment", "tests.tiny", "--cpu"]
         command += ["--data", str(data / "data"), "--run-dir", str(self.run), "--set", "train.threads=1"]
-        sets = [
-            f"train.steps={STEPS}",
-            "train.save_every=20",
-            "train.valid_every=0",
-            "train.log_every=1",
-            *sets,
-        ]
+        short = [f"train.steps={STEPS}", "train.save_every=20", "train.valid_every=0", "train.log_every=1"]
+        for each in [*short, *sets]:
+            command += ["--set", each]
         out = (folder / "out").open("w")
-        self.process = subprocess.Popen([*command, *sets], cwd=REPO, stdout=out, stderr=out)
+        self.process = subprocess.Popen(command, cwd=REPO, stdout=out, stderr=out)
         self.out = folder / "out"
 
     def pid(self, rank: int, step: int) -> int:
         """The process of a rank, after so many steps."""
-        for _ in range(1200):
+        for _ in range(3000):
             metrics = self.run / "metrics.jsonl"
             done = metrics.read_text().count("\n") if metrics.is_file() else 0
             notes = [read_json(path) for path in self.logs.rglob("doing.json")]
@@ -78,7 +74,7 @@ class Launch:
 
 @pytest.mark.slow
 def test_killed_rank_ends_the_others(data: Path, tmp_path: Path) -> None:
-    launch = Launch(data, tmp_path)
+    launch = TwoProcesses(data, tmp_path)
     os.kill(launch.pid(1, step=5), signal.SIGKILL)
     status, text, seconds = launch.ended(60)
     assert status == 137 and seconds < 30
@@ -89,7 +85,7 @@ def test_killed_rank_ends_the_others(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_stopped_rank_ends_the_others(data: Path, tmp_path: Path) -> None:
-    launch = Launch(data, tmp_path, sets=["train.timeout_seconds=6"])
+    launch = TwoProcesses(data, tmp_path, sets=["train.timeout_seconds=6"])
     os.kill(launch.pid(1, step=5), signal.SIGSTOP)
     status, text, seconds = launch.ended(90)
     assert status == 1 and seconds < 6 + watchdog.PATIENCE + 15
@@ -105,7 +101,7 @@ def test_restart_after_a_killed_rank_is_exact(data: Path, tmp_path: Path, parall
     for name in ("straight", "restarted"):
         folder = tmp_path / name
         folder.mkdir()
-        launch = Launch(
+        launch = LaunchHooks(
             data, folder, ["--max-restarts", "1"], [f"train.parallel={parallel}", "train.steps=60"]
         )
         if name == "restarted":
@@ -129,7 +125,7 @@ def _hang(rank: int, out: str, behind: int) -> None:
     for activity in ["data", "other", "forward"][: 3 - behind * rank]:
         clock.lap(activity)
     watchdog.PATIENCE = 6.0
-    watch = Watchdog(clock, lambda: 7, 1.0)
+    watch = Watchdog(clock, lambda: 7, 1.0, LaunchHooks())
     ends: list[str] = []
     watch._end = ends.append  # type: ignore[method-assign]
     with watch:

@@ -159,6 +159,8 @@ def test_a_sharded_checkpoint_serves_one_process_and_back(
     counts = [c.training["average"]["count"] for c in (before, after) if c.training]
     assert counts == [4, 6]
     for name, value in before.weights.items():
+        if "batch_norm" in name:
+            continue  # running statistics
         change = (after.weights[name] - value).float().abs().max()
         assert change < 0.1, name  # two steps of Adam from there
 

@@ -71,7 +71,7 @@ def load_sharded(folder: Path, *, training: bool, mesh: DeviceMesh | None = None
     names: list[str] = []
     _walk(rest, lambda value, _: names.append(value) if _is_mark(value) else None)
     reader = dcp.FileSystemReader(folder)
-    entries = reader.read_metadata().state_dict_metadata
+    entries: dict[str, Any] = reader.read_metadata().state_dict_metadata
     shards: dict[str, Any] = {}
     for name in names:
         size, dtype = entries[name].size, entries[name].properties.dtype

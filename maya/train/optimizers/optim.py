@@ -90,7 +90,8 @@ def make_optimizer(model: SpeechModel, cfg: TrainConfig) -> torch.optim.Optimize
 
 def gradient_norm(model: nn.Module) -> Tensor:
     """() the norm of all gradients, on their device: nothing waits for it."""
-    norms = [torch.nn.utils.get_total_norm([p.grad for p in part]) for part in _by_layout(model)]
+    grads = ([p.grad for p in part if p.grad is not None] for part in _by_layout(model))
+    norms = [torch.nn.utils.get_total_norm(part) for part in grads]
     norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
     return norms[0] if len(norms) == 1 else torch.stack([torch.zeros(()), *norms]).norm()
 

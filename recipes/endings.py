@@ -42,6 +42,11 @@ def record(status: int, text: str, *, bug: bool) -> None:
     Path(path).write_text(json.dumps({"message": said, "maya": ending}))
 
 
+def end(reason: str) -> None:
+    """Record why this process of a training ends."""
+    record(1, f"maya train: {reason}", bug=False)
+
+
 def note_doing(doing: dict[str, Any]) -> None:
     """Leave what this process does now, for the case that it is killed."""
     if path := os.environ.get(_ERROR_FILE):
