@@ -50,7 +50,12 @@ def run(args: argparse.Namespace) -> None:
     if max(len(args.epoch), len(args.avg)) > 1:
         raise MayaError("to choose between several values of --epoch or --avg, add --select")
     epoch, avg = (next(iter(values), None) for values in (args.epoch, args.avg))
-    average(experiment, data, folder, epoch=epoch, avg=avg, newest=args.last, force=args.force)
+    if args.last and avg:
+        raise MayaError("--last names checkpoints and --avg steps or epochs: give one of them")
+    if args.last:
+        average_newest(folder, args.last)
+        return
+    average(experiment, data, folder, epoch=epoch, avg=avg, force=args.force)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -72,7 +77,6 @@ def average(
     step: int | None = None,
     epoch: int | None = None,
     avg: int | None = None,
-    newest: int | None = None,
     ends: int = 1,
     force: bool = False,
 ) -> None:
@@ -83,22 +87,21 @@ def average(
 
     With `avg`, no choice: the mean over the last `avg` epochs up to `epoch` (icefall's --epoch and --avg),
     which needs what the two ends left (see train.epochs); without `epoch`, over the `avg` steps before
-    `step`, by default the newest checkpoint's. With `newest`, the plain mean of the weights of so many newest
-    checkpoints. Without a dev set nothing is chosen: the last weights, or the mean that `avg` names. A damaged
-    checkpoint is named and offers nothing. With data.source=lhotse the dev set is data.dev_cuts.
+    `step`, by default the newest checkpoint's. Without a dev set nothing is chosen: the last weights, or the
+    mean that `avg` names. A damaged checkpoint is named and offers nothing. With data.source=lhotse the dev
+    set is data.dev_cuts.
     """
     require_data(experiment, data)
     if epoch is not None and avg is None:
         raise MayaError("--epoch needs --avg, the number of epochs to average over")
-    if newest is not None and avg is not None:
-        raise MayaError("--last names checkpoints and --avg steps or epochs: give one of them")
-    epochs, checkpoints = ckpt.epoch_checkpoints(run), ckpt.step_checkpoints(run)
+    epochs = ckpt.epoch_checkpoints(run)
+    checkpoints = ckpt.step_checkpoints(run)
     if not checkpoints:
         raise MayaError(f"{run} holds no training checkpoint; run stage 3 (train) first")
     inputs = {
         "checkpoints": [f"{p.name}:{stamp(p)}" for p in [*(p for _, p in checkpoints), *epochs.values()]],
         "best": [stamp(run / "best.pt"), *(stamp(p) for _, p in ckpt.best_checkpoints(run))],
-        "choice": [step, epoch, avg, newest, ends],
+        "choice": [step, epoch, avg, ends],
         **_validated(experiment, data, ["dev"]),
     }
     if is_done(run / "stage-average.json", inputs) and (run / "averaged.pt").is_file() and not force:
@@ -107,9 +110,7 @@ def average(
     last, damaged = ckpt.load_newest([path for _, path in checkpoints], training=True)
     for error in damaged:
         print(f"average: {error}; the one before it is taken")
-    if newest is not None:
-        offered = iter([_plain_mean(f"mean of the {newest} newest", newest, checkpoints)])
-    elif avg is None:
+    if avg is None:
         offered = candidates(run, checkpoints, last, ends)
     else:
         offered = iter([stretch(checkpoints, step, avg) if epoch is None else passes(epochs, epoch, avg)])
@@ -124,6 +125,14 @@ def average(
         print(f"average: {place} no dev set to choose on: {chosen.name} is taken{advice}")
     _write(run, last, chosen, dev, {"dev": scores})
     mark_done(run / "stage-average.json", inputs)
+
+
+def average_newest(run: Path, count: int) -> None:
+    """Write `run`/averaged.pt: the plain mean of the weights of the `count` newest training checkpoints."""
+    checkpoints = ckpt.step_checkpoints(run)
+    mean = _plain_mean(f"mean of the {count} newest", count, checkpoints)
+    (run / "stage-average.json").unlink(missing_ok=True)
+    _write(run, ckpt.load_checkpoint(checkpoints[-1][1]), mean, {}, {})
 
 
 def _best(

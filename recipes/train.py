@@ -383,13 +383,11 @@ def counting_left_out(validate: Validate, loader: EvalLoader | CutEvalLoader, na
 
     def counted(model: Any, *args: Any, **options: Any) -> dict[str, float]:
         scores = validate(model, *args, **options)
-        device = next(model.parameters()).device
-        (skipped,) = all_reduce_sum([float(len(loader.left_out))], device)
+        (skipped,) = all_reduce_sum([float(len(loader.left_out))], next(model.parameters()).device)
         if skipped >= len(loader.utterances):
             first = f"; the first: {loader.left_out[0].reason}" if loader.left_out else ""
             raise MayaError(f"none of the {skipped:.0f} utterances of {name} can be read{first}")
-        if skipped:
-            scores["skipped"] = skipped
+        scores.update({"skipped": skipped} if skipped else {})
         return scores
 
     return counted

@@ -3,7 +3,7 @@
 Each fault hits a training in a process of its own (two processes for the death of a rank). The same command
 is then run again until the training has ended, and its result is compared with that of a training that
 nothing disturbed: the losses of all steps and the bits of the weights. `--write` puts the table into
-docs/reliability.md between its two marks; `--only NAME ...` runs some of the faults.
+docs/reliability.md between its two marks; `--only NAME ...` runs some of the faults, and replaces their rows.
 
 Steps lost: taken again after the fault. Bytes lost: of checkpoints and logged steps that were complete before
 the fault and cannot be read after it, other than what the fault itself destroyed.
@@ -327,12 +327,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS), metavar="NAME")
     parser.add_argument("--write", action="store_true", help="put the table into docs/reliability.md")
     args = parser.parse_args(argv)
-    outcomes = []
+    outcomes, wrong = list[Outcome](), list[str]()
     with tempfile.TemporaryDirectory() as name:
         place = prepared(Path(name))
         try:
             for fault in args.only:
-                result = FAULTS[fault](place)
+                try:
+                    result = FAULTS[fault](place)
+                except (AssertionError, LookupError, OSError) as error:
+                    print(f"{fault}: could not be judged: {error}", flush=True)
+                    wrong.append(fault)
+                    continue
                 if result is None:
                     print(f"{fault}: cannot be injected here", flush=True)
                     continue
@@ -341,15 +346,22 @@ def main(argv: list[str] | None = None) -> int:
         finally:
             place.end()
     if args.write:
-        before, rest = PAGE.read_text().split(MARKS[0])
-        after = rest.split(MARKS[1])[1]
-        PAGE.write_text("\n".join([before + MARKS[0], "", *table(outcomes), "", MARKS[1]]) + after)
-    wrong = [o.fault for o in outcomes if not o.good]
-    print(
-        f"fault campaign: {len(outcomes)} faults, "
-        + (f"WRONG: {', '.join(wrong)}" if wrong else "all as promised")
-    )
+        write(outcomes)
+    wrong += [o.fault for o in outcomes if not o.good]
+    ending = f"WRONG: {', '.join(wrong)}" if wrong else "all as promised"
+    print(f"fault campaign: {len(outcomes)} faults judged, {ending}")
     return 1 if wrong else 0
+
+
+def write(outcomes: list[Outcome]) -> None:
+    """Put the rows of some faults into the page, in the place of their earlier ones."""
+    before, rest = PAGE.read_text().split(MARKS[0])
+    earlier, after = rest.split(MARKS[1])
+    head, rule, *_ = table([])
+    rows = {line.split("|")[1].strip(): line for line in earlier.splitlines() if line.startswith("| ")}
+    rows |= {o.fault.replace("_", " "): line for o, line in zip(outcomes, table(outcomes)[2:], strict=True)}
+    ordered = [rows[name] for fault in FAULTS if (name := fault.replace("_", " ")) in rows]
+    PAGE.write_text("\n".join([before + MARKS[0], "", head, rule, *ordered, "", MARKS[1]]) + after)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from maya.train.checkpoints.checkpoint import damage, load_checkpoint, step_chec
 from tools.fault_injections import EVERY, STEPS, steps_taken
 
 REPO = Path(__file__).resolve().parents[1]
-SECONDS = 240.0  # for a process to do what is expected of it
+SECONDS = 600.0  # for a process to do what is expected of it
 
 
 @dataclass(kw_only=True, slots=True)
@@ -68,12 +69,14 @@ class Place:
         name = f"tools.fault_injections:{function}"
         return [sys.executable, *launch, "train", "--experiment", name, *where, *settings]
 
-    def start(self, run: Path, function: str, *options: str, **how: object) -> subprocess.Popen[str]:
+    def start(self, run: Path, function: str, *options: str, **placing: object) -> subprocess.Popen[str]:
         """A training that runs."""
-        command = self.command(run, function, *options, **how)  # type: ignore[arg-type]
+        command = self.command(run, function, *options, **placing)  # type: ignore[arg-type]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, cwd=REPO, text=True, env=environment, start_new_session=True,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+        process = subprocess.Popen(
+            command, cwd=REPO, text=True, env=environment, start_new_session=True, preexec_fn=_hears_hangups,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
         self.started.append(process)
         return process
 
@@ -84,10 +87,10 @@ class Place:
                 os.killpg(process.pid, signal.SIGKILL)
 
     def finish(
-        self, run: Path, function: str = "experiment", *options: str, **how: object
+        self, run: Path, function: str = "experiment", *options: str, **placing: object
     ) -> tuple[int, str]:
         """Exit status and output of a training that is waited for."""
-        process = self.start(run, function, *options, **how)
+        process = self.start(run, function, *options, **placing)
         return ended(process), said(process)
 
     def undisturbed(self, processes: int = 1) -> Path:
@@ -98,6 +101,11 @@ class Place:
             assert status == 0, out
             self.plain[processes] = run
         return self.plain[processes]
+
+
+def _hears_hangups() -> None:
+    """In a new process: undo what `nohup` does to a campaign."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 _OUTPUT: dict[int, str] = {}
@@ -155,8 +163,7 @@ def sentence(out: str, *words: str) -> str:
     for line in out.splitlines():
         if any(word in line for word in words):
             text = line.strip().replace("|", "/")
-            for folder in (str(REPO) + "/", tempfile.gettempdir() + "/"):
-                text = text.replace(folder, "")
+            text = re.sub(rf"{tempfile.gettempdir()}/\w+/", "", text).replace(f"{REPO}/", "")
             return text if len(text) <= 160 else text[:157] + "..."
     return "NOTHING WAS SAID: " + out[-300:].replace("\n", " ")
 

@@ -95,7 +95,7 @@ class TrainConfig:
     skip_in_row: PosInt = 3  # of them in a row, after which training stops
     # A loss above the median of recent steps by so many of their deviations is reported; 0: never.
     spike: NonNegFloat = 8.0
-    stall_seconds: NonNegFloat = 900.0  # without a step, after which the place is reported; 0: never
+    stall_seconds: NonNegFloat = 300.0  # without a step, after which the place is reported; 0: never
     # Validations in a row without a clear improvement, after which training ends; 0: never.
     patience: Count = 0
     # Trackers of accelerate beside TensorBoard: wandb, mlflow, aim, or one that an experiment registers.

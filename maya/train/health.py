@@ -7,6 +7,8 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,6 +75,7 @@ class StallDetector(threading.Thread):
         self._watched = threading.get_ident()
         self._ended = threading.Event()
         self._step, self._since, self._reports = 0, time.monotonic(), 0
+        self.patience = 1.0  # times `seconds`
 
     def beat(self, step: int) -> float:
         """A step has ended. Returns the seconds it took if they were reported as a stall, else 0."""
@@ -83,7 +86,7 @@ class StallDetector(threading.Thread):
 
     def run(self) -> None:
         while not self._ended.wait(min(10.0, self._seconds / 4)):
-            if time.monotonic() - self._since > self._seconds * 2**self._reports:
+            if time.monotonic() - self._since > self.patience * self._seconds * 2**self._reports:
                 self._reports += 1
                 self._report()
 
@@ -135,6 +138,15 @@ class Health:
     def __exit__(self, *_: object) -> None:
         if self._stalls:
             self._stalls.end()
+
+    @contextmanager
+    def validating(self) -> Iterator[None]:
+        """A validation may take ten times as long as a step."""
+        if self._stalls:
+            self._stalls.patience = 10.0
+        yield
+        if self._stalls:
+            self._stalls.patience = 1.0
 
     def after(self, state: State, stats: StepStats | None, group: list[Batch]) -> None:
         """After a step, whose number is now `state.step`, with its batches on this rank. stats: None for a

@@ -72,9 +72,18 @@ def train(
     or gradients are not numbers, and OutOfMemory.
     """
     cfg: TrainConfig = experiment.train
-    steps_in_all = Forecast(cfg, material.data.batches_per_pass if material.data is not None else 0)
-    run, state = begin(experiment, model, tokenizer, material, run_dir, accelerator, steps_in_all)
-    wrapped, log, health = wrap(model, accelerator), run.log, Health(run, state)
+    check(cfg, model.cfg)
+    place(model, cfg, accelerator)
+    optimizer, data = make_optimizer(model, cfg), material.data
+    state = resume(run_dir, model, optimizer, experiment, tokenizer, data)
+    model.freeze(schedule.frozen(cfg, state.step))
+    wrapped = wrap(model, accelerator)
+    steps_in_all = Forecast(cfg, data.batches_per_pass if data is not None else 0)
+    log = open_log(run_dir, experiment, state, accelerator, material.facts, steps_in_all)
+    run = Run(folder=run_dir, model=model, optimizer=optimizer, tokenizer=tokenizer, experiment=experiment,
+              log=log, writer=CheckpointWriter(background=cfg.save_in_background and log.main))  # fmt: skip
+    check_space(run_dir, model, optimizer, cfg)
+    health = Health(run, state)
     window, clock, pace, stream = Window(), Clock(), Pace(first=state.step), material.batches(state.position)
     preferred, bf16 = experiment.decoding_head, accelerator.mixed_precision == "bf16"
     on_dev = partial(check_on_dev, run, state, material.validate, health) if material.validate else None
@@ -82,7 +91,7 @@ def train(
         on_dev()  # the step was saved, and its validation interrupted
         clock.lap("validate")
     watchdog = Watchdog(clock, lambda: state.step, cfg.timeout_seconds, launch)
-    with run.writer, health, watchdog, StopRequest() as stop:
+    with run.writer, health, StopRequest() as stop, watchdog:
         while not has_ended(cfg, state):
             if model.frozen != schedule.frozen(cfg, state.step):
                 del wrapped  # with its hooks
@@ -97,20 +106,17 @@ def train(
             waited = clock.lap("data")
             stats: StepStats | None = None  # of a step that is left out
             with watched(run, state, group, seen, bf16):
-                tools = Step(wrapped, run.optimizer, accelerator, run_dir, clock)
+                tools = Step(wrapped, optimizer, accelerator, run_dir, clock)
                 stats = train_step(tools, group, cfg, state, stop.requested)
             state.step += 1
             health.after(state, stats, group)
             epoch = schedule.epoch(cfg, state.position)
             over, passed = schedule.is_over(cfg, state.step, epoch), cfg.epochs > 0 and epoch > before
-            if stats is not None:
-                window.add(stats, waited)
-            if due(state.step, cfg.average_every):
-                add_to_average(run, state)
-                clock.lap("average")
+            window.add(stats, waited)
+            sample_averages(run, state, clock)
             if due(state.step, cfg.log_every) or over:
                 report(run, state, window, clock, pace, steps_in_all)
-            stop_now = stats is not None and stats.stop
+            stop_now = bool(stats and stats.stop)
             save_and_check(run, state, on_dev, stop=stop_now, over=over, passed=passed)
             show_samples(run, state, material.samples, preferred)
             clock.lap("validate")
@@ -118,27 +124,12 @@ def train(
     return state
 
 
-def begin(
-    experiment: Any, model: SpeechModel, tokenizer: Tokenizer, material: Material, run_dir: Path,
-    accelerator: Accelerator, steps_in_all: Forecast,
-) -> tuple[Run, State]:  # fmt: skip
-    """The run and its state: the model on its device, compiled and sharded where that is asked for, with its
-    optimizer, as the newest checkpoint left them; the log, and room on the disk."""
-    cfg: TrainConfig = experiment.train
-    check(cfg, model.cfg)
+def place(model: SpeechModel, cfg: TrainConfig, accelerator: Accelerator) -> None:
+    """Bring the model to its device, frozen, compiled and spread over ranks as the options say."""
     model.to(accelerator.device)
     model.freeze(schedule.frozen_throughout(cfg))  # before the optimizer, which leaves them out
     compile_blocks(model, cfg)
     shard(model, cfg, accelerator)
-    optimizer = make_optimizer(model, cfg)
-    state = resume(run_dir, model, optimizer, experiment, tokenizer, material.data)
-    model.freeze(schedule.frozen(cfg, state.step))
-    log = open_log(run_dir, experiment, state, accelerator, material.facts, steps_in_all)
-    check_space(run_dir, model, optimizer, cfg)
-    writer = CheckpointWriter(background=cfg.save_in_background and log.main)
-    run = Run(folder=run_dir, model=model, optimizer=optimizer, tokenizer=tokenizer, experiment=experiment,
-              log=log, writer=writer)  # fmt: skip
-    return run, state
 
 
 def due(step: int, every: int) -> bool:
@@ -158,19 +149,12 @@ def validation_due(cfg: TrainConfig, state: State) -> bool:
     return cfg.valid_every > 0 and (over or due(state.step, cfg.valid_every))
 
 
-def add_to_average(run: Run, state: State) -> None:
-    """Add the weights of this step to their averages, which rank 0 keeps; of a sharded model each rank keeps
-    its share."""
-    if run.log.main or is_sharded(run.model):
-        state.update_averages(run.model.state_dict())
-
-
 def check_on_dev(run: Run, state: State, validate: Validate, health: Health) -> None:
     """Validate the weights of this step, keep them as best.pt if they are the best, and record it. Without
     the memory for it, that is said, and training continues."""
     anew, error = state.best == float("inf"), float("inf")
     try:
-        with gathered(run.model):
+        with gathered(run.model), health.validating():
             scores = validate(run.model, trained_heads(run.cfg, run.model, state.step))
     except ValidationOutOfMemory as failed:
         run.log.say(f"valid step {state.step}  NOT VALIDATED, out of memory: {failed}")
@@ -190,8 +174,16 @@ def check_on_dev(run: Run, state: State, validate: Validate, health: Health) -> 
         )
 
 
+def sample_averages(run: Run, state: State, clock: Clock) -> None:
+    """Add the weights of this step to the averages, if that is due."""
+    if due(state.step, run.cfg.average_every):
+        if run.log.main or is_sharded(run.model):
+            state.update_averages(run.model.state_dict())
+        clock.lap("average")
+
+
 def show_samples(run: Run, state: State, samples: Samples | None, preferred: str | None) -> None:
-    """Log the output of the head that decodes best for a few utterances, if that is due."""
+    """Log the output for some utterances, if that is due. Of a sharded model all ranks must call this."""
     if samples and due(state.step, run.cfg.samples_every):
         trained = trained_heads(run.cfg, run.model, state.step)
         head = head_to_show(run.model, trained, preferred, state.dev)

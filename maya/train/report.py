@@ -25,7 +25,10 @@ class Window:
     clipped: list[str] = field(default_factory=list)  # ScaledAdam's description of each step that it clipped
     largest: tuple[str, float] = ("", 0.0)  # the last step's largest gradient, where it was computed
 
-    def add(self, stats: StepStats, waited: float) -> None:
+    def add(self, stats: StepStats | None, waited: float) -> None:
+        """Add a step, unless it was left out."""
+        if stats is None:
+            return
         self.steps += 1
         self.waits.append(round(waited, 4))
         self.clipped += [stats.clipped] if stats.clipped else []

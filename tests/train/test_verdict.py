@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from maya.recipes.average import average
+from maya.recipes.average import average, average_newest
 from maya.recipes.train import train
 from maya.train.checkpoints.checkpoint import best_checkpoints, load_checkpoint, step_checkpoints
 from maya.train.checkpoints.state import State
@@ -155,7 +155,7 @@ def test_the_best_are_kept_and_averaged(
     average(exp, data / "data", run)
     out = capsys.readouterr().out
     assert "mean of the 3 best" in out and "EMA (step 12)" in out
-    average(exp, data / "data", run, newest=2)
+    average_newest(run, 2)
     monkey.undo()
     ends = [load_checkpoint(path).weights for _, path in step_checkpoints(run)[-2:]]
     mean = load_checkpoint(run / "averaged.pt")

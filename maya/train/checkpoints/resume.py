@@ -97,7 +97,7 @@ def newest_readable(run_dir: Path, go_back: bool = True) -> Path | None:
     outcome: tuple[str, str] = ("", "")  # (path, error)
     if rank() == 0:
         for partial in (*run_dir.glob("*.pt.partial"), *run_dir.glob("checkpoints/*.pt.partial")):
-            partial.unlink(missing_ok=True)
+            ckpt.remove(partial)
         outcome = _newest_readable(run_dir, go_back)
     path, error = gather_objects(outcome)[0]
     if error:
@@ -160,9 +160,9 @@ def _restore(
     state.average.load_state_dict(training["average"])
     if state.ema is not None and "ema" in training:
         state.ema.load_state_dict(training["ema"])
-    for average in (state.average, state.ema):
-        if is_sharded(model) and average is not None:
-            average.mean = {k: v.cpu() for k, v in spread(average.mean, model).items()}
+    for kept in (state.average, state.ema) if is_sharded(model) else ():
+        if kept is not None:
+            kept.mean = {k: v.cpu() for k, v in spread(kept.mean, model).items()}
     return state
 
 

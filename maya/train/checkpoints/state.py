@@ -86,22 +86,20 @@ def keep_best(run: Run, state: State, scores: Mapping[str, float]) -> None:
     better, state.dev = scores["error"] < state.best, scores_by_head(scores, heads)
     log.say(f"valid step {state.step}  {describe(scores, heads)}" + ("  (best so far)" if better else ""))
     state.best = min(state.best, scores["error"])
+    if not better and count == 1:
+        return
     notes = {"valid": dict(scores)} | head_notes(run.cfg, run.model, state.step, scores)
-    if not (better or count > 1):
-        return
-    checkpoint = run.checkpoint(state, notes)  # of a sharded model, by all ranks together
-    if not log.main:
-        return
-    if better:
-        run.writer.write(run.folder / "best.pt", checkpoint)
-    if count > 1:
+    of_step = run.checkpoint(state, notes)
+    if better and log.main:
+        run.writer.write(run.folder / "best.pt", of_step)
+    if count > 1 and log.main:
         errors = {int(step): row["error"] for step, row in _validations(run.folder).items()}
         errors |= {state.step: scores["error"]}
         kept = {step for step, _ in ckpt.best_checkpoints(run.folder)} | {state.step}
         lowest = sorted(kept, key=lambda step: (errors.get(step, float("inf")), step))[:count]
         if state.step in lowest:
             path = ckpt.best_path(run.folder, state.step)
-            run.writer.write(path, checkpoint, lambda: _keep_only(run.folder, lowest))
+            run.writer.write(path, of_step, lambda: _keep_only(run.folder, lowest))
 
 
 def _keep_only(run_dir: Path, steps: Sequence[int]) -> None:
