@@ -25,7 +25,6 @@ MORE_PARAMETERS: dict[str, str] = {
     "kernels/lact/__init__.py::lact": "a public operator: inputs, weights and how they are updated",
     "maya/data/loading/loader.py::__init__": "options by keyword, as torch's DataLoader",
     "maya/train/optimizers/scaled_adam.py::__init__": "hyper-parameters by keyword, as torch's optimizers",
-    "recipes/average.py::average": "each way to average is a keyword, as in the command",
     "recipes/presets.py::fastconformer_tdt_ctc": "the sizes of a model by keyword",
 }
 # "path" -> the reason for asking for a kind there.

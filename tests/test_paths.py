@@ -21,7 +21,7 @@ from maya.train.checkpoints.state import flat
 FOLDERS = "maya|kernels|recipes|egs|tools|tests|docs"
 PATH = re.compile(rf"(?<![\w/.<{{$*-])(?:\./)?((?:{FOLDERS})/[\w./*-]+)")
 MODULE = re.compile(rf"python -m ((?:{FOLDERS})(?:\.\w+)+)")
-TARGET = re.compile(r"`make ([a-z][a-z-]*)")
+TARGET = re.compile(r"`make ([a-z][a-z0-9-]*)")
 # Paths of other projects, with the file that mentions them.
 FOREIGN = ("egs/librispeech/ASR",)
 

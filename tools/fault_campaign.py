@@ -28,8 +28,8 @@ from tools.bench.common import markdown, parser_of
 from tools.fault_injections import BREAKS_AT, STEPS, experiment, steps_taken
 from tools.fault_runs import (
     REPO,
+    FaultRuns,
     Outcome,
-    Place,
     children,
     complete,
     ended,
@@ -48,56 +48,56 @@ MARKS = ("<!-- fault campaign -->", "<!-- end of fault campaign -->")
 SECONDS = 240.0  # for a process to do what is expected of it
 
 
-def stopped_by(place: Place, name: str, number: signal.Signals) -> Outcome:
+def stopped_by(runs: FaultRuns, name: str, number: signal.Signals) -> Outcome:
     """A signal to the process of a training at step 12."""
-    run = place.run(name)
-    process = place.start(run, "slow")
+    run = runs.run(name)
+    process = runs.start(run, "slow")
     wait_for(process, lambda: len(steps_taken(run)) >= BREAKS_AT)
     before = complete(run)
     process.send_signal(number)
     status, out = ended(process), said(process)
-    done, _ = place.finish(run)
+    done, _ = runs.finish(run)
     happened = f"exit status {status}"
     if number != signal.SIGKILL:
         happened += ": " + sentence(out, "stopped after step")
-    return outcome(place, run, before, f"{number.name} at step {BREAKS_AT}", happened, done)
+    return outcome(runs, run, before, f"{number.name} at step {BREAKS_AT}", happened, done)
 
 
-def kill(place: Place) -> Outcome:
-    return stopped_by(place, "kill", signal.SIGKILL)
+def kill(runs: FaultRuns) -> Outcome:
+    return stopped_by(runs, "kill", signal.SIGKILL)
 
 
-def terminate(place: Place) -> Outcome:
-    return stopped_by(place, "terminate", signal.SIGTERM)
+def terminate(runs: FaultRuns) -> Outcome:
+    return stopped_by(runs, "terminate", signal.SIGTERM)
 
 
-def hang_up(place: Place) -> Outcome:
-    return stopped_by(place, "hang_up", signal.SIGHUP)
+def hang_up(runs: FaultRuns) -> Outcome:
+    return stopped_by(runs, "hang_up", signal.SIGHUP)
 
 
-def kill_while_writing(place: Place) -> Outcome:
-    run = place.run("kill_while_writing")
-    process = place.start(run, "slow_disk")
+def kill_while_writing(runs: FaultRuns) -> Outcome:
+    run = runs.run("kill_while_writing")
+    process = runs.start(run, "slow_disk")
     wait_for(process, lambda: list(run.glob("checkpoints/step-0000010.pt.partial")))
     before = complete(run)
     process.kill()
     status, _ = ended(process), said(process)
-    done, _ = place.finish(run)
+    done, _ = runs.finish(run)
     rest = "the part of a file is removed" if not list(run.rglob("*.partial")) else "A PART OF A FILE STAYS"
     injected = "SIGKILL while step-0000010.pt is written"
-    return outcome(place, run, before, injected, f"exit status {status}; {rest}", done)
+    return outcome(runs, run, before, injected, f"exit status {status}; {rest}", done)
 
 
-def kill_rank(place: Place) -> Outcome:
-    run = place.run("kill_rank")
-    process = place.start(run, "slow", processes=2)
+def kill_rank(runs: FaultRuns) -> Outcome:
+    run = runs.run("kill_rank")
+    process = runs.start(run, "slow", processes=2)
     wait_for(process, lambda: len(steps_taken(run)) >= BREAKS_AT)
     before, began = complete(run), time.monotonic()
     os.kill(rank_of(process.pid, 1), signal.SIGKILL)
     status, out = ended(process), said(process)
     happened = f"exit status {status} after {time.monotonic() - began:.0f} s: {sentence(out, 'was ended by')}"
-    done, _ = place.finish(run, processes=2)
-    return outcome(place, run, before, f"SIGKILL of rank 1 of 2 at step {BREAKS_AT}", happened, done, 2)
+    done, _ = runs.finish(run, processes=2)
+    return outcome(runs, run, before, f"SIGKILL of rank 1 of 2 at step {BREAKS_AT}", happened, done, 2)
 
 
 @contextmanager
@@ -115,38 +115,38 @@ def small_disk(folder: Path, size: int) -> Iterator[bool]:
             subprocess.run(["umount", str(folder)], check=True)
 
 
-def small_file_system(place: Place) -> Outcome | None:
+def small_file_system(runs: FaultRuns) -> Outcome | None:
     """A disk that three checkpoints fill. It is foreseen; after room was made the training goes on."""
-    size = next(iter(complete(place.undisturbed()).values()))
-    with small_disk(place.top / "disk", round(3.6 * size)) as mounted:
+    size = next(iter(complete(runs.undisturbed()).values()))
+    with small_disk(runs.top / "disk", round(3.6 * size)) as mounted:
         if not mounted:
             return None
-        run = place.top / "disk" / "small_file_system"
-        shutil.copytree(place.top / "run", run)
-        status, out = place.finish(run)
+        run = runs.top / "disk" / "small_file_system"
+        shutil.copytree(runs.top / "run", run)
+        status, out = runs.finish(run)
         before = complete(run)
         happened = f"exit status {status}: {sentence(out, 'could not be written')}"
         warned = "a warning came before" if "make room" in out else "NO WARNING BEFORE"
-        moved = place.top / "small_file_system"
+        moved = runs.top / "small_file_system"
         shutil.copytree(run, moved)
     before = {moved / path.relative_to(run): count for path, count in before.items()}
-    done, _ = place.finish(moved)
+    done, _ = runs.finish(moved)
     injected = f"a file system of {3.6 * size / 1e6:.0f} MB, later a larger one"
-    return outcome(place, moved, before, injected, f"{happened} ({warned})", done)
+    return outcome(runs, moved, before, injected, f"{happened} ({warned})", done)
 
 
-def full_disk(place: Place) -> Outcome:
-    run = place.run("full_disk")
-    status, out = place.finish(run, "full_disk")
+def full_disk(runs: FaultRuns) -> Outcome:
+    run = runs.run("full_disk")
+    status, out = runs.finish(run, "full_disk")
     before = complete(run)
     happened = f"exit status {status}: {sentence(out, 'could not be written')}"
-    done, _ = place.finish(run)
-    return outcome(place, run, before, "writes fail (ENOSPC) from step 10 on", happened, done)
+    done, _ = runs.finish(run)
+    return outcome(runs, run, before, "writes fail (ENOSPC) from step 10 on", happened, done)
 
 
-def corrupt_newest(place: Place) -> Outcome:
-    run = place.run("corrupt_newest")
-    process = place.start(run, "slow")
+def corrupt_newest(runs: FaultRuns) -> Outcome:
+    run = runs.run("corrupt_newest")
+    process = runs.start(run, "slow")
     wait_for(process, lambda: len(step_checkpoints(run)) >= 2)
     process.kill()
     ended(process)
@@ -155,25 +155,25 @@ def corrupt_newest(place: Place) -> Outcome:
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
-    refused, _ = place.finish(run, "experiment", "train.damaged=stop")
-    done, out = place.finish(run)
+    refused, _ = runs.finish(run, "experiment", "train.damaged=stop")
+    done, out = runs.finish(run)
     happened = f"{sentence(out, 'is damaged')} (with train.damaged=stop: exit status {refused})"
-    result = outcome(place, run, before, "a bit of the newest checkpoint flips", happened, done)
+    result = outcome(runs, run, before, "a bit of the newest checkpoint flips", happened, done)
     return result
 
 
-def broken_step(place: Place, function: str) -> Outcome:
+def broken_step(runs: FaultRuns, function: str) -> Outcome:
     """NaN at a step: it is left out, and no other step is lost. Without permission to leave steps out the
     training stops there once, and the same command goes on behind it."""
-    run = place.run(function)
-    status, out = place.finish(run, function)
+    run = runs.run(function)
+    status, out = runs.finish(run, function)
     before = complete(run)
     happened = f"exit status {status}: {sentence(out, 'is not a number', 'are not finite')}"
-    done, out = place.finish(run, function)
+    done, out = runs.finish(run, function)
     happened += "; the same command leaves the step out" if "is left out" in out else "; NOT LEFT OUT"
     steps, size = lost(run, before)
-    allowed = place.run(f"{function}_allowed")
-    status, _ = place.finish(allowed, function, "train.skip_non_finite=1")
+    allowed = runs.run(f"{function}_allowed")
+    status, _ = runs.finish(allowed, function, "train.skip_non_finite=1")
     finite = load_checkpoint(step_checkpoints(allowed)[-1][1]).weights
     good = not done and not status and all(v.isfinite().all() for v in finite.values())
     good = good and same_weights(run, allowed)
@@ -182,40 +182,40 @@ def broken_step(place: Place, function: str) -> Outcome:
     return judged(function, injected, happened, good, steps, size)
 
 
-def nan_in_activations(place: Place) -> Outcome:
-    return broken_step(place, "nan_in_activations")
+def nan_in_activations(runs: FaultRuns) -> Outcome:
+    return broken_step(runs, "nan_in_activations")
 
 
-def nan_in_gradients(place: Place) -> Outcome:
-    return broken_step(place, "nan_in_gradients")
+def nan_in_gradients(runs: FaultRuns) -> Outcome:
+    return broken_step(runs, "nan_in_gradients")
 
 
-def changed_audio(place: Place, name: str, change: Callable[[Path], None], count: int, *options: str,
+def changed_audio(runs: FaultRuns, name: str, change: Callable[[Path], None], count: int, *options: str,
                   function: str = "experiment") -> tuple[Path, int, str, list[str]]:  # fmt: skip
     """A training on which some recordings changed after they were prepared. Returns the run folder, the exit
     status, the output and the changed recordings."""
-    run, files = place.run(name), sorted((place.top / "corpus").glob("en-*.wav"))[:count]
+    run, files = runs.run(name), sorted((runs.top / "corpus").glob("en-*.wav"))[:count]
     originals = {path: path.read_bytes() for path in files}
     for path in files:
         change(path)
     try:
-        status, out = place.finish(run, function, *options)
+        status, out = runs.finish(run, function, *options)
     finally:
         for path, content in originals.items():
             path.write_bytes(content)
     return run, status, out, [path.stem for path in files]
 
 
-def nan_in_data(place: Place) -> Outcome:
+def nan_in_data(runs: FaultRuns) -> Outcome:
     """The reader finds the NaN: the recording is left out by name."""
-    return left_out(place, "nan_in_data", "a recording holds NaN", lambda path: put(path, np.nan), 1)
+    return left_out(runs, "nan_in_data", "a recording holds NaN", lambda path: put(path, np.nan), 1)
 
 
-def unreadable_members(place: Place) -> Outcome:
+def unreadable_members(runs: FaultRuns) -> Outcome:
     def cut(path: Path) -> None:
         path.write_bytes(path.read_bytes()[:30])
 
-    return left_out(place, "unreadable_members", "3 recordings are cut off after preparation", cut, 3)
+    return left_out(runs, "unreadable_members", "3 recordings are cut off after preparation", cut, 3)
 
 
 def put(path: Path, value: float) -> None:
@@ -225,9 +225,11 @@ def put(path: Path, value: float) -> None:
     soundfile.write(path, samples, rate, subtype="FLOAT")
 
 
-def left_out(place: Place, name: str, injected: str, change: Callable[[Path], None], count: int) -> Outcome:
+def left_out(
+    runs: FaultRuns, name: str, injected: str, change: Callable[[Path], None], count: int
+) -> Outcome:
     """Recordings that cannot be used are named in skipped.jsonl, and training goes on without them."""
-    run, status, out, names = changed_audio(place, name, change, count, function="unreadable")
+    run, status, out, names = changed_audio(runs, name, change, count, function="unreadable")
     skipped = (run / "skipped.jsonl").read_text() if (run / "skipped.jsonl").is_file() else ""
     named = sum(name in skipped for name in names)
     good = not status and named == count and len(losses(run)) == STEPS
@@ -235,10 +237,10 @@ def left_out(place: Place, name: str, injected: str, change: Callable[[Path], No
     return judged(name, injected, happened if good else f"{happened} {out[-200:]}", good)
 
 
-def huge_samples(place: Place) -> Outcome:
+def huge_samples(runs: FaultRuns) -> Outcome:
     """Numbers whose power is none in fp32: the loss is NaN."""
     options = ("train.skip_non_finite=10",)
-    run, status, out, names = changed_audio(place, "huge_samples", lambda path: put(path, 1e30), 1, *options)
+    run, status, out, names = changed_audio(runs, "huge_samples", lambda path: put(path, 1e30), 1, *options)
     file = run / "not-a-number.txt"
     good = not status and file.is_file() and names[0] in file.read_text()
     good = good and bool(np.isfinite(list(losses(run).values())).all())
@@ -257,46 +259,46 @@ def judged(name: str, injected: str, happened: str, good: bool, steps: int = 0, 
     return Outcome(fault=name, injected=injected, happened=happened, steps=steps, size=size, equal=equal)
 
 
-def kill_worker(place: Place) -> Outcome:
-    run = place.run("kill_worker")
-    process = place.start(run, "workers")
+def kill_worker(runs: FaultRuns) -> Outcome:
+    run = runs.run("kill_worker")
+    process = runs.start(run, "workers")
     wait_for(process, lambda: len(steps_taken(run)) >= BREAKS_AT)
     before = complete(run)
     killed = [int(pid) for pid in children(process.pid)]
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
     status, out = ended(process), said(process)
-    done, _ = place.finish(run)
+    done, _ = runs.finish(run)
     happened = f"exit status {status}: {sentence(out, 'worker', 'killed')}" if status else "training went on"
-    return outcome(place, run, before, f"SIGKILL of the data worker at step {BREAKS_AT}", happened, done)
+    return outcome(runs, run, before, f"SIGKILL of the data worker at step {BREAKS_AT}", happened, done)
 
 
-def clock_jump(place: Place) -> Outcome:
-    run = place.run("clock_jump")
-    status, _ = place.finish(run, "clock_jumps")
+def clock_jump(runs: FaultRuns) -> Outcome:
+    run = runs.run("clock_jump")
+    status, _ = runs.finish(run, "clock_jumps")
     injected = "the clock goes back by a day, then forward by a year"
-    return outcome(place, run, {}, injected, f"exit status {status}, nothing else", status)
+    return outcome(runs, run, {}, injected, f"exit status {status}, nothing else", status)
 
 
-def two_runs(place: Place) -> Outcome:
-    run = place.run("two_runs")
-    process = place.start(run, "very_slow")
+def two_runs(runs: FaultRuns) -> Outcome:
+    run = runs.run("two_runs")
+    process = runs.start(run, "very_slow")
     wait_for(process, lambda: steps_taken(run))
     before = complete(run)
-    status, out = place.finish(run)
+    status, out = runs.finish(run)
     first, _ = ended(process), said(process)
     happened = f"the second: exit status {status}: {sentence(out, 'is being trained by')}"
-    return outcome(place, run, before, "a second training in the same folder", happened, first)
+    return outcome(runs, run, before, "a second training in the same folder", happened, first)
 
 
-def validation_without_memory(place: Place) -> Outcome:
-    run = place.run("validation_without_memory")
-    status, out = place.finish(run, "validation_without_memory")
+def validation_without_memory(runs: FaultRuns) -> Outcome:
+    run = runs.run("validation_without_memory")
+    status, out = runs.finish(run, "validation_without_memory")
     happened = f"exit status {status}: {sentence(out, 'NOT VALIDATED')}"
-    return outcome(place, run, {}, "no memory in the first validation", happened, status)
+    return outcome(runs, run, {}, "no memory in the first validation", happened, status)
 
 
-FAULTS: dict[str, Callable[[Place], Outcome | None]] = {
+FAULTS: dict[str, Callable[[FaultRuns], Outcome | None]] = {
     function.__name__: function
     for function in (
         kill, kill_while_writing, kill_rank, terminate, hang_up, small_file_system, full_disk, corrupt_newest,
@@ -306,9 +308,9 @@ FAULTS: dict[str, Callable[[Place], Outcome | None]] = {
 }  # fmt: skip
 
 
-def prepared(top: Path) -> Place:
+def prepared(top: Path) -> FaultRuns:
     """A campaign's place, with a corpus of tones, prepared."""
-    return Place(top=tiny.prepare_run(experiment(), top, utterances=36))
+    return FaultRuns(top=tiny.prepare_run(experiment(), top, utterances=36))
 
 
 def table(outcomes: list[Outcome]) -> list[str]:
@@ -329,11 +331,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     outcomes, wrong = list[Outcome](), list[str]()
     with tempfile.TemporaryDirectory() as name:
-        place = prepared(Path(name))
+        runs = prepared(Path(name))
         try:
             for fault in args.only:
                 try:
-                    result = FAULTS[fault](place)
+                    result = FAULTS[fault](runs)
                 except (AssertionError, LookupError, OSError) as error:
                     print(f"{fault}: could not be judged: {error}", flush=True)
                     wrong.append(fault)
@@ -344,7 +346,7 @@ def main(argv: list[str] | None = None) -> int:
                 outcomes.append(result)
                 print(table([result])[-1], flush=True)
         finally:
-            place.end()
+            runs.end()
     if args.write:
         write(outcomes)
     wrong += [o.fault for o in outcomes if not o.good]

@@ -44,7 +44,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Place:
+class FaultRuns:
     """A prepared corpus, and the run folders of a campaign. plain: the run that nothing disturbs, by the
     number of processes."""
 
@@ -169,14 +169,14 @@ def sentence(out: str, *words: str) -> str:
 
 
 def outcome(
-    place: Place, run: Path, before: dict[Path, int], injected: str, happened: str, status: int,
+    runs: FaultRuns, run: Path, before: dict[Path, int], injected: str, happened: str, status: int,
     processes: int = 1,
 ) -> Outcome:  # fmt: skip
     """What a fault did to a run that has ended since, with this exit status."""
     if status:
         happened += f"; NOT FINISHED, exit status {status}"
     steps, size = lost(run, before)
-    equal = not status and same(run, place.undisturbed(processes))
+    equal = not status and same(run, runs.undisturbed(processes))
     return Outcome(fault=run.name, injected=injected, happened=happened, steps=steps, size=size, equal=equal)
 
 

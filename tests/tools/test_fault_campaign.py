@@ -9,34 +9,34 @@ from maya.train.checkpoints.checkpoint import load_checkpoint, step_checkpoints
 from tools import fault_campaign
 from tools.fault_campaign import FAULTS, prepared, table
 from tools.fault_injections import NOTES, STEPS
-from tools.fault_runs import Outcome, Place, lost, sentence
+from tools.fault_runs import FaultRuns, Outcome, lost, sentence
 
 QUICK = "kill"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> FaultRuns:
     return prepared(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.mark.parametrize(
     "fault", [QUICK, *(pytest.param(f, marks=pytest.mark.slow) for f in FAULTS if f != QUICK)]
 )
-def test_nothing_verified_is_lost(place: Place, fault: str) -> None:
+def test_nothing_verified_is_lost(runs: FaultRuns, fault: str) -> None:
     try:
-        result = FAULTS[fault](place)
+        result = FAULTS[fault](runs)
     finally:
-        place.end()
+        runs.end()
     if result is None:
         pytest.skip(f"{fault} cannot be injected here")
     assert result.good, table([result])[-1]
 
 
 @pytest.mark.slow
-def test_two_processes_leave_the_same_step_out(place: Place) -> None:
+def test_two_processes_leave_the_same_step_out(runs: FaultRuns) -> None:
     """The NaN is in the batches of both; each keeps its own."""
-    run = place.run("two_left_out")
-    status, out = place.finish(run, "nan_in_activations", "train.skip_non_finite=1", processes=2)
+    run = runs.run("two_left_out")
+    status, out = runs.finish(run, "nan_in_activations", "train.skip_non_finite=1", processes=2)
     assert status == 0 and out.count("is left out: ") == 1, out
     last = load_checkpoint(step_checkpoints(run)[-1][1])
     assert last.step == STEPS and all(v.isfinite().all() for v in last.weights.values() if torch.is_tensor(v))
