@@ -325,5 +325,5 @@ def conclusion(measured: Mapping[str, Sequence[verdict.RateChange]]) -> str:
     if saturated:
         what += f"; {percent(own['WER'].rates[1])} % of the words are wrong: more data or steps are needed"
     if name in general and general[name].verdict == "worse":
-        what += "; worse on general speech: try --replay 0.3, --tune lora or --set train.l2_sp=1"
+        what += "; worse on general speech: try --replay 0.3"
     return what
