@@ -20,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from maya.data.measure.workers import end_with
 from maya.errors import MayaError
 from maya.recipes.arguments import COUNT, POSITIVE
 from maya.recipes.corpus_writer import (
@@ -149,7 +150,8 @@ def _cpus() -> int:
 def spoken(plan: Sequence[dict[str, Any]], workers: int) -> Generator[CorpusUtterance, None, None]:
     """The planned utterances in order, from fresh processes, where no threads of torch forbid forking."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    begin = {"initializer": _start_worker, "initargs": (os.getpid(),)}
+    pool = ProcessPoolExecutor(workers, mp_context=context, **begin)
     try:
         yield from pool.map(render, plan, chunksize=8)
     except BrokenProcessPool:
@@ -158,8 +160,8 @@ def spoken(plan: Sequence[dict[str, Any]], workers: int) -> Generator[CorpusUtte
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+def _start_worker(parent: int) -> None:
+    end_with(parent)
     speak.library()
 
 

@@ -218,6 +218,22 @@ def test_ctrl_c_leaves_no_files_and_prints_one_sentence(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_speaking_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    """A pool alone waits for ever: six such processes were alive an hour after a killed run."""
+    command = [sys.executable, "-m", "egs.indic12.data", "--out", str(tmp_path / "corpus"), "--workers", "2"]
+    run = subprocess.Popen(command, cwd=Path(data.__file__).parents[2], start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not any(p.stat().st_size for p in tmp_path.glob(".corpus.partial-*/hi.tar")):
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(run.pid, 0)  # raises once no process of the session is left
+            time.sleep(0.1)
+
+
 def test_missing_espeak_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     speak.library.cache_clear()

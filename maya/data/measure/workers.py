@@ -38,7 +38,8 @@ def in_processes(
     # Forking takes no time where importing torch takes seconds; elsewhere than on Linux it is not safe.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     stop = context.Event()
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(), stop))
+    begin = {"initializer": end_with, "initargs": (os.getpid(), stop)}
+    pool = ProcessPoolExecutor(workers, mp_context=context, **begin)
     given: deque[Future[R]] = deque()
     try:
         for item in items:
@@ -59,12 +60,14 @@ def in_processes(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(parent: int, stop: Event) -> None:
-    """In a worker: ignore Ctrl-C, end when the parent says so, and do not outlive it."""
+def end_with(parent: int, stop: Event | None = None) -> None:
+    """In a worker: ignore Ctrl-C, end when the parent sets `stop`, and do not outlive the parent, whose
+    process this is the number of. A pool alone would wait for ever for a parent that was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    waited: Event | threading.Event = threading.Event() if stop is None else stop
 
     def watch() -> None:
-        while os.getppid() == parent and not stop.wait(1.0):
+        while os.getppid() == parent and not waited.wait(1.0):
             pass
         os._exit(1)
 
