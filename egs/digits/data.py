@@ -32,12 +32,11 @@ from maya.recipes.corpus_writer import (
     write_corpus,
 )
 
-_VERSION = 3  # to be raised when the same plan comes to sound different
+_VERSION = 2  # to be raised when the same plan comes to sound different
 _FIELDS = ("id", "language", "text", "speaker", "source", "licence", "audio")
 _LONGEST = 7  # digits in a string
 _FEW_SPEAKERS = 6  # below this, dev does not get a speaker of its own
 _DEV_SHARE = 10  # it then gets one in so many of the training speakers' recordings
-TAKES = 2  # times a recording is a training utterance alone, with other margins
 _FADE = 80  # samples, 5 ms, at both ends of a recording: the cuts are not always at silence
 
 
@@ -51,8 +50,7 @@ def prepare_digits(
 ) -> dict[str, Any]:
     """Make the corpus in the folder `out` unless it is already there; returns the contents of `corpus.json`.
 
-    Training holds every recording of its own twice and `strings_per_language` strings of 2 to 7 digits, with
-    wide margins (`plan_item`);
+    Training holds every recording of its own once and `strings_per_language` strings of 2 to 7 digits;
     dev and test hold `eval_per_language` utterances each, half of them single digits. Who speaks where:
     `assign`. Raises MayaError on a bad source, Ctrl-C or a full disk.
     """
@@ -139,15 +137,14 @@ def plan_language(
     plan = []
     for split, split_rows in assign(rows, random.Random(f"{seed} {language} speakers")).items():
         rng = random.Random(f"{seed} {language} {split}")
-        singles = TAKES * [[r] for r in split_rows]
+        singles = [[r] for r in split_rows]
         strings = sizes["train"]
         if split != "train":
-            singles = singles[: len(split_rows)]
             singles = rng.sample(singles, min(len(singles), sizes["heldout"] // 2))
             strings = sizes["heldout"] - len(singles)
         for number, recordings in enumerate(singles + draw_strings(split_rows, strings, rng)):
             name = f"{language}-{split}-{number:05d}"
-            plan.append(plan_item(name, split, recordings, rng, wide=split == "train"))
+            plan.append(plan_item(name, split, recordings, rng))
     return plan
 
 

@@ -39,7 +39,7 @@ from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
 from maya.score.wer import wer
 
-from .data import TAKES, draw_strings, joined, plan_item, read_source
+from .data import draw_strings, joined, plan_item, read_source
 from .voices import synthetic_digits
 
 KINDS = ("single", "raw", "string")
@@ -234,9 +234,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--only", type=int, nargs="+", help="these folds, from 0; default: all")
     add("--steps", type=POSITIVE, default=1200, help="steps of each training")
     add("--strings-per-language", type=POSITIVE, default=2400, help="strings to train on")
-    add("--single-takes", type=POSITIVE, default=TAKES, help="times a recording is trained on alone")
-    text = "silences of training as those of test, instead of none to 400 ms"
-    add("--narrow-margins", dest="wide_margins", action="store_false", help=text)
+    add("--single-takes", type=POSITIVE, default=1, help="times a recording is trained on alone")
+    add("--wide-margins", action="store_true", help="silences from none to 400 ms in training")
     add("--hiss", action="store_true", help="noise within some recordings")
     add("--voices", type=COUNT, default=0, help="synthetic speakers of each language in training")
     add("--voice-strings", type=COUNT, default=2400, help="strings of the synthetic speakers, per language")

@@ -14,9 +14,7 @@ from . import digits
 def experiment() -> Experiment:
     exp = digits.experiment()
     exp.name = "digits/zipformer"
-    features = exp.model.features
     exp.model = presets.zipformer_low_resource()
-    exp.model.features = features
     exp.model.language_embedding = True
     exp.model.language_init = 1.0
     transducer = exp.model.head("transducer", TransducerConfig)

@@ -86,17 +86,15 @@ def test_training_uses_every_recording_of_its_speakers(source: Path) -> None:
     plan = data.plan_language("en", data.read_source(source), sizes, seed=1)
     train = [i for i in plan if i["split"] == "train"]
     singles = [i["recordings"][0] for i in train if len(i["recordings"]) == 1]
-    assert len(singles) == 2 * len(set(singles)) == 32  # 4 speakers of 4 digits, twice
-    assert len(train) == 42 and len(plan) == 42 + 4 + 4
+    assert len(singles) == len(set(singles)) == 16  # 4 speakers of 4 digits
+    assert len(train) == 26 and len(plan) == 26 + 4 + 4
 
 
-def test_margins_of_training_are_wider_than_those_of_test(source: Path) -> None:
-    plan = data.plan_language("en", data.read_source(source), {"train": 200, "heldout": 60}, seed=1)
-    for split, low, high in (("train", 0, 6400), ("test", 320, 3200), ("dev", 320, 3200)):
-        silences = [s for i in plan if i["split"] == split for s in i["silences"]]
-        assert min(silences) >= low and max(silences) <= high
-    ends = [s for i in plan if i["split"] == "train" for s in (i["silences"][0], i["silences"][-1])]
-    assert sum(s == 0 for s in ends) / len(ends) == pytest.approx(0.25, abs=0.06)
+def test_wide_margins_are_often_none() -> None:
+    rng, digits = random.Random(1), [{"id": "a"}, {"id": "b"}]
+    silences = [data.plan_item("x", "train", digits, rng, wide=True)["silences"] for _ in range(200)]
+    assert all(0 <= s[0] <= 6400 and 320 <= s[1] <= 6400 for s in silences)
+    assert sum(s[0] == 0 for s in silences) / 200 == pytest.approx(0.25, abs=0.09)
 
 
 def test_few_speakers_split_by_recording(source: Path) -> None:
