@@ -150,8 +150,9 @@ def _cpus() -> int:
 def spoken(plan: Sequence[dict[str, Any]], workers: int) -> Generator[CorpusUtterance, None, None]:
     """The planned utterances in order, from fresh processes, where no threads of torch forbid forking."""
     context = multiprocessing.get_context("spawn")
-    begin = {"initializer": _start_worker, "initargs": (os.getpid(),)}
-    pool = ProcessPoolExecutor(workers, mp_context=context, **begin)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)
+    )
     try:
         yield from pool.map(render, plan, chunksize=8)
     except BrokenProcessPool:

@@ -38,8 +38,9 @@ def in_processes(
     # Forking takes no time where importing torch takes seconds; elsewhere than on Linux it is not safe.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     stop = context.Event()
-    begin = {"initializer": end_with, "initargs": (os.getpid(), stop)}
-    pool = ProcessPoolExecutor(workers, mp_context=context, **begin)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=end_with, initargs=(os.getpid(), stop)
+    )
     given: deque[Future[R]] = deque()
     try:
         for item in items:
