@@ -104,7 +104,7 @@ def suits(x: Tensor) -> bool:
 
 def apply(layer: nn.Module, x: Tensor) -> Tensor:
     """`layer(x)`, by `linear` for an `nn.Linear`. Only where oneDNN is `available`."""
-    if isinstance(layer, nn.Linear) and type(layer) in (nn.Linear, QuickLinear):
+    if isinstance(layer, nn.Linear) and type(layer).forward in (nn.Linear.forward, QuickLinear.forward):
         return linear(x, layer.weight, layer.bias)
     output: Tensor = layer(x)
     return output

@@ -39,11 +39,12 @@ from maya.recipes.tokenizer import require
 from maya.recipes.training_texts import bigram_texts
 from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer
+from maya.train.accelerator import make_accelerator
 from maya.train.checkpoints.checkpoint import load_checkpoint, start_from, step_checkpoints
 from maya.train.checkpoints.lock import locked
 from maya.train.checkpoints.state import flat, is_free
 from maya.train.config import TrainConfig
-from maya.train.distributed import all_reduce_sum, barrier, make_accelerator, rank, world_size
+from maya.train.distributed import all_reduce_sum, barrier, rank, world_size
 from maya.train.failure import OutOfMemory
 from maya.train.heads import check_heads_begin, trained_names
 from maya.train.learn import choose_learning

@@ -316,7 +316,7 @@ def table(outcomes: list[StorageOutcome]) -> str:
 
 
 def main() -> int:
-    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    argparse.ArgumentParser(allow_abbrev=False, description=__doc__.split("\n")[0]).parse_args()
     logging.disable(logging.ERROR)
     with mock.patch.object(watcher, "_LONGEST_PAUSE", 0.5), s3_server.serve() as port:
         outcomes = rows(port)

@@ -164,7 +164,7 @@ def text(run: RunFigures, hash_rate: float) -> str:
 
 
 def main() -> int:
-    p = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    p = argparse.ArgumentParser(allow_abbrev=False, description=(__doc__ or "").split("\n")[0])
     p.add_argument("plan", type=Path, help="the file that `maya plan --hours N --json FILE` wrote")
     p.add_argument("--hash", type=float, default=410, help="MB/s of SHA-256 and MD5 together on one core")
     p.add_argument("--print", action="store_true", help="print the tables and write nothing")

@@ -66,9 +66,8 @@ def other_files(run: Path) -> list[str]:
 
 def best_step(run: Path) -> int | None:
     """The step whose validation had the lowest error, where the run records it."""
-    errors = {
-        int(step): error for step, error in read_json(run / "validations.json").items() if step.isdigit()
-    }
+    rows = read_json(run / "validations.json").items()
+    errors = {int(step): row["error"] for step, row in rows if step.isdigit() and isinstance(row, dict)}
     return min(errors, key=lambda step: (errors[step], step)) if errors else None
 
 

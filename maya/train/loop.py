@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from maya.data.loading.batch import Batch
 from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
+from maya.train.accelerator import wrap, wrap_again
 from maya.train.checkpoints.checkpoint import remove, step_path
 from maya.train.checkpoints.resume import resume
 from maya.train.checkpoints.space import check_space
@@ -21,7 +22,6 @@ from maya.train.checkpoints.state import Position, Run, State, keep_best, record
 from maya.train.checkpoints.writer import CheckpointWriter
 from maya.train.compiled import compile_blocks
 from maya.train.config import TrainConfig, check
-from maya.train.distributed import wrap, wrap_again
 from maya.train.failure import watched
 from maya.train.forecast import Forecast, Pace
 from maya.train.heads import begins, head_to_show, trained_heads

@@ -64,10 +64,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data", type=Path, required=True, metavar="FOLDER", help=text)
     p.add_argument("--run-dir", type=Path, help="the folder to write; default: exp/finetune/NAME-OF-FOLDER")
     p.add_argument("--language", help="code of the spoken language, if the data do not name it")
-    text = (
-        "what learns: all weights (the default), the top layers and the heads, scales and biases of norms, "
-    )
-    p.add_argument("--tune", choices=get_args(settings.Tune), default="all", help=text + "LoRA or adapters")
+    text = "the weights that learn: all (the default), top layers and heads, those of norms, LoRA or adapters"
+    p.add_argument("--tune", choices=get_args(settings.Tune), default="all", help=text)
     text = "auto (the default): keep it, or extend it where it lacks letters; old pieces keep their rows"
     choices = ("auto", *get_args(settings.Vocabulary))
     p.add_argument("--vocabulary", choices=choices, default="auto", help=text)

@@ -21,8 +21,8 @@ from maya.recipes import memory
 from maya.recipes.cli import main
 from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.experiment_file import record_file
+from maya.train.accelerator import make_accelerator
 from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint
-from maya.train.distributed import make_accelerator
 from maya.train.memory.steps import Order, Steps
 from tests.convert.archives import tokenizer
 

@@ -42,7 +42,7 @@ from maya.recipes.train import table_input
 from maya.score.wer import Interval, macro_average, wer
 from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer
-from maya.train.distributed import make_accelerator
+from maya.train.accelerator import make_accelerator
 from maya.train.optimizers.eden import adjusted_steps
 from maya.train.optimizers.optim import make_optimizer
 from tests.interop import check_icefall

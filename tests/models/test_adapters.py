@@ -97,7 +97,7 @@ def test_bottlenecks_are_in_streams_too(encoder: str) -> None:
     else:
         cfg = tiny.hybrid()
         cfg.encoder.att_context_style, cfg.encoder.att_context_size = "chunked_limited", ((8, 3),)  # type: ignore
-        cfg.encoder.conv_context = "causal"  # type: ignore[attr-defined]
+        cfg.encoder.conv_context, cfg.encoder.causal_downsampling = "causal", True  # type: ignore[attr-defined]
     cfg.adapters = AdapterConfig(type="bottleneck", rank=4)
     model = SpeechModel(cfg).eval()
     feats = torch.randn(1, 320, cfg.features.num_mels)

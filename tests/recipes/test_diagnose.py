@@ -69,7 +69,7 @@ def _kept(run: Path, model: SpeechModel, tokenizer: Tokenizer, spoil: Callable[[
     keep(
         Run(folder=run, model=model, optimizer=unused, tokenizer=tokenizer, experiment=tiny.experiment(),
             log=unused),
-        failure,
+        failure, "rank-00000",
     )  # fmt: skip
 
 

@@ -24,10 +24,10 @@ from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer as tokenizer_stage
 from maya.recipes.train import train
 from maya.text.llm_tokenizer import LLMTokenizer
+from maya.train.accelerator import make_accelerator
 from maya.train.checkpoints import older
 from maya.train.checkpoints.checkpoint import build, load_checkpoint, step_checkpoints
 from maya.train.config import TrainConfig
-from maya.train.distributed import make_accelerator
 from maya.train.loop import Material
 from maya.train.loop import train as run_loop
 from maya.train.samples import Samples

@@ -73,7 +73,9 @@ def test_run_goes_up_and_comes_back(run: Path, place: Place, proxy: Proxy, tmp_p
     (run / "metrics.jsonl").write_text("{}\n")
     (run / "decode" / "test").mkdir(parents=True)
     (run / "decode" / "test" / "hyps.jsonl").write_text("")
-    (run / "validations.json").write_text(json.dumps({"100": 0.5, "200": 0.4, "300": 0.4}))
+    (run / "validations.json").write_text(
+        json.dumps({s: {"error": e} for s, e in (("100", 0.5), ("200", 0.4), ("300", 0.4))})
+    )
     for name in ("checkpoints/step-0000500.pt.partial", "tokens_train.arrow", "train.lock"):
         (run / name).write_bytes(b"x")
     sent = {name: (run / name).read_bytes() for name in sent}
@@ -134,7 +136,7 @@ def test_an_overwritten_best_replaces_the_earlier(
 def test_keep_remote(run: Path, place: Place, proxy: Proxy) -> None:
     """Older checkpoints leave the storage, and are not sent at all where newer ones are there already."""
     seen = watching(run, place, keep_local=1, keep_remote=2)
-    (run / "validations.json").write_text('{"2": 0.1, "4": 0.1}')
+    (run / "validations.json").write_text('{"2": {"error": 0.1}, "4": {"error": 0.1}}')
     for step in range(1, 7):
         make(run, step)
         seen.pass_once()

@@ -14,13 +14,25 @@ from tools.bench import long_audio as bench
 from tools.bench import not_speech
 
 
-def test_errors_are_assigned_to_borders() -> None:
-    recognizer: Any = SimpleNamespace(tokenizer=SimpleNamespace(decode=lambda t: " ".join(map(str, t))))
+def test_words_are_right_or_wrong_alone_and_in_the_recording() -> None:
+    """Utterances of two words begin at 0, 2 and 4 s; a border at 3.5 s is near the words of the second."""
+    tokenizer: Any = SimpleNamespace(decode=lambda tokens: " ".join(map(str, tokens)))
     hyp = Hypothesis(
         tokens=[1, 2, 3, 9, 5, 6], frames=[0, 10, 20, 30, 40, 50], durations=[1] * 6, frame_seconds=0.1
     )
-    result = bench.at_borders(["1 2", "3 4", "5 6"], [0.0, 2.0, 4.0, 6.0], hyp, [3.5], recognizer)
-    assert result == {"borders": 1, "utterances at borders": 1, "WER at borders": 50.0, "WER elsewhere": 0.0}
+    alone = [Hypothesis(text=text) for text in ("1 2", "3 4", "5 7 8")]
+    splice = bench.Splice(["1 2", "3 4", "5 6"], alone, [0.0, 2.0, 4.0, 6.0])
+    table = bench.at_borders(splice, hyp, [3.5], tokenizer)
+    lost, won = "right alone, wrong here", "wrong alone, right here"
+    near, elsewhere = table["near"], table["elsewhere"]
+    assert table["borders"] == 1 and (near["words"], elsewhere["words"]) == (2, 4)
+    assert (near[lost], near["of these deleted"], near[won], near["p"]) == (1, 0, 0, 1.0)
+    assert (elsewhere[lost], elsewhere[won], elsewhere["inserted alone"], elsewhere["inserted here"]) == (
+        0,
+        1,
+        1,
+        0,
+    )
 
 
 def test_it_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

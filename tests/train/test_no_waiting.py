@@ -21,9 +21,9 @@ from maya.heads import ClassifyConfig, CTCConfig, LanguageConfig
 from maya.kernels import checks
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel, build_model
+from maya.train.accelerator import make_accelerator
 from maya.train.checkpoints.state import State
 from maya.train.config import TrainConfig
-from maya.train.distributed import make_accelerator
 from maya.train.optimizers.optim import make_optimizer
 from maya.train.step import Step, train_step
 from tests import tiny, tiny_zipformer

@@ -14,10 +14,10 @@ from maya.heads import LanguageConfig, head_weights
 from maya.models.speech_model import build_model
 from maya.recipes.experiment import Experiment
 from maya.recipes.train import train
+from maya.train.accelerator import make_accelerator, wrap_again
 from maya.train.checkpoints.checkpoint import load_checkpoint, step_path
 from maya.train.checkpoints.state import State
 from maya.train.config import TrainConfig
-from maya.train.distributed import make_accelerator, wrap_again
 from maya.train.optimizers import schedule
 from maya.train.step import Step, train_step
 from tests import tiny

@@ -17,9 +17,9 @@ from maya.heads.language_model import LoraConfig
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import build_model
 from maya.train import failure
+from maya.train.accelerator import make_accelerator, wrap, wrap_again
 from maya.train.checkpoints.state import State
 from maya.train.config import TrainConfig
-from maya.train.distributed import make_accelerator, wrap, wrap_again
 from maya.train.failure import Tally, stop_unless_finite
 from maya.train.optimizers.optim import make_optimizer
 from maya.train.optimizers.scaled_adam import _local
@@ -273,16 +273,17 @@ def _fail_while_rank_0_writes(rank: int, out: str) -> None:
     make_accelerator(TrainConfig(precision="fp32", threads=1), cpu=True)
     weights = Path(out, "weights")
 
-    def keep(run: Any, failed: failure.Failure) -> None:
+    def keep(run: Any, failed: failure.Failure, name: str) -> None:
         if failed.rank == 0:
             time.sleep(0.5)
             weights.write_text("written")
 
     model: Any = torch.nn.Linear(1, 1)
     model.step, model.frozen = 3, frozenset()
-    run: Any = SimpleNamespace(model=model, folder=Path(out))
+    log = SimpleNamespace(main=rank == 0)
+    run: Any = SimpleNamespace(model=model, folder=Path(out), cfg=TrainConfig(), log=log)
     slow = mock.patch.object(failure, "keep", keep)
-    with slow, pytest.raises(failure.NotFinite), failure.watched(run, [], 0.0, False):
+    with slow, pytest.raises(failure.NotFinite), failure.watched(run, State(), [], 0.0, False):
         raise failure.NotFinite("not a number", "loss", [], 1.0)
     assert weights.is_file()
 

@@ -21,10 +21,10 @@ from maya.models.speech_model import SpeechModel, build_model, count_parameters
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 from maya.text.tokenizer import Tokenizer
+from maya.train.accelerator import make_accelerator
 from maya.train.checkpoints.state import Run, State, save
 from maya.train.checkpoints.writer import CheckpointWriter
 from maya.train.config import TrainConfig
-from maya.train.distributed import make_accelerator
 from maya.train.memory.steps import synthetic
 from maya.train.optimizers.optim import make_optimizer
 from maya.train.runlog import RunLog

@@ -94,7 +94,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Adapters may stand in the place of the layers.
-        quick = type(self.linear1) is QuickLinear and onednn.suits(x) and onednn.available()
+        own = type(self.linear1).forward is QuickLinear.forward and not self.linear1._forward_hooks
+        quick = own and onednn.suits(x) and onednn.available()
         return in_parts(self._inner_silu if quick and not self.training else self._inner, x)
 
     def _inner(self, x: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class TrainingMemory:
     host: beside the GPU, in the memory of the first process.
 
     resident: count the resident set of a process on a CPU. There training lets glibc keep freed memory
-    (maya.train.distributed.keep_freed_memory). It is fragmented, so the moments add up.
+    (maya.train.accelerator.keep_freed_memory). It is fragmented, so the moments add up.
     """
 
     states: dict[str, Terms] = field(default_factory=dict)

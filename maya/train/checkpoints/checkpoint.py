@@ -13,12 +13,11 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 
 from maya.config import from_dict, leaves, to_dict
 from maya.errors import MayaError
@@ -29,6 +28,9 @@ from maya.models.speech_model import SpeechModel
 from maya.text.load import tokenizer_from_bytes
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoints import older, sharded
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 FORMAT = "maya-checkpoint-2"
 STEP_NAME = re.compile(r"step-(\d+)\.pt")
@@ -88,7 +90,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(
-    path: Path, *, training: bool = False, verify: bool = True, mesh: DeviceMesh | None = None
+    path: Path, *, training: bool = False, verify: bool = True, mesh: "DeviceMesh | None" = None
 ) -> Checkpoint:
     """Read a checkpoint file; `training=False` drops the optimizer and the rest. Runs nothing pickled.
 

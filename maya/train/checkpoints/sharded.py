@@ -12,15 +12,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard, zeros
+
+# Importing torch's distributed tensors takes a second, and whoever loads a plain checkpoint needs none.
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 REST, FILES = "rest.pt", "files"
 _BLOCK = 1 << 24  # bytes read at a time
@@ -39,6 +39,8 @@ def holds_shards(payload: dict[str, Any]) -> bool:
 
 def save_sharded(folder: Path, payload: dict[str, Any]) -> None:
     """Write a tree of dicts, lists and tensors; all ranks must call this. Raises OSError or RuntimeError."""
+    import torch.distributed.checkpoint as dcp  # noqa: PLC0415
+
     partial = folder.with_name(folder.name + ".partial")
     if dist.get_rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
@@ -59,12 +61,15 @@ def save_sharded(folder: Path, payload: dict[str, Any]) -> None:
     dist.barrier()
 
 
-def load_sharded(folder: Path, *, training: bool, mesh: DeviceMesh | None = None) -> dict[str, Any]:
+def load_sharded(folder: Path, *, training: bool, mesh: "DeviceMesh | None" = None) -> dict[str, Any]:
     """The tree that `save_sharded` wrote, without the entry "training" unless that is asked for.
 
     mesh: the ranks that the tensors are spread over, all of which must call this; None gives them whole, on
     the CPU. Raises ValueError for a folder of another kind.
     """
+    import torch.distributed.checkpoint as dcp  # noqa: PLC0415
+    from torch.distributed.tensor import Shard, zeros  # noqa: PLC0415
+
     rest = torch.load(folder / REST, map_location="cpu", weights_only=True, mmap=True)
     if not training:
         rest["training"] = None
@@ -102,6 +107,8 @@ def damage(folder: Path) -> str:
 @contextmanager
 def _one_error() -> Iterator[None]:
     """A RuntimeError for the first error of any rank, in place of all in a BaseException."""
+    from torch.distributed.checkpoint.api import CheckpointException  # noqa: PLC0415
+
     try:
         yield
     except CheckpointException as failed:
@@ -118,7 +125,7 @@ def _apart(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     shards: dict[str, Tensor] = {}
 
     def mark(value: Any, place: str) -> Any:
-        if not isinstance(value, DTensor):
+        if type(value).__name__ != "DTensor":
             return value
         shards[_MARK + place] = value
         return _MARK + place

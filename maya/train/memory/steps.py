@@ -28,10 +28,10 @@ from maya.errors import MayaError
 from maya.kernels.bench.peak import forked, resident
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import build_model
+from maya.train.accelerator import make_accelerator
 from maya.train.checkpoints.averaging import RunningAverage
 from maya.train.checkpoints.state import State
 from maya.train.config import TrainConfig
-from maya.train.distributed import make_accelerator
 from maya.train.failure import is_out_of_memory
 from maya.train.optimizers.optim import make_optimizer
 from maya.train.optimizers.schedule import frozen_throughout
