@@ -25,14 +25,14 @@ LACT = LaCTConfig(
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(
-    ("encoder", "graphs", "breaks"),
+    ("encoder", "graphs", "place"),
     [
-        (FASTCONFORMER, 3, 0),  # the first block takes one more, because its sizes are fixed at first
+        (FASTCONFORMER, 3, ""),  # the first block takes one more, because its sizes are fixed at first
         # A break at the operator of the fast weights; and its parts are compiled anew for some sizes.
-        pytest.param(LACT, 15, 1, marks=pytest.mark.slow),
+        pytest.param(LACT, 15, "<function lact ", marks=pytest.mark.slow),
     ],
 )
-def test_compiled_blocks(encoder: Any, graphs: int, breaks: int, checkpointing: bool) -> None:
+def test_compiled_blocks(encoder: Any, graphs: int, place: str, checkpointing: bool) -> None:
     cfg = replace(tiny.hybrid(), encoder=replace(encoder, activation_checkpointing=checkpointing))
     eager, compiled = build_model(cfg), build_model(cfg)
     compiled.load_state_dict(eager.state_dict())
@@ -56,7 +56,8 @@ def test_compiled_blocks(encoder: Any, graphs: int, breaks: int, checkpointing: 
             torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-6 * largest + 1e-4 * float(a.abs().max()))
     # A block is the same code as the others, but dynamo compiles each for itself.
     assert counter.frame_count <= graphs + BLOCKS * checkpointing, counter.frame_count
-    assert sum(counters["graph_break"].values()) == BLOCKS * breaks
+    breaks = list(counters["graph_break"])
+    assert bool(breaks) == bool(place) and all(place in reason for reason in breaks), breaks
     compiled.eval()
     before = counter.frame_count
     with torch.no_grad():
