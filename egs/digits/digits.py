@@ -38,7 +38,7 @@ def new_voices() -> Experiment:
     """Better on single digits of new voices and worse on strings, see RESULTS.md. Statistics of a single word
     tell more of its margins than of the voice, so the features have none."""
     exp = experiment()
-    exp.name = "digits/new_voices"
+    exp.name = "digits/digits_new_voices"
     exp.model.language_dropout = 0.3
     cast(LogMelConfig, exp.model.features).normalize = "peak"
     exp.data.augment = few_speakers()

@@ -16,7 +16,7 @@ TEST_SHARE, DEV_SHARE = 0.2, 0.05  # of the minutes, in whole speakers
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__)
+    p = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     p.add_argument("--source", type=Path, required=True)
     p.add_argument("--languages", nargs="+", default=["bn", "kn"])
     p.add_argument("--out", type=Path, required=True)

@@ -69,7 +69,7 @@ def write(run: Path, step: int) -> None:
 
 
 def main() -> int:
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.split("\n")[0])
     p.add_argument("--windows", type=int, default=20, help="pairs of windows of 3 s")
     windows = p.parse_args().windows
     with tempfile.TemporaryDirectory() as folder, s3_server.serve() as port:
