@@ -58,6 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="maya-launch-") as folder:
         options.log_dir = options.log_dir or folder
         failures: dict[int, Any] = {}
+        # A store for each attempt. In the one that torch would share, processes of the first attempt have
+        # left their addresses, and those of the second one would connect to them.
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
         try:
             torchrun.run(options)
         except ChildFailedError as error:

@@ -101,7 +101,7 @@ def test_restart_after_a_killed_rank_is_exact(data: Path, tmp_path: Path, parall
     for name in ("straight", "restarted"):
         folder = tmp_path / name
         folder.mkdir()
-        launch = LaunchHooks(
+        launch = TwoProcesses(
             data, folder, ["--max-restarts", "1"], [f"train.parallel={parallel}", "train.steps=60"]
         )
         if name == "restarted":
