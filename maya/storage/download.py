@@ -14,7 +14,7 @@ from maya.errors import MayaError
 from maya.files import is_disk_full, read_json, write_json
 from maya.storage import layout, run_files
 from maya.storage.layout import Manifest, StoredFile
-from maya.storage.s3 import Place, head, is_missing, is_permanent, keys, reason
+from maya.storage.s3 import Place, head, is_expected, is_missing, is_permanent, keys, reason
 from maya.storage.watcher import IDENTITY, backoff
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,8 @@ class _Downloads:
                 return action()
             except Exception as error:
                 full = isinstance(error, OSError) and is_disk_full(error)
-                if full or isinstance(error, MayaError) or is_missing(error):
+                final = isinstance(error, MayaError) or is_missing(error) or not is_expected(error)
+                if full or final:
                     raise
                 failures = 1 if moved() else failures + 1
                 if is_permanent(error) or failures >= self.tries:

@@ -55,7 +55,7 @@ def test_compiled_blocks(encoder: Any, graphs: int, place: str, checkpointing: b
         for a, b in zip(gradients, other_gradients, strict=True):
             torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-6 * largest + 1e-4 * float(a.abs().max()))
     # A block is the same code as the others, but dynamo compiles each for itself.
-    assert counter.frame_count <= graphs + BLOCKS * checkpointing, counter.frame_count
+    assert counter.frame_count == graphs + BLOCKS * checkpointing, counter.frame_count
     breaks = list(counters["graph_break"])
     assert bool(breaks) == bool(place) and all(place in reason for reason in breaks), breaks
     compiled.eval()
