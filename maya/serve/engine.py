@@ -36,12 +36,19 @@ class LiveStream:
     listener: Listener
     due: float = 0.0  # when its oldest block arrived
     closed: bool = False
+    computing: bool = False  # whether it takes part in the present step
 
     @property
     def backlog_seconds(self) -> float:
         """Seconds of audio that wait to be computed."""
         with self.engine.lock:
             return self.session.backlog_seconds
+
+    @property
+    def busy(self) -> bool:
+        """Whether something that was sent is not computed yet; samples that fill no block do not count."""
+        with self.engine.lock:
+            return self.computing or bool(self.session.blocks)
 
     def feed(self, samples: np.ndarray | Tensor, rate: int) -> None:
         """The next samples, see `Session.feed`. Raises MayaError where too much audio waits already."""
@@ -131,6 +138,7 @@ class Engine:
             began = time.monotonic()
             for stream, events in self._step(batch):
                 self._deliver(stream, events)
+                stream.computing = False
             self.observe(len(batch), time.monotonic() - began)
 
     def _next_batch(self) -> list[LiveStream] | None:
@@ -146,6 +154,7 @@ class Engine:
             now = time.monotonic()
             for stream in batch:
                 stream.due = now  # its next block waits behind the others
+                stream.computing = True
             return batch
 
     def _step(self, batch: list[LiveStream]) -> list[tuple[LiveStream, list[Event]]]:
