@@ -46,12 +46,11 @@ def run(args: argparse.Namespace) -> int:
     try:
         import uvicorn  # noqa: F401, PLC0415  an extra
 
-        from maya.serve.access import Access  # noqa: PLC0415
         from maya.serve.config import EngineConfig  # noqa: PLC0415
         from maya.serve.server import Server, ServerConfig  # noqa: PLC0415
     except ImportError as error:
         raise MayaError(f"serving needs {error.name}: pip install 'maya-asr[serve]'") from None
-    keys = _keys(args)
+    access = access_of(args)
     if bool(args.certificate) != bool(args.private_key):
         raise MayaError("TLS needs both --certificate and --private-key")
     if args.threads:
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         method=args.method, context=tuple(args.context) if args.context else None,
         engine=EngineConfig(slots=args.slots),
     )  # fmt: skip
-    server = Server(load_models(args.models, args.device), cfg, access=Access.of(keys, args.origin))
+    server = Server(load_models(args.models, args.device), cfg, access=access)
     try:
         asyncio.run(serve(server, args))
     finally:
@@ -70,17 +69,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _keys(args: argparse.Namespace) -> list[str]:
+def access_of(args: argparse.Namespace) -> Any:
+    """Who may use the server. Raises MayaError where others could reach it without a key."""
+    from maya.serve.access import Access  # noqa: PLC0415
+
     if args.keys:
-        keys = [line for line in args.keys.read_text(encoding="utf-8").splitlines() if line.strip()]
+        keys = args.keys.read_text(encoding="utf-8").split()
         if not keys:
             raise MayaError(f"{args.keys} holds no key")
-        return keys
+        return Access.of(keys, args.origin)
     if args.host not in LOOPBACK and not args.no_keys:
         raise MayaError(
             f"{args.host} can be reached by others: add --keys FILE, or --no-keys to serve everybody"
         )
-    return []
+    return Access.of([], args.origin)
 
 
 def load_models(specs: list[str], device: str) -> dict[str, Recognizer]:

@@ -13,8 +13,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from maya.serve import metrics, openai
 from maya.serve.connection import converse
+from maya.serve.deepgram import DeepgramDialect
 from maya.serve.native import NativeDialect
+from maya.serve.realtime import RealtimeDialect
 from maya.serve.server import Server
+from maya.serve.sherpa import SherpaDialect, sherpa_offline
 from maya.serve.vosk import vosk
 
 OPEN_PATHS = ("/health", "/ready")  # without a key
@@ -31,7 +34,11 @@ def make_app(server: Server) -> Starlette:
             Route("/v1/models/{name:path}", openai.show_model),
             Route("/v1/audio/transcriptions", openai.transcriptions, methods=["POST"]),
             WebSocketRoute("/v1/stream", native),
+            WebSocketRoute("/v1/realtime", realtime),
+            WebSocketRoute("/v1/listen", deepgram),
             WebSocketRoute("/vosk", vosk_socket),
+            WebSocketRoute("/sherpa", sherpa),
+            WebSocketRoute("/sherpa/offline", sherpa_recordings),
         ],
         middleware=[Middleware(Gate, server=server)],
     )
@@ -59,6 +66,26 @@ async def show_metrics(request: Request) -> Response:
 async def native(socket: WebSocket) -> None:
     """Maya's own protocol."""
     await _quietly(converse(socket, socket.app.state.server, NativeDialect))
+
+
+async def realtime(socket: WebSocket) -> None:
+    """OpenAI's realtime transcription."""
+    await _quietly(converse(socket, socket.app.state.server, RealtimeDialect))
+
+
+async def deepgram(socket: WebSocket) -> None:
+    """Deepgram's live protocol."""
+    await _quietly(converse(socket, socket.app.state.server, DeepgramDialect))
+
+
+async def sherpa(socket: WebSocket) -> None:
+    """sherpa-onnx' live protocol."""
+    await _quietly(converse(socket, socket.app.state.server, SherpaDialect))
+
+
+async def sherpa_recordings(socket: WebSocket) -> None:
+    """sherpa-onnx' protocol for recordings."""
+    await _quietly(sherpa_offline(socket))
 
 
 async def vosk_socket(socket: WebSocket) -> None:

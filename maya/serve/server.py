@@ -27,10 +27,12 @@ LIVE_BUFFER = BufferConfig(left_seconds=6.4, chunk_seconds=1.6, right_seconds=0.
 
 @config
 class ServerConfig:
-    """method, context: of live recognition, see `Recognizer.stream`. transcription: of files. upload_mb: 10^6 bytes of a file;
-    upload_seconds: of its audio; uploads_waiting: files that may wait. session_seconds: of audio in a live
-    session; idle_seconds: without a message, after which it ends. drain_seconds: for open sessions when the
-    server goes down."""
+    """method, context: of live recognition, see `Recognizer.stream`. transcription: of files.
+
+    upload_mb: 10^6 bytes of a file; upload_seconds: of its audio; uploads_waiting: files that may wait.
+    session_seconds: of audio in a live session; idle_seconds: without a message, after which it ends.
+    drain_seconds: for open sessions when the server goes down.
+    """
 
     method: str = "auto"
     context: tuple[int, int] | None = None

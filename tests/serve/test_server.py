@@ -1,18 +1,15 @@
-"""The server over real sockets: the native protocol, Vosk's, OpenAI's interface, keys, limits and shutdown."""
+"""The server over real sockets: its protocols, keys, limits and shutdown."""
 
 import asyncio
+import base64
 import contextlib
 import io
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
+import struct
 import threading
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,7 +116,8 @@ def test_the_native_protocol(running: Running, encoding: str, rate: int) -> None
 @pytest.mark.parametrize(("query", "sent", "code", "text"), [
     ("?encoding=mp3", None, 1008, "unknown encoding"), ("?rate=fast", None, 1008, "rate must be"),
     ("?model=other", None, 1008, "has small"), ("?language=xx", None, 1008, "does not know the language"),
-    ("", b"odd", 1007, "ends within a sample"), ("", "{", 1007, "not JSON"), ("", "[1]", 1007, "not a JSON object"),
+    ("", b"odd", 1007, "ends within a sample"), ("", "{", 1007, "not JSON"),
+    ("", "[1]", 1007, "not a JSON object"),
     ("", "[" * 60_000, 1007, "not JSON"), ("", '{"type": "dance"}', 1008, "unknown type"),
     ("", "x" * 70_000, 1009, "more than 65536"), ("?rate=1", b"\0\0", 1008, "out of range"),
     ("?encoding=f32", np.array([np.nan], "<f4").tobytes(), 1007, "not finite"),
@@ -200,7 +198,8 @@ def test_the_openai_client(running: Running) -> None:
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("../../etc/passwd")
     for options in (
-        {"language": "xx"}, {"response_format": "docx"}, {"extra_body": {"timestamp_granularities[]": "year"}},
+        {"language": "xx"}, {"response_format": "docx"},
+        {"extra_body": {"timestamp_granularities[]": "year"}},
     ):  # fmt: skip
         with pytest.raises(openai.BadRequestError) as caught:
             create(file=upload, model="small", **options)
@@ -274,9 +273,7 @@ def test_draining_gives_the_last_words() -> None:
         with connect(server.url("/v1/stream")) as client:
             client.recv()
             client.send(samples.tobytes())
-            wait_until(
-                lambda: server.server.connections and not next(iter(server.server.connections)).stream.busy
-            )
+            wait_until(lambda: sum(c.seconds for c in server.server.connections) == len(samples) / RATE)
             loop = next(iter(server.server.connections))._loop
             drained = asyncio.run_coroutine_threadsafe(server.server.drain(), loop)
             messages = rest(client)
@@ -287,3 +284,101 @@ def test_draining_gives_the_last_words() -> None:
         assert httpx.post(server.url("/v1/audio/transcriptions", "http")).status_code == 503
     finally:
         server.close()
+
+
+def test_sherpa_clients(running: Running) -> None:
+    samples = int16(recording(0))
+    floats = (samples / np.float32(32768)).astype("<f4").tobytes()
+    with connect(running.url("/sherpa")) as client:
+        for begin in range(0, len(floats), 12_800):
+            client.send(floats[begin : begin + 12_800])
+        client.send("Done")
+        answers = []
+        while (message := client.recv(timeout=20)) != "Done!":
+            answers.append(json.loads(message))
+        assert rest(client) == []
+    said = {answer["segment"]: answer["text"] for answer in answers if answer["is_final"]}
+    assert list(said.values()) == expected_texts(running, samples)
+    assert [answer["is_eof"] for answer in answers].count(True) == 1 and answers[-1]["is_eof"]
+    with connect(running.url("/sherpa/offline")) as client:
+        audio = struct.pack("<ii", RATE, len(floats)) + floats
+        both = audio + audio
+        for begin in range(0, len(both), 100_001):
+            client.send(both[begin : begin + 100_001])
+        first, second = (json.loads(client.recv(timeout=20)) for _ in range(2))
+        assert first["text"] and first == second
+        client.send("Done")
+        assert rest(client) == []
+    for header in ((RATE, -4), (RATE, 0), (RATE, 2**31 - 1), (0, 400), (RATE, 402)):
+        with connect(running.url("/sherpa/offline")) as client:
+            client.send(struct.pack("<ii", *header) + bytes(500))
+            assert rest(client) == []
+        assert client.close_code in (1007, 1008, 1009)
+
+
+def test_the_realtime_client(running: Running) -> None:
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(
+        base_url=running.url("/v1", "http"), websocket_base_url=running.url("/v1"), api_key="k"
+    )
+    samples = int16(recording(0, 24_000))
+    expected, events = expected_texts(running, samples, 24_000), []
+    with client.realtime.connect(model="small", extra_query={"intent": "transcription"}) as connection:
+        assert connection.recv().type == "session.created"
+        form = {"type": "audio/pcm", "rate": 24000}
+        audio = {"input": {"format": form, "transcription": {"model": "small"},
+                           "turn_detection": {"type": "server_vad"}}}  # fmt: skip
+        connection.session.update(session={"type": "transcription", "audio": audio})
+        assert connection.recv().type == "session.updated"
+        connection.input_audio_buffer.append(audio="not base64")
+        assert connection.recv().error.param == "audio"
+        for begin in range(0, len(samples), 4800):
+            data = base64.b64encode(samples[begin : begin + 4800].tobytes()).decode()
+            connection.input_audio_buffer.append(audio=data)
+        connection.input_audio_buffer.commit()
+        done = "conversation.item.input_audio_transcription.completed"
+        while sum(event.type == done for event in events) < len(expected):
+            events.append(connection.recv())
+    completed = [event for event in events if event.type == done]
+    assert [event.transcript for event in completed] == expected
+    kinds = {event.type for event in events}
+    assert {"input_audio_buffer.speech_started", "input_audio_buffer.committed"} <= kinds
+    for item in completed:
+        deltas = [event.delta for event in events
+                  if event.type.endswith(".delta") and event.item_id == item.item_id]  # fmt: skip
+        assert "".join(deltas) == item.transcript
+    chain = [(e.previous_item_id, e.item_id) for e in events if e.type == "input_audio_buffer.committed"]
+    assert [previous for previous, _ in chain] == [None, *(item for _, item in chain)][: len(chain)]
+    assert len({event.event_id for event in events}) == len(events)
+
+
+@pytest.mark.parametrize(("law", "subtype"), [("pcmu", "ULAW"), ("pcma", "ALAW")])
+def test_g711(law: str, subtype: str) -> None:
+    from maya.serve.realtime import g711
+
+    data = bytes(range(256))
+    expected, _ = soundfile.read(io.BytesIO(data), dtype="int16", format="RAW", subtype=subtype,
+                                 channels=1, samplerate=8000)  # fmt: skip
+    assert g711(data, law).tolist() == expected.tolist()
+
+
+def test_deepgram_clients(running: Running) -> None:
+    samples, answers = int16(recording(0)), []
+    query = "?sample_rate=16000&encoding=linear16&interim_results=true&vad_events=true&smart_format=true"
+    with connect(running.url(f"/v1/listen{query}")) as client:
+        client.send('{"type": "KeepAlive"}')
+        half = len(samples) // 2
+        client.send(samples[:half].tobytes())
+        client.send('{"type": "Finalize"}')
+        client.send(samples[half:].tobytes())
+        client.send('{"type": "CloseStream"}')
+        answers = rest(client)
+    finals_told = [a for a in answers if a.get("is_final")]
+    alternatives = [a["channel"]["alternatives"][0] for a in finals_told]
+    assert any(a["from_finalize"] for a in finals_told) and finals_told[-1]["speech_final"]
+    assert all(" ".join(w["word"] for w in a["words"]) == a["transcript"] for a in alternatives)
+    assert {"SpeechStarted", "Results", "Metadata"} == {a["type"] for a in answers}
+    assert answers[-1]["duration"] == pytest.approx(len(samples) / RATE, abs=0.01)
+    with connect(running.url("/v1/listen?encoding=opus")) as client:
+        assert rest(client) == []
+    assert client.close_code == 1008
