@@ -11,14 +11,15 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from maya.serve import metrics, openai
-from maya.serve.connection import converse
-from maya.serve.deepgram import DeepgramDialect
-from maya.serve.native import NativeDialect
-from maya.serve.realtime import RealtimeDialect
+from maya.serve import metrics
+from maya.serve.protocols import openai
+from maya.serve.protocols.connection import converse
+from maya.serve.protocols.deepgram import DeepgramDialect
+from maya.serve.protocols.native import NativeDialect
+from maya.serve.protocols.realtime import RealtimeDialect
+from maya.serve.protocols.sherpa import SherpaDialect, sherpa_offline
+from maya.serve.protocols.vosk import vosk
 from maya.serve.server import Server
-from maya.serve.sherpa import SherpaDialect, sherpa_offline
-from maya.serve.vosk import vosk
 
 OPEN_PATHS = ("/health", "/ready")  # without a key
 
