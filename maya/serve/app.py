@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Awaitable
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -150,7 +151,7 @@ class Gate:
             message = await receive()
             read += len(message.get("body", b""))
             if read > self._body_limit:
-                return {"type": "http.disconnect"}
+                raise HTTPException(413, f"the body has more than {self._body_limit} bytes")
             return message
 
         return limited

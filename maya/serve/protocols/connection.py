@@ -5,6 +5,7 @@ is closed, and one that sends faster than the model computes is read more slowly
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,8 +22,9 @@ from maya.serve.server import ServedModel, Server
 
 log = logging.getLogger(__name__)
 MAX_TEXT = 64 * 1024  # bytes of a text message
-_EVENTS = 10_000  # that wait for the client
+_EVENTS = 1000  # that wait for the client
 _LAG_SECONDS = 2.0  # of audio that waits, from which on the socket is read more slowly
+_FAREWELL_SECONDS = 5.0
 CLOSE_REASON = 123  # bytes that a close frame holds
 
 
@@ -63,13 +65,16 @@ class Connection:
         self._loop.call_soon_threadsafe(self._events.put_nowait, events)
 
     async def feed(self, samples: np.ndarray, rate: int) -> None:
-        """Samples to the model; waits while too many are there already."""
+        """Samples to the model; waits while too many are there already. Raises ProtocolError for a client
+        that does not read what it gets, and for a session that is too long."""
         stream = self._opened()
         if self.finished:
             return
         self.seconds += len(samples) / max(1, rate)
         if self.seconds > self.server.cfg.session_seconds:
             raise ProtocolError(f"a session takes {self.server.cfg.session_seconds:g} s at most", 1008)
+        if self._events.qsize() > _EVENTS:
+            raise ProtocolError("the events are not read fast enough", 1008)
         while not stream.closed and stream.backlog_seconds > _LAG_SECONDS:
             await asyncio.sleep(0.02)
         stream.feed(samples, rate)
@@ -105,9 +110,7 @@ class Connection:
         return events
 
     async def events(self) -> list[LiveEvent]:
-        """The next events; waits for them. Raises ProtocolError where the client does not read."""
-        if self._events.qsize() > _EVENTS:
-            raise ProtocolError("the events are not read fast enough", 1008)
+        """The next events; waits for them."""
         return self._count(await self._events.get())
 
     def _count(self, events: list[LiveEvent]) -> list[LiveEvent]:
@@ -211,12 +214,12 @@ async def end(
         return
     if error is not None:
         code, reason = closing(server, error)
-    try:
-        for message in tell(reason) if reason else []:
-            await socket.send_text(message)
-        await socket.close(code, reason.encode()[:CLOSE_REASON].decode(errors="ignore"))
-    except (RuntimeError, WebSocketDisconnect):  # it has gone
-        pass
+    # A client that has gone, or reads nothing, gets no farewell.
+    with contextlib.suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
+        async with asyncio.timeout(_FAREWELL_SECONDS):
+            for message in tell(reason) if reason else []:
+                await socket.send_text(message)
+            await socket.close(code, reason.encode()[:CLOSE_REASON].decode(errors="ignore"))
 
 
 async def _read(dialect: Dialect, server: Server) -> None:
