@@ -78,7 +78,7 @@ def _sources(audio: Sequence[str], rate: int, options: LiveOptions) -> Iterator[
     if options.mic:
         yield "microphone", microphone(rate)
     elif STDIN in audio:
-        yield "stdin", _stdin_pieces(options.raw, rate)
+        yield "stdin", stdin_pieces(options.raw, rate)
     else:
         notes = read_inputs(audio, "mix", StdinAudio(sample_rate=rate))
         for item in notes.items:
@@ -87,7 +87,8 @@ def _sources(audio: Sequence[str], rate: int, options: LiveOptions) -> Iterator[
             yield recording.id, _file_pieces(recording.audio, rate, recording.start, recording.duration)
 
 
-def _stdin_pieces(raw: PCMFormat | None, rate: int) -> Pieces:
+def stdin_pieces(raw: PCMFormat | None, rate: int) -> Pieces:
+    """Samples at `rate` from the standard input: WAV, or `raw`. Raises MayaError for anything else."""
     source = sys.stdin.buffer
     if raw is None:
         if source.read(4) not in (b"RIFF", b"RF64"):

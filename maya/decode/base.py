@@ -131,6 +131,14 @@ class Method:
         decoder.push(encoded.frames, encoded.lens, final=True)
         return decoder.hyps
 
+    def push_each(
+        self, decoders: Sequence[StreamDecoder], enc: Tensor, enc_lens: Tensor, finals: Sequence[bool]
+    ) -> None:
+        """Push frames (B, S, D), conditioned already, of which (B,) exist, to B decoders of one row each that
+        `stream` made. A method that can computes them as one batch."""
+        for row, (decoder, size) in enumerate(zip(decoders, enc_lens.tolist(), strict=True)):
+            decoder.push(enc[row : row + 1, :size], enc_lens[row : row + 1], finals[row])
+
     def stream(self, batch: int, langs: Tensor | None = None) -> StreamDecoder:
         """A decoder of `batch` streams, langs (batch,) or None. Raises MayaError for a method that cannot
         decode streams."""

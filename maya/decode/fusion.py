@@ -90,6 +90,11 @@ def select(state: State, index: Tensor) -> State:
     return tree_map(lambda x: x[index], state)
 
 
+def join(states: Sequence[State]) -> State:
+    """The rows of all states, one after another."""
+    return tree_map(lambda *parts: torch.cat(parts), *states)
+
+
 def where(mask: Tensor, new: State, old: State) -> State:
     """The rows of `new` where mask (N,) is true, else of `old`."""
 

@@ -151,6 +151,11 @@ class EncoderStream:
 
     same_speaker: bool = False
 
+    @property
+    def step_features(self) -> int:
+        """Features from one piece of output to the next."""
+        return 1
+
     def describe(self) -> str:
         """One line for people on what a stream keeps."""
         return "possible"
@@ -160,6 +165,18 @@ class EncoderStream:
         `final` all remaining ones. With `final` and `same_speaker` the next utterance, which may be pushed
         from then on, begins with what the encoder has learnt from this one."""
         raise NotImplementedError
+
+    @staticmethod
+    def push_each(
+        streams: "Sequence[EncoderStream]", feats: Sequence[Tensor], finals: Sequence[bool]
+    ) -> list[Tensor]:
+        """`push` for streams of one row each, of one encoder and one context, which began at any time.
+
+        feats: (1, t, F) of each, t >= 0 -> frames (1, S, D) of each. An encoder that can computes them as one
+        batch.
+        """
+        rows = zip(streams, feats, finals, strict=True)
+        return [stream.push(own, final).frames for stream, own, final in rows]
 
 
 class Encoder(nn.Module):

@@ -72,9 +72,9 @@ def test_no_frame_is_lost_or_doubled(encoder: str, left_seconds: float) -> None:
         windows = [window for block in audio.split(3000) for window in buffer.push(block)]
         windows.append(buffer.finish())
         with torch.inference_mode():
-            encoded = encode_windows(recognizer.model, windows)
+            chunks = encode_windows(recognizer.model, windows)
         expected = recognizer.model.cfg.clock.frames(count) if count else 0
-        assert encoded.frames.shape[1] == expected, count
+        assert sum(map(len, chunks)) == expected, count
 
 
 @pytest.mark.parametrize("encoder", ["zipformer", "lact"])

@@ -3,6 +3,7 @@
 import functools
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ class SpeechDetector:
     def _begin(self) -> None:
         rate = self.model.rate
         self._resampler = ResamplingStream(self.sample_rate, rate)
-        self._tracker = SpanTracker(self.cfg, window=self.model.window, rate=rate)
+        self.tracker = SpanTracker(self.cfg, window=self.model.window, rate=rate)
         self._state = self.model.initial_state(1)
         self._rest = torch.zeros(0)
         self._samples = 0  # at the model's rate
@@ -64,16 +65,32 @@ class SpeechDetector:
     @property
     def speaking(self) -> bool:
         """Whether speech has begun that has not ended yet."""
-        return self._tracker.speaking
+        return self.tracker.speaking
 
     @property
     def settled(self) -> float:
         """Seconds before which no span that is still to come begins."""
-        return self._tracker.settled
+        return self.tracker.settled
 
     def push(self, samples: Tensor) -> list[SpeechSpan]:
         """(n,) float in [-1, 1] at `sample_rate` -> the spans that are certain now."""
         return self._push(torch.from_numpy(self._resampler.push(samples.numpy())))
+
+    @staticmethod
+    def push_each(detectors: "Sequence[SpeechDetector]", samples: Sequence[Tensor]) -> None:
+        """`push` for detectors of one configuration as one batch; their spans are left out."""
+        audio = [
+            detector._whole_windows(torch.from_numpy(detector._resampler.push(own.numpy())))
+            for detector, own in zip(detectors, samples, strict=True)
+        ]
+        for size in sorted({len(own) for own in audio} - {0}):
+            rows = [row for row, own in enumerate(audio) if len(own) == size]
+            states = zip(*(detectors[row]._state for row in rows), strict=True)
+            batch = torch.stack([audio[row] for row in rows])
+            probabilities, state = detectors[0].model(batch, tuple(torch.cat(parts) for parts in states))
+            for place, row in enumerate(rows):
+                detectors[row]._state = tuple(part[place : place + 1] for part in state)
+                detectors[row].tracker.push(probabilities[place].tolist())
 
     def finish(self) -> list[SpeechSpan]:
         """The end of the audio -> the remaining spans. The detector then takes the next recording."""
@@ -82,22 +99,26 @@ class SpeechDetector:
             padded = torch.zeros(self.model.window)
             padded[: len(self._rest)] = self._rest
             spans += self._track(padded)
-        spans += self._tracker.finish(self._samples)
+        spans += self.tracker.finish(self._samples)
         self._begin()
         return spans
 
     def _push(self, samples: Tensor) -> list[SpeechSpan]:
+        return self._track(self._whole_windows(samples))
+
+    def _whole_windows(self, samples: Tensor) -> Tensor:
+        """The samples of the windows that are complete now; the rest waits."""
         self._samples += len(samples)
         audio = torch.cat([self._rest, samples])
         whole = len(audio) // self.model.window * self.model.window
         self._rest = audio[whole:].clone()
-        return self._track(audio[:whole])
+        return audio[:whole]
 
     def _track(self, audio: Tensor) -> list[SpeechSpan]:
         if len(audio) == 0:  # MKL refuses a Fourier transform of nothing
             return []
         probabilities, self._state = self.model(audio[None], self._state)
-        return self._tracker.push(probabilities[0].tolist())
+        return self.tracker.push(probabilities[0].tolist())
 
 
 def speech_spans(audio: Tensor, sample_rate: int = 16000, cfg: VADConfig | None = None) -> list[SpeechSpan]:

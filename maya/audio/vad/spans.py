@@ -40,6 +40,17 @@ class SpanTracker:
         self._pause: tuple[int, int] | None = None  # the longest in the open span: start, length
         self._closed: tuple[int, int] | None = None  # the last closed span; its end is not padded yet
         self._done: list[SpeechSpan] = []
+        self._voice_end = 0  # end of the last window of speech
+
+    @property
+    def start_seconds(self) -> float:
+        """Where the open span begins, padded; 0 without one."""
+        return max(0.0, ((self._start or 0) - self._pad) / self.rate)
+
+    @property
+    def voice_end_seconds(self) -> float:
+        """The end of the last window of speech; 0 before the first."""
+        return self._voice_end / self.rate
 
     @property
     def speaking(self) -> bool:
@@ -87,8 +98,10 @@ class SpanTracker:
             self._silence = None
         if self._start is None:
             if probability >= self.cfg.threshold:
-                self._start = here
+                self._start, self._voice_end = here, here + self.window
             return
+        if probability >= self.cfg.exit:
+            self._voice_end = here + self.window
         if here - self._start > self._longest:
             self._cut(here, probability)
         if probability < self.cfg.exit and self._start is not None:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from maya.decode.beams.ctc_events import CTCEvents, ctc_events
-from maya.decode.beams.fused_rows import FusedRows, FusionStart, joined
+from maya.decode.beams.fused_rows import FusedRows, FusionStart
 from maya.decode.beams.hashing import extended
 from maya.decode.beams.trace import Trace, TraceStep
-from maya.decode.fusion import State, select
+from maya.decode.fusion import State, join, select
 
 _NO_PARENT = -(2**63)  # the hash of no prefix
 _HIDDEN = -1e30  # nats: a finite number, because 0 * inf is not a number
@@ -65,7 +65,7 @@ class CTCPrefixes:
         parts = [torch.cat(column[::-1]) for column in zip(*self._aside, strict=True)]
         self.blank, self.label, text, self._last = parts
         if self._fused is not None:
-            text = text + self._fused.final(joined(self._states_aside[::-1]), text)
+            text = text + self._fused.final(join(self._states_aside[::-1]), text)
         self._pass_rest()
         totals, places = (self._total() + text).sort(descending=True)
         if not length_norm:

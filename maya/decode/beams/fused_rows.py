@@ -1,6 +1,5 @@
 """The states of language models and hot words of all hypotheses of a batched beam search."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -104,11 +103,6 @@ class FusedRows:
 
     def _scores(self, state: State, rows: int) -> Tensor:
         return self.fusion.scores(state, self._like.expand(rows, -1))
-
-
-def joined(states: Sequence[State]) -> State:
-    """The rows of all states, one after another."""
-    return tree_map(lambda *parts: torch.cat(parts), *states)
 
 
 def _rows(state: State, index: Tensor) -> State:

@@ -47,6 +47,16 @@ class GreedyCTC(Method, config=GreedyCTCConfig):
             self.heads[0], batch, blank=self.heads[0].blank, confidence=self.cfg.confidence, fusion=fusion
         )
 
+    def push_each(
+        self, decoders: Sequence[Any], enc: Tensor, enc_lens: Tensor, finals: Sequence[bool]
+    ) -> None:
+        if self.fusion is not None:
+            super().push_each(decoders, enc, enc_lens, finals)
+        elif enc.shape[1]:
+            paths = decoders[0].rows(enc, enc_lens)
+            for row, (decoder, length) in enumerate(zip(decoders, enc_lens.tolist(), strict=True)):
+                decoder.append(0, [column[row] for column in paths], length)
+
 
 @dataclass(kw_only=True, slots=True)
 class CTCPath:
@@ -80,9 +90,16 @@ class CTCDecoder:
     @torch.no_grad()
     def push(self, enc: Tensor, enc_lens: Tensor, final: bool = False) -> None:
         """enc (B, S, D), enc_lens (B,): the next frames of each stream, 0 for a stream that pauses."""
-        batch, frames = enc.shape[:2]
-        if not batch or not frames:
+        if not enc.shape[0] or not enc.shape[1]:
             return
+        paths = self.rows(enc, enc_lens)
+        for row, length in enumerate(enc_lens.tolist()):
+            self.append(row, [column[row] for column in paths], length)
+
+    @torch.no_grad()
+    def rows(self, enc: Tensor, enc_lens: Tensor) -> list[list[Any]]:
+        """Labels, scores and confidences (or None) of each row's frames (B, S, D)."""
+        batch, frames = enc.shape[:2]
         size = max(1, HEAD_FRAMES // batch)
         lens = enc_lens.to(enc.device, torch.int64) if self.fusion else enc_lens
         paths: list[CTCPath] = []
@@ -90,17 +107,20 @@ class CTCDecoder:
             with onednn.linear_layers(enc):
                 log_probs = self.head(part)
             paths.append(self._path(log_probs, lens - begin if self.fusion else lens))
-        labels, scores, confidences = (_rows([getattr(p, name) for p in paths], batch) for name in COLUMNS)
-        for row, length in enumerate(enc_lens.tolist()):
-            if length:
-                row_labels, frame_confidences = labels[row][:length], confidences[row]
-                collapse_ctc(
-                    row_labels, scores[row][:length], blank=self.blank, onto=self.hyps[row],
-                    first_frame=self._frames[row], continued=self._last[row] == row_labels[0],
-                    confidences=frame_confidences, aggregation=self.confidence.aggregation,
-                )  # fmt: skip
-                self._last[row] = row_labels[-1]
-                self._frames[row] += length
+        return [_rows([getattr(path, name) for path in paths], batch) for name in COLUMNS]
+
+    def append(self, row: int, path: list[Any], length: int) -> None:
+        """Add the next `length` frames of a row, the first of its path from `rows`."""
+        if not length:
+            return
+        labels, scores, confidences = path
+        collapse_ctc(
+            labels[:length], scores[:length], blank=self.blank, onto=self.hyps[row],
+            first_frame=self._frames[row], continued=self._last[row] == labels[0],
+            confidences=confidences, aggregation=self.confidence.aggregation,
+        )  # fmt: skip
+        self._last[row] = labels[length - 1]
+        self._frames[row] += length
 
     def _path(self, log_probs: Tensor, lens: Tensor) -> CTCPath:
         """The best path of frames (B, S, V), of which lens (B,) are read, at most all."""

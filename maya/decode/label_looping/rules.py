@@ -1,6 +1,7 @@
 """What every loop of greedy transducer decoding shares: the network with its rules, the state of the rows
 between two pieces, and the labels that come out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,9 +9,11 @@ import torch
 from torch import Tensor
 
 from maya.decode.confidence import ConfidenceConfig
-from maya.decode.fusion import Fusion, State
+from maya.decode.fusion import Fusion, State, join, select
 from maya.errors import MayaError
 from maya.heads.transducer import AnyPredictor, Joint
+
+_TENSORS = ("g", "next_frame", "last_frame", "on_frame")  # of RowStates, rows first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +74,22 @@ class RowStates:
             on_frame=torch.zeros_like(all_rows),
             fusion=fusion,
         )
+
+    @classmethod
+    def join(cls, states: "Sequence[RowStates]") -> "RowStates":
+        """The rows of several batches as one batch."""
+        joined = {name: torch.cat([getattr(s, name) for s in states]) for name in _TENSORS}
+        fusions = [s.fusion for s in states]
+        fusion = None if fusions[0] is None else join(fusions)
+        predictors = [s.predictor for s in states]
+        return cls(predictor=type(predictors[0]).join(predictors), fusion=fusion, **joined)
+
+    def row(self, index: int) -> "RowStates":
+        """One row as a batch of its own."""
+        rows = torch.tensor([index], device=self.g.device)
+        fusion = None if self.fusion is None else select(self.fusion, rows)
+        tensors = {name: getattr(self, name).index_select(0, rows) for name in _TENSORS}
+        return RowStates(predictor=self.predictor.select(rows), fusion=fusion, **tensors)
 
     def move_on(self, lens: Tensor) -> None:
         """Count frames from the start of the next piece, lens (B,) frames later."""

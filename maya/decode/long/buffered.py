@@ -89,23 +89,23 @@ class WindowBuffer:
         return window
 
 
-def encode_windows(model: SpeechModel, windows: Sequence[AudioWindow]) -> Encoded:
-    """The frames of the windows' chunks one after another: (1, S, D)."""
+def encode_windows(model: SpeechModel, windows: Sequence[AudioWindow]) -> list[Tensor]:
+    """The frames of each window's chunk: (S, D). The windows are one batch."""
     device = next(model.parameters()).device
-    if not any(len(window.samples) for window in windows):
-        frames = torch.zeros(1, 0, model.cfg.encoder.d_model, device=device)
-        return Encoded(frames, torch.zeros(1, dtype=torch.int64, device=device))
-    lens = torch.tensor([len(window.samples) for window in windows], device=device)
-    audio = pad_sequence([window.samples for window in windows], batch_first=True)
+    chunks = [torch.zeros(0, model.cfg.encoder.d_model, device=device) for _ in windows]
+    full = [place for place, window in enumerate(windows) if len(window.samples)]
+    if not full:
+        return chunks
+    lens = torch.tensor([len(windows[place].samples) for place in full], device=device)
+    audio = pad_sequence([windows[place].samples for place in full], batch_first=True)
     encoded = model.encode_audio(audio.to(device), lens)
-    chunks = []
-    for frames, length, window in zip(encoded.frames, encoded.lens.tolist(), windows, strict=True):
+    for place, frames, length in zip(full, encoded.frames, encoded.lens.tolist(), strict=True):
+        window = windows[place]
         end = length if window.take is None else window.skip + window.take
         if end > length:
             raise MayaError("the right context is too short for this encoder; raise right_seconds")
-        chunks.append(frames[window.skip : max(window.skip, end)])
-    joined = torch.cat(chunks)[None]
-    return Encoded(joined, torch.tensor([joined.shape[1]], device=device))
+        chunks[place] = frames[window.skip : max(window.skip, end)]
+    return chunks
 
 
 class BufferedStream(RecognizerStream):
@@ -124,6 +124,7 @@ class BufferedStream(RecognizerStream):
         self.cfg = cfg or BufferConfig()
         self.model, self.method, self.tokenizer, self.language = method.model, method, tokenizer, language
         self.rules, self.latency_seconds = rules or WordRules(), self.cfg.latency_seconds
+        self._device = next(self.model.parameters()).device
         self._langs = language_index(self.model, language)
         self._buffer = WindowBuffer(self.cfg, self.model)
         self._decoder = method.stream(1, self._langs)
@@ -153,5 +154,7 @@ class BufferedStream(RecognizerStream):
 
     def _push(self, windows: list[AudioWindow], *, final: bool) -> None:
         with torch.inference_mode():
-            encoded = self.method.conditioned(encode_windows(self.model, windows), self._langs)
+            frames = torch.cat(encode_windows(self.model, windows))[None]
+            lens = torch.tensor([frames.shape[1]], device=self._device)
+            encoded = self.method.conditioned(Encoded(frames, lens), self._langs)
             self._decoder.push(encoded.frames, encoded.lens, final)

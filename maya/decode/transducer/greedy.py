@@ -20,7 +20,7 @@ from maya.decode.confidence import ConfidenceConfig
 from maya.decode.fusion import State
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.label_looping.loops import LabelLoop, LoopName, make_loop
-from maya.decode.label_looping.rules import RowStates, TransducerRules
+from maya.decode.label_looping.rules import RowLabels, RowStates, TransducerRules
 from maya.heads import HeadConfig, TransducerConfig
 from maya.heads.transducer import AnyPredictor, Joint
 from maya.kernels import onednn
@@ -60,6 +60,18 @@ class GreedyTransducer(Method, config=GreedyTransducerConfig):
         fusion = self.start_fusion(batch, langs) if self.fusion else None
         return TransducerDecoder(self.loop, batch, fusion)
 
+    def push_each(
+        self, decoders: Sequence[Any], enc: Tensor, enc_lens: Tensor, finals: Sequence[bool]
+    ) -> None:
+        if not enc.shape[1]:
+            return
+        states = RowStates.join([decoder.states for decoder in decoders])
+        lens = enc_lens.to(enc.device, torch.int64)
+        labels = decoders[0].labels(states, enc, lens, final=False)
+        for row, (decoder, length) in enumerate(zip(decoders, lens.tolist(), strict=True)):
+            decoder.append(0, labels[row], length)
+            decoder.states = states.row(row)
+
 
 class TransducerDecoder:
     """Greedy decoding of B = batch streams with a TDT or an RNN-T. Put the modules in eval mode first.
@@ -71,7 +83,7 @@ class TransducerDecoder:
     def __init__(self, loop: LabelLoop, batch: int, fusion: State = None) -> None:
         self.loop, self.joint = loop, loop.rules.joint
         self.hyps = [Hypothesis() for _ in range(batch)]
-        self._states = RowStates.start(loop.rules, batch, fusion)
+        self.states = RowStates.start(loop.rules, batch, fusion)
         self._pushed = [0] * batch  # frames so far
 
     @torch.no_grad()
@@ -81,17 +93,26 @@ class TransducerDecoder:
         if not enc.shape[0] or not enc.shape[1]:
             return
         lens = enc_lens.to(enc.device, torch.int64)
+        pieces = self.labels(self.states, enc, lens, final)
+        for row, (labels, length) in enumerate(zip(pieces, lens.tolist(), strict=True)):
+            self.append(row, labels, length)
+
+    @torch.no_grad()
+    def labels(self, states: RowStates, enc: Tensor, lens: Tensor, final: bool) -> list[RowLabels]:
+        """The labels of the next frames (B, S, D) of rows whose states move on."""
         with onednn.linear_layers(enc):
             f = self.joint.project_encoder(enc)
-        pieces = self.loop(self._states, f, lens, final)
-        rows = zip(self.hyps, pieces, self._pushed, lens.tolist(), strict=True)
-        for row, (hyp, labels, pushed, length) in enumerate(rows):
-            hyp.tokens += labels.tokens
-            hyp.frames += [pushed + frame for frame in labels.frames]
-            hyp.durations += labels.durations if self.loop.rules.durations else [1] * len(labels.tokens)
-            hyp.scores += labels.scores
-            hyp.confidences += labels.confidences
-            self._pushed[row] = pushed + length
+        return self.loop(states, f, lens, final)
+
+    def append(self, row: int, labels: RowLabels, length: int) -> None:
+        """Add the labels of the next `length` frames of a row."""
+        hyp, pushed = self.hyps[row], self._pushed[row]
+        hyp.tokens += labels.tokens
+        hyp.frames += [pushed + frame for frame in labels.frames]
+        hyp.durations += labels.durations if self.loop.rules.durations else [1] * len(labels.tokens)
+        hyp.scores += labels.scores
+        hyp.confidences += labels.confidences
+        self._pushed[row] = pushed + length
 
 
 def greedy_transducer(

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from maya.encoders.base import Encoded, Encoder, EncoderStream
 from maya.encoders.conformer.attention import AttentionSpan, Frames
@@ -236,6 +237,11 @@ class ConformerStream(EncoderStream):
     def describe(self) -> str:
         return self.state.describe()
 
+    @property
+    def step_features(self) -> int:
+        step: int = self.state.step * self.encoder.cfg.subsampling_factor
+        return step
+
     def push(self, feats: Tensor, final: bool = False, *, same_speaker: bool = False) -> Encoded:
         lens = torch.full((len(feats),), feats.shape[1], device=feats.device)
         ends = torch.full((len(feats),), final, device=feats.device)
@@ -243,6 +249,35 @@ class ConformerStream(EncoderStream):
             feats, lens, self.state, final=ends, keep=same_speaker
         )
         return Encoded(enc, enc_lens)
+
+    @staticmethod
+    def push_each(streams: Sequence[Any], feats: Sequence[Tensor], finals: Sequence[bool]) -> list[Tensor]:
+        device = feats[0].device
+        frames = [own.new_zeros(1, 0, streams[0].encoder.cfg.d_model) for own in feats]
+        due = []
+        for row, (stream, own, final) in enumerate(zip(streams, feats, finals, strict=True)):
+            if final or stream._completes(own.shape[1]):
+                due.append(row)
+            else:
+                lens = torch.tensor([own.shape[1]], device=device)
+                features, have = _append(stream.state, own, lens)
+                stream.state = replace(stream.state, features=features, feature_lens=have)
+        if due:
+            enc, enc_lens, state = streams[0].encoder.stream_step(
+                pad_sequence([feats[row][0] for row in due], batch_first=True),
+                torch.tensor([feats[row].shape[1] for row in due], device=device),
+                streams[0].state.join([streams[row].state for row in due]),
+                final=torch.tensor([finals[row] for row in due], device=device),
+            )
+            for place, (row, size) in enumerate(zip(due, enc_lens.tolist(), strict=True)):
+                streams[row].state = state.select(torch.tensor([place], device=device))
+                frames[row] = enc[place : place + 1, :size]
+        return frames
+
+    def _completes(self, count: int) -> bool:
+        """Whether so many features more complete a frame of the one row."""
+        waiting = int(self.state.feature_lens[0]) + count - self.state.past
+        return waiting > self.encoder.cfg.subsampling_factor * (self.state.step - 1)
 
 
 def needs_to_stream(cfg: Any) -> str | None:

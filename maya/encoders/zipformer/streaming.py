@@ -75,7 +75,35 @@ class ZipformerStream(EncoderStream):
         self.waiting: Tensor | None = None  # (B, t, F) from the start of the next chunk
         self.read = self.given = 0  # feature frames received, encoder frames returned
 
+    @property
+    def step_features(self) -> int:
+        return self.hop
+
     def push(self, feats: Tensor, final: bool = False, *, same_speaker: bool = False) -> Encoded:
+        whole, size = self._append(feats, final)
+        pieces = [feats.new_zeros(len(feats), 0, self.encoder.cfg.d_model)]
+        for _ in range(whole):
+            enc, self.state = self.encoder.stream_step(self._next_chunk(), self.state)
+            pieces.append(enc)
+        lens = torch.full((len(feats),), size, device=feats.device)
+        return Encoded(torch.cat(pieces, 1)[:, :size], lens)
+
+    @staticmethod
+    def push_each(streams: Sequence[Any], feats: Sequence[Tensor], finals: Sequence[bool]) -> list[Tensor]:
+        due = [stream._append(own, final) for stream, own, final in zip(streams, feats, finals, strict=True)]
+        encoder = streams[0].encoder
+        pieces = [[own.new_zeros(1, 0, encoder.cfg.d_model)] for own in feats]
+        for step in range(max(whole for whole, _ in due)):
+            rows = [row for row, (whole, _) in enumerate(due) if whole > step]
+            state = ZipformerState.join([streams[row].state for row in rows])
+            enc, state = encoder.stream_step(torch.cat([streams[row]._next_chunk() for row in rows]), state)
+            for place, row in enumerate(rows):
+                streams[row].state = state.select(torch.tensor([place], device=enc.device))
+                pieces[row].append(enc[place : place + 1])
+        return [torch.cat(own, 1)[:, :size] for own, (_, size) in zip(pieces, due, strict=True)]
+
+    def _append(self, feats: Tensor, final: bool) -> tuple[int, int]:
+        """Take the next features: (chunks that are complete now, encoder frames of them that count)."""
         self.read += feats.shape[1]
         waiting = feats if self.waiting is None else torch.cat([self.waiting, feats], 1)
         whole = max(0, (waiting.shape[1] - AHEAD) // self.hop)
@@ -86,11 +114,11 @@ class ZipformerStream(EncoderStream):
             whole = -(-size // each)
             missing = whole * self.hop + AHEAD - waiting.shape[1]
             waiting = torch.nn.functional.pad(waiting, (0, 0, 0, max(0, missing)), value=self.padding_value)
-        pieces = [feats.new_zeros(len(feats), 0, self.encoder.cfg.d_model)]
-        for begin in range(0, whole * self.hop, self.hop):
-            piece = waiting[:, begin : begin + self.hop + AHEAD]
-            enc, self.state = self.encoder.stream_step(piece, self.state)
-            pieces.append(enc)
-        self.waiting, self.given = waiting[:, whole * self.hop :], self.given + size
-        lens = torch.full((len(feats),), size, device=feats.device)
-        return Encoded(torch.cat(pieces, 1)[:, :size], lens)
+        self.waiting, self.given = waiting, self.given + size
+        return whole, size
+
+    def _next_chunk(self) -> Tensor:
+        """(B, hop + AHEAD, F): the features of the next chunk, which are dropped up to the one after it."""
+        assert self.waiting is not None
+        chunk, self.waiting = self.waiting[:, : self.hop + AHEAD], self.waiting[:, self.hop :]
+        return chunk

@@ -4,6 +4,7 @@ Parameter names are NeMo's under `decoder.` (`prediction.embed`, `prediction.dec
 dict loads with no renaming.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -35,6 +36,11 @@ class PredictorState:
     def select(self, rows: Tensor) -> "PredictorState":
         """The states of `rows` (B',) int64; a row may be taken more than once (beam search)."""
         return PredictorState(self.h.index_select(1, rows), self.c.index_select(1, rows))
+
+    @staticmethod
+    def join(states: "Sequence[PredictorState]") -> "PredictorState":
+        """The states of several batches as one batch."""
+        return PredictorState(torch.cat([s.h for s in states], 1), torch.cat([s.c for s in states], 1))
 
     def where(self, mask: Tensor, other: "PredictorState") -> "PredictorState":
         """This state where `mask` (B,) bool is true, `other` elsewhere."""

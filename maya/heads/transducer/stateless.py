@@ -4,6 +4,7 @@ grouped convolution over their embeddings, as icefall builds it.
 Parameter names are icefall's under `decoder.` (`embedding`, `conv`), so its weights load with no renaming.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,6 +38,11 @@ class StatelessState:
     def select(self, rows: Tensor) -> "StatelessState":
         """The states of `rows` (B',) int64; a row may be taken more than once (beam search)."""
         return StatelessState(self.labels.index_select(0, rows))
+
+    @staticmethod
+    def join(states: "Sequence[StatelessState]") -> "StatelessState":
+        """The states of several batches as one batch."""
+        return StatelessState(torch.cat([s.labels for s in states]))
 
     def where(self, mask: Tensor, other: "StatelessState") -> "StatelessState":
         """This state where `mask` (B,) bool is true, `other` elsewhere."""

@@ -1,0 +1,117 @@
+"""Streams that begin, pause and end at any time, computed together: rows of one `StreamRows`.
+
+`RecognizerStream` is one stream by itself; a server has many. Rows that have audio at the same moment go
+through the encoder and the decoder as one batch, and none of them sees the others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from maya.decode.base import Method, StreamDecoder
+from maya.decode.hypothesis import Hypothesis
+from maya.decode.long.buffered import AudioWindow, BufferConfig, WindowBuffer, encode_windows
+from maya.decode.streaming import language_index
+from maya.encoders import Encoded, EncoderStream
+from maya.errors import MayaError
+from maya.features.base import FeatureStream
+
+
+@dataclass(kw_only=True, slots=True)
+class StreamRow:
+    """One stream. first_frame: encoder frames before the decoder's first; frames: encoder frames so far.
+
+    `hypothesis` has no text; its frames count from `first_frame`.
+    """
+
+    langs: Tensor
+    decoder: StreamDecoder
+    features: FeatureStream | None = None
+    encoder: EncoderStream | None = None
+    buffer: WindowBuffer | None = None
+    first_frame: int = 0
+    frames: int = 0
+
+    @property
+    def hypothesis(self) -> Hypothesis:
+        """What was recognised since the row, or its text, began."""
+        (own,) = self.decoder.hyps
+        return own
+
+
+class StreamRows:
+    """Makes rows and moves them on. One thread uses it at a time.
+
+    context, buffer: as in `Recognizer.stream`; `buffer` is for encoders that cannot stream. Raises MayaError
+    for a model or a method that cannot stream.
+    """
+
+    def __init__(
+        self, method: Method, *, context: tuple[int, int] | None = None, buffer: BufferConfig | None = None
+    ) -> None:
+        if any(head.hidden for head in method.heads):
+            raise MayaError("a stream gives no hidden states, which a head of this method reads")
+        self.method, self.model, self.context, self.buffer = method, method.model, context, buffer
+        self.device = next(self.model.parameters()).device
+        self.open()  # refuses at once what cannot stream
+
+    def open(self, language: str | None = None) -> StreamRow:
+        """A row before its first sample. language: one that the model knows, or None."""
+        langs = language_index(self.model, language)
+        row = StreamRow(langs=langs, decoder=self.method.stream(1, langs))
+        if self.buffer is not None:
+            row.buffer = WindowBuffer(self.buffer, self.model)
+        else:
+            row.features = self.model.featurizer.stream()
+            padding = self.model.cfg.features.padding_value
+            row.encoder = self.model.encoder.stream(1, self.context, padding_value=padding)
+        return row
+
+    def begin_text(self, row: StreamRow) -> None:
+        """Begin a new hypothesis at the row's next frame. The encoder keeps what it has heard."""
+        row.decoder = self.method.stream(1, row.langs)
+        row.first_frame = row.frames
+
+    @torch.inference_mode()
+    def push(self, rows: Sequence[StreamRow], audio: Sequence[Tensor], finals: Sequence[bool]) -> None:
+        """The next samples (n,) of each row, float32 at the model's rate on the CPU, n >= 0. A row whose
+        audio is `final` takes nothing more."""
+        encode = self._encode_windows if self.buffer is not None else self._encode_stream
+        frames = encode(rows, audio, finals)
+        lens = torch.tensor([own.shape[1] for own in frames])
+        for row, size in zip(rows, lens.tolist(), strict=True):
+            row.frames += size
+        if lens.any():
+            batch = pad_sequence([own[0] for own in frames], batch_first=True)
+            encoded = self.method.conditioned(Encoded(batch, lens), torch.cat([row.langs for row in rows]))
+            self.method.push_each([row.decoder for row in rows], encoded.frames, lens, finals)
+
+    def _encode_stream(
+        self, rows: Sequence[StreamRow], audio: Sequence[Tensor], finals: Sequence[bool]
+    ) -> list[Tensor]:
+        feats, streams = [], []
+        for row, samples, final in zip(rows, audio, finals, strict=True):
+            assert row.features is not None and row.encoder is not None
+            own = row.features.push(samples[None].to(self.device))
+            feats.append(torch.cat([own, row.features.finish()], 1) if final else own)
+            streams.append(row.encoder)
+        return streams[0].push_each(streams, feats, finals)
+
+    def _encode_windows(
+        self, rows: Sequence[StreamRow], audio: Sequence[Tensor], finals: Sequence[bool]
+    ) -> list[Tensor]:
+        windows: list[AudioWindow] = []
+        counts = []
+        for row, samples, final in zip(rows, audio, finals, strict=True):
+            assert row.buffer is not None
+            own = row.buffer.push(samples)
+            if final:
+                own.append(row.buffer.finish())
+            windows += own
+            counts.append(len(own))
+        chunks = iter(encode_windows(self.model, windows))
+        nothing = torch.zeros(0, self.model.cfg.encoder.d_model, device=self.device)
+        return [torch.cat([nothing, *(next(chunks) for _ in range(n))])[None] for n in counts]

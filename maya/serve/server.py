@@ -1,0 +1,120 @@
+"""What all protocols share: the models by name, the limits, and whether the server is going down."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from maya.config import config
+from maya.decode.recognizer import Recognizer
+from maya.decode.transcription import TranscriptionConfig
+from maya.errors import MayaError
+from maya.ranges import PosFloat, PosInt
+from maya.serve.access import Access
+from maya.serve.config import EngineConfig, SessionConfig
+from maya.serve.engine import Engine
+from maya.serve.metrics import Metrics
+from maya.serve.offline import OfflineQueue
+from maya.serve.session import live_model
+
+
+@config
+class ServerConfig:
+    """method, context: of live recognition, see `Recognizer.stream`. transcription: of files.
+
+    upload_mb: 10^6 bytes of a file; upload_seconds: of its audio; uploads_waiting: files that may wait.
+    session_seconds: of audio in a live session; idle_seconds: without a message, after which it ends.
+    drain_seconds: for open sessions when the server goes down.
+    """
+
+    method: str = "auto"
+    context: tuple[int, int] | None = None
+    session: SessionConfig = field(default_factory=SessionConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    transcription: TranscriptionConfig = field(default_factory=TranscriptionConfig)
+    upload_mb: PosFloat = 100.0
+    upload_seconds: PosFloat = 4 * 3600.0
+    uploads_waiting: PosInt = 64
+    session_seconds: PosFloat = 4 * 3600.0
+    idle_seconds: PosFloat = 60.0
+    drain_seconds: PosFloat = 30.0
+
+
+class UnknownModel(MayaError):
+    """The server has no model of this name."""
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class ServedModel:
+    """A model, its engine for live sessions, and its queue for whole recordings."""
+
+    name: str
+    recognizer: Recognizer
+    engine: Engine
+    offline: OfflineQueue
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+class Server:
+    """The state of a server. The first of `recognizers` is the default; names come from the command line
+    alone, never from a client.
+
+    Raises MayaError where a model has no method that decodes streams.
+    """
+
+    def __init__(
+        self, recognizers: Mapping[str, Recognizer], cfg: ServerConfig | None = None, *,
+        access: Access | None = None,
+    ) -> None:  # fmt: skip
+        if not recognizers:
+            raise MayaError("a server needs at least one model")
+        self.cfg, self.access, self.metrics = cfg or ServerConfig(), access or Access(), Metrics()
+        self.draining = False
+        self.uploads = 0  # requests with a file that are being served
+        self.connections: set[Any] = set()  # of `maya.serve.protocols.connection`
+        self.models = {name: self._serve(name, own) for name, own in recognizers.items()}
+
+    def _serve(self, name: str, recognizer: Recognizer) -> ServedModel:
+        cfg = self.cfg
+        live = live_model(recognizer, cfg.method, cfg.context)
+        offline = OfflineQueue(
+            recognizer, waiting=cfg.uploads_waiting, max_seconds=cfg.upload_seconds, cfg=cfg.transcription
+        )
+        engine = Engine(live, cfg.engine, observe=self.metrics.observe_step)
+        return ServedModel(name=name, recognizer=recognizer, engine=engine, offline=offline)
+
+    def model(self, name: str | None) -> ServedModel:
+        """The model of a name; the default one for none, and for names of OpenAI's models."""
+        if name in (None, "", "default") or (name not in self.models and _is_openai(name or "")):
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            names = ", ".join(self.models)
+            raise UnknownModel(f"the model {name!r} does not exist; this server has {names}")
+        return self.models[name or ""]
+
+    @property
+    def ready(self) -> bool:
+        """Whether a new session would be taken."""
+        free = (len(m.engine.streams) < self.cfg.engine.slots for m in self.models.values())
+        return not self.draining and any(free)
+
+    async def drain(self) -> None:
+        """Take nothing new, end the live sessions so that each gets its last words, and wait for them."""
+        self.draining = True
+        deadline = time.monotonic() + self.cfg.drain_seconds
+        for connection in list(self.connections):
+            connection.finish()
+        while (self.connections or self.uploads) and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+
+    def close(self) -> None:
+        """Stop the threads of all models."""
+        for model in self.models.values():
+            model.engine.close()
+            model.offline.close()
+
+
+def _is_openai(name: str) -> bool:
+    """Programs for OpenAI's interface often cannot name another model."""
+    return name == "whisper-1" or name.startswith("gpt-")
