@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from maya.audio.load import load_audio
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.long.buffered import BufferedStream
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.recipes.pcm import PCMFormat, pcm_pieces, read_wav_header
@@ -43,8 +42,7 @@ class LiveOptions(Protocol):
 def transcribe_stream(recognizer: Recognizer, audio: Sequence[str], options: LiveOptions) -> int:
     """Recognise each source as a stream and print the text while it grows; returns the exit status."""
     stream = make_stream(recognizer, options.search, options.language)
-    if isinstance(stream, BufferedStream):
-        seconds = stream.latency_seconds
+    if (seconds := stream.latency_seconds) is not None:
         print(
             f"this encoder needs the audio around a frame: the text comes up to {seconds:g} s late",
             file=sys.stderr,
