@@ -77,13 +77,16 @@ def page(browser: Browser, running: Running) -> Browser:
 
 
 def wait_for(browser: Browser, condition: str) -> None:
-    """Until an expression of the page is true, 50 s at most."""
+    """Until an expression of the page is true; two minutes at most."""
     code = f"""new Promise(done => {{
-      const end = Date.now() + 50000;
+      const end = Date.now() + 30000;
       (function look() {{ {condition} || Date.now() > end ? done() : setTimeout(look, 30); }})();
     }})"""
-    browser.run(code)
-    assert browser.run(condition), (condition, browser.run(f"[{STATUS}, {ERROR}, {SHOWN}]"))
+    for _ in range(4):  # the browser must answer within a minute
+        browser.run(code)
+        if browser.run(condition):
+            return
+    raise AssertionError((condition, browser.run(f"[{STATUS}, {ERROR}, {SHOWN}]")))
 
 
 def choose_file(browser: Browser, *files: Path) -> None:
@@ -158,8 +161,8 @@ def test_a_file_with_its_words(page: Browser, running: Running, tmp_path: Path) 
     label = page.run("document.getElementById('track').getAttribute('aria-label')")
     assert label.startswith(f"{len(samples) / RATE:.1f} s of sound") and f"{len(expected)} segments" in label
     painted = page.run("""(() => { const c = document.getElementById('track');
-        return new Set(new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)).size
-        })()""")  # fmt: skip
+        const pixels = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+        return new Set(new Uint32Array(pixels.buffer)).size; })()""")
     assert painted > 4
     # Another file begins anew, and a drop is as good as the button.
     data = json.dumps(list(wav(samples[: 2 * RATE])))
@@ -243,8 +246,11 @@ def test_models_languages_and_scripts(page: Browser, running: Running) -> None:
         page.window(width, 640)
         settle(page)
         assert page.run("document.documentElement.scrollWidth") <= width
-        assert page.run("Array.from(document.querySelectorAll('button, select, .file label'), "
-                        "e => e.getBoundingClientRect()).every(r => r.height >= 40 && r.right <= innerWidth)")  # fmt: skip
+        boxes = page.run(
+            "Array.from(document.querySelectorAll('button, select, .file label'), "
+            "e => e.getBoundingClientRect()).map(r => [r.height, r.right, r.width])"
+        )
+        assert all(not size or (height >= 40 and right <= width) for height, right, size in boxes)
     assert page.run(
         "(e => e.scrollTop + e.clientHeight >= e.scrollHeight - 1)(document.getElementById('text'))"
     )
@@ -261,19 +267,22 @@ def test_keyboard_alone(page: Browser, running: Running) -> None:
     """Tab reaches each control that can be used, in the order of the page; Enter begins, and ends."""
     page.run("document.activeElement.blur()")
     stops = []
-    for _ in range(7):
+    for _ in range(5):
         page.key("Tab")
         stops.append(page.run("document.activeElement.id"))
         style = page.run("(e => getComputedStyle(e.id === 'file' ? e.nextElementSibling : e).outlineStyle)"
                          "(document.activeElement)")  # fmt: skip
         assert style == "solid", stops
-    assert stops[:6] == ["start", "file", "model", "language", "clean", "text"]
+    assert stops == ["start", "file", "language", "clean", "text"]
     page.run("document.getElementById('start').focus()")
     page.key("Enter")
     wait_for(page, f"{STATUS} === 'Listening.'")
     assert page.run("document.activeElement.id") == "start"
     page.key("Enter")
     wait_for(page, IDLE)
+    page.run("document.getElementById('clear').focus()")
+    page.key("Enter")
+    assert page.run("document.activeElement.id") == "start" and page.run(SHOWN) == []
     live = page.run("Array.from(document.querySelectorAll('[aria-live], [role=log]'), e => e.id)")
     assert live == ["finals"]  # partial text is not read out
 

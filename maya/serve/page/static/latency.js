@@ -29,7 +29,8 @@ export class Latency {
   }
 
   text() {
-    const times = (values) => `${Math.round(values.at(-1))} ms (median of ${values.length}: ${Math.round(median(values))} ms)`;
+    const of = (values) => (values.length > 1 ? ` (median of ${values.length}: ${Math.round(median(values))} ms)` : "");
+    const times = (values) => `${Math.round(values.at(-1))} ms${of(values)}`;
     const parts = [];
     if (this.finals.length) parts.push(`Final text ${times(this.finals)} after the end of speech.`);
     if (this.firsts.length) parts.push(`First words ${times(this.firsts)} after its start.`);

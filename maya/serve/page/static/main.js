@@ -17,16 +17,20 @@ let name = "transcript", kind = ""; // of the downloads; of the last source
 const say = (text) => { field("status").textContent = text; };
 const complain = (text) => { field("error").textContent = text; };
 
+const busy = () => live !== null && (live.source === null || live.stopping);
+
 function enable() {
-  const idle = live === null && models.length > 0;
+  const idle = live === null && models.length > 0, focused = document.activeElement;
   for (const id of ["file", "model", "language", "clean"]) field(id).disabled = !idle;
   const isFile = live !== null && live.file;
-  field("start").disabled = !idle && (live === null || !live.source || live.stopping);
+  field("start").disabled = !models.length;
+  field("start").setAttribute("aria-disabled", String(busy())); // a disabled button would lose the keyboard
   field("start").dataset.running = live ? "1" : "";
   field("start").textContent = live ? (isFile ? "Stop" : "Stop the microphone") : "Start the microphone";
   for (const button of formats) button.disabled = !transcript.segments.length;
   field("clear").disabled = live !== null || track.seconds === 0;
   field("hint").hidden = live !== null || transcript.segments.length > 0;
+  if (focused.disabled) field("start").focus();
 }
 
 function options(select, pairs) {
@@ -41,6 +45,7 @@ const chosenModel = () => models.find(({ id }) => id === field("model").value);
 
 function showLanguages() {
   const { languages } = chosenModel();
+  field("language").parentElement.hidden = languages.length === 0;
   options(field("language"), [["", "not given"], ...languages.map((code) => [code, languageName(code)])]);
 }
 
@@ -50,6 +55,7 @@ async function begin() {
     models = await listModels(sessionStorage.getItem("key"));
     field("entry").hidden = true;
     options(field("model"), models.map(({ id }) => [id, id]));
+    field("model").parentElement.hidden = models.length < 2;
     showLanguages();
   } catch (error) {
     failed(error);
@@ -170,7 +176,10 @@ function download(format) {
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }
 
-field("start").addEventListener("click", () => (live ? stop() : start(null, (on) => openMicrophone(field("clean").checked, on))));
+field("start").addEventListener("click", () => {
+  if (live === null) start(null, (on) => openMicrophone(field("clean").checked, on));
+  else if (!busy()) stop();
+});
 field("file").addEventListener("change", ({ target }) => { recogniseFile(target.files[0]); target.value = ""; });
 field("model").addEventListener("change", showLanguages);
 field("clear").addEventListener("click", clear);

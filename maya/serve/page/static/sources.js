@@ -44,7 +44,7 @@ export async function openMicrophone(clean, { audio, end, fail }) {
     return { rate: context.sampleRate, stop };
   } catch (error) {
     release();
-    throw new Error(`This browser cannot record: ${error.message}.`);
+    throw new Error(error.name === "AbortError" ? "The server cannot be reached." : `This browser cannot record: ${error.message}.`);
   }
 }
 

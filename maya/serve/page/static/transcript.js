@@ -27,10 +27,14 @@ function wordElement(word) {
 }
 
 export class Transcript {
-  // box: what scrolls; finals, partial: elements in it.
+  // box: what scrolls; it shows the end of the text until the user scrolls up. finals, partial: elements in it.
   constructor(box, finals, partial) {
-    Object.assign(this, { box, finals, partial });
+    Object.assign(this, { finals, partial });
     this.segments = []; // {text, start, end, words}
+    let follows = true;
+    box.addEventListener("scroll", () => { follows = box.scrollHeight - box.scrollTop - box.clientHeight < 40; });
+    const watcher = new ResizeObserver(() => { if (follows) box.scrollTop = box.scrollHeight; });
+    for (const element of [box, finals, partial]) watcher.observe(element);
   }
 
   clear() {
@@ -42,10 +46,8 @@ export class Transcript {
   // stable: characters, as Python counts them, that will not change.
   showPartial(text, stable) {
     const characters = Array.from(text);
-    this.scrolled(() => {
-      this.partial.children[0].textContent = characters.slice(0, stable).join("");
-      this.partial.children[1].textContent = characters.slice(stable).join("");
-    });
+    this.partial.children[0].textContent = characters.slice(0, stable).join("");
+    this.partial.children[1].textContent = characters.slice(stable).join("");
   }
 
   // A final message; its times count from `offset` seconds.
@@ -64,13 +66,6 @@ export class Transcript {
     }
     line.append(final.text.slice(at));
     this.showPartial("", 0);
-    this.scrolled(() => this.finals.append(line));
-  }
-
-  // Changes the text, and shows its end if the end was shown before.
-  scrolled(change) {
-    const atEnd = this.box.scrollHeight - this.box.scrollTop - this.box.clientHeight < 40;
-    change();
-    if (atEnd) this.box.scrollTop = this.box.scrollHeight;
+    this.finals.append(line);
   }
 }
