@@ -58,6 +58,7 @@ MEDIA = ["av"]  # PyAV decodes m4a, mp4 and webm
 SCORE = ["whisper-normalizer>=0.1.15,<0.2", "indic-numtowords>=1.1,<2"]  # normal forms, numbers in words
 MEETINGS = ["meeteval>=0.4.3,<0.5"]  # cpWER, tcpWER, ORC-WER; it is built when installed, by a C++ compiler
 SERVE = ["starlette>=1.0", "uvicorn>=0.40", "websockets>=15", "python-multipart", "prometheus-client"]
+CLIENTS = ["httpx", "openai>=3"]  # of the server, in its tests
 S3_SERVER = ["moto[s3]>=5.1", "flask", "flask-cors"]  # moto[server] brings a hundred services more
 TESTS = [
     "pytest",
@@ -99,7 +100,21 @@ setup(
         "mic": MIC,
         "ray": RAY,
         "serve": SERVE,
-        "dev": [*MINI, *PLOT, *ONNX, *LLM, *MEDIA, *SCORE, *CLOUD, *S3_SERVER, *RAY, *TESTS, *CHECKS],
+        "dev": [
+            *MINI,
+            *PLOT,
+            *ONNX,
+            *LLM,
+            *MEDIA,
+            *SCORE,
+            *CLOUD,
+            *S3_SERVER,
+            *RAY,
+            *SERVE,
+            *CLIENTS,
+            *TESTS,
+            *CHECKS,
+        ],
     },
     entry_points={"console_scripts": ["maya=maya.recipes.cli:main"]},
 )

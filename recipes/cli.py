@@ -54,6 +54,7 @@ COMMANDS = {
     "rover": Command("evaluation.rover", "combine the transcripts of several systems by voting"),
     "transcribe": Command("transcribe", "transcribe audio files (wav, flac, ogg, opus, mp3)"),
     "serve": Command("serve", "serve models: live speech over WebSockets, recordings over HTTP"),
+    "listen": Command("listen", "recognise the microphone or a pipe live, by a server or a model"),
     "evaluate": Command("evaluate", "compute the error rates of a checkpoint on a manifest or on files"),
     "info": Command("info", "describe a checkpoint: sizes, vocabulary, languages, scores"),
     "ready": Command("ready", "check whether a long run can start: disk, GPUs, tokenizer, data, storage"),

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import maya
+from maya.audio.vad.config import VADConfig
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.ranges import Range
 from maya.recipes.arguments import add_device, number
+from maya.serve.config import EndpointConfig, EngineConfig, SessionConfig
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -33,6 +35,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--origin", nargs="+", default=[], metavar="URL", help=text)
     p.add_argument("--slots", type=number(int, Range(min=1)), default=64, help="live sessions at once")
     p.add_argument("--method", default="auto", help="of live sessions: transducer, ctc, ...")
+    add_session(p)
     text = "left and right context of a streaming encoder, such as 70 13; default: the model's first"
     p.add_argument("--context", type=int, nargs=2, metavar=("LEFT", "RIGHT"), help=text)
     p.add_argument("--certificate", type=Path, metavar="FILE", help="TLS certificate (PEM)")
@@ -41,12 +44,26 @@ def arguments(p: argparse.ArgumentParser) -> None:
     add_device(p)
 
 
+def add_session(p: argparse.ArgumentParser) -> None:
+    """The options of live sessions."""
+    text = "what hears speech: silero's network, the sound level, or nothing; auto: silero if it is installed"
+    p.add_argument("--vad", choices=("auto", "silero", "energy", "off"), default="auto", help=text)
+    text = "seconds of silence that end a segment; default: 0.6"
+    p.add_argument("--silence", type=number(float, Range(above=0)), default=0.6, metavar="SECONDS", help=text)
+
+
+def session_of(args: argparse.Namespace) -> SessionConfig:
+    """The sessions that the options ask for."""
+    vad = None if args.vad == "off" else VADConfig(detector=args.vad)
+    endpoint = EndpointConfig(silence_seconds=args.silence, trailing_seconds=2 * args.silence)
+    return SessionConfig(vad=vad, endpoint=endpoint)
+
+
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C, which end the sessions with their last words; a second one forces."""
     try:
         import uvicorn  # noqa: F401, PLC0415  an extra
 
-        from maya.serve.config import EngineConfig  # noqa: PLC0415
         from maya.serve.server import Server, ServerConfig  # noqa: PLC0415
     except ImportError as error:
         raise MayaError(f"serving needs {error.name}: pip install 'maya-asr[serve]'") from None
@@ -59,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     cfg = ServerConfig(
         method=args.method, context=tuple(args.context) if args.context else None,
-        engine=EngineConfig(slots=args.slots),
+        engine=EngineConfig(slots=args.slots), session=session_of(args),
     )  # fmt: skip
     server = Server(load_models(args.models, args.device), cfg, access=access)
     try:

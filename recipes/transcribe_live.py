@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from maya.audio.load import load_audio
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.long.buffered import BufferedStream
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.recipes.pcm import PCMFormat, pcm_pieces, read_wav_header
@@ -43,8 +42,7 @@ class LiveOptions(Protocol):
 def transcribe_stream(recognizer: Recognizer, audio: Sequence[str], options: LiveOptions) -> int:
     """Recognise each source as a stream and print the text while it grows; returns the exit status."""
     stream = make_stream(recognizer, options.search, options.language)
-    if isinstance(stream, BufferedStream):
-        seconds = stream.latency_seconds
+    if (seconds := stream.latency_seconds) is not None:
         print(
             f"this encoder needs the audio around a frame: the text comes up to {seconds:g} s late",
             file=sys.stderr,
@@ -78,7 +76,7 @@ def _sources(audio: Sequence[str], rate: int, options: LiveOptions) -> Iterator[
     if options.mic:
         yield "microphone", microphone(rate)
     elif STDIN in audio:
-        yield "stdin", _stdin_pieces(options.raw, rate)
+        yield "stdin", stdin_pieces(options.raw, rate)
     else:
         notes = read_inputs(audio, "mix", StdinAudio(sample_rate=rate))
         for item in notes.items:
@@ -87,7 +85,8 @@ def _sources(audio: Sequence[str], rate: int, options: LiveOptions) -> Iterator[
             yield recording.id, _file_pieces(recording.audio, rate, recording.start, recording.duration)
 
 
-def _stdin_pieces(raw: PCMFormat | None, rate: int) -> Pieces:
+def stdin_pieces(raw: PCMFormat | None, rate: int) -> Pieces:
+    """Samples at `rate` from the standard input: WAV, or `raw`. Raises MayaError for anything else."""
     source = sys.stdin.buffer
     if raw is None:
         if source.read(4) not in (b"RIFF", b"RF64"):

@@ -10,7 +10,7 @@ from maya.decode.fusion import Fusion
 from maya.decode.lm.fusion_config import FusionConfig
 from maya.decode.lm.make_fusion import make_fusion
 from maya.decode.lm.phrases import Phrase, parse_phrase, read_phrases
-from maya.decode.long.buffered import BufferedStream
+from maya.decode.long.buffered import BufferConfig
 from maya.decode.methods import AUTO, METHODS, MethodChoice
 from maya.decode.recognizer import Recognizer
 from maya.decode.streaming import RecognizerStream
@@ -76,9 +76,7 @@ def make_decoder(recognizer: Recognizer, options: SearchOptions) -> Method | Non
     return _decoder(recognizer, options, stream=False)
 
 
-def make_stream(
-    recognizer: Recognizer, options: SearchOptions, language: str | None
-) -> RecognizerStream | BufferedStream:
+def make_stream(recognizer: Recognizer, options: SearchOptions, language: str | None) -> RecognizerStream:
     """A stream that decodes as audio comes; for an encoder that needs the audio around a frame, a buffered
     one, whose text comes some seconds later."""
     options.check()
@@ -86,11 +84,13 @@ def make_stream(
         recognizer.stream(language)  # raises, and says what to do
     code = recognizer.model_language(language)
     decoder = _decoder(recognizer, options, stream=True)
+    rules = recognizer.word_rules(decoder.cfg.kind)
     try:
-        rules = recognizer.word_rules(decoder.cfg.kind)
         return RecognizerStream(decoder, recognizer.tokenizer, language=code, rules=rules)
     except MayaError:
-        return BufferedStream(decoder, recognizer.tokenizer, language=code)
+        return RecognizerStream(
+            decoder, recognizer.tokenizer, buffer=BufferConfig(), language=code, rules=rules
+        )
 
 
 def _decoder(recognizer: Recognizer, options: SearchOptions, *, stream: bool) -> Method:

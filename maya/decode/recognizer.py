@@ -18,7 +18,7 @@ from maya.decode.calibration import Calibration
 from maya.decode.fusion import Fusion
 from maya.decode.head_choice import TrainedHeads
 from maya.decode.hypothesis import Hypothesis, write_texts
-from maya.decode.long.buffered import BufferConfig, BufferedStream
+from maya.decode.long.buffered import BufferConfig
 from maya.decode.long.long_audio import LongAudioConfig, make_joiner, pieces
 from maya.decode.methods import AUTO, METHODS, MethodChoice, aligning_head, choose_method
 from maya.decode.predictions import check_identifies, identify, predict, predicting_heads
@@ -282,9 +282,9 @@ class Recognizer:
         language = self.model_language(language)
         decoder = self.make_method(self.choose_method(method, stream=True))
         rules = self.word_rules(decoder.cfg.kind)
-        if buffer is not None:
-            return BufferedStream(decoder, self.tokenizer, buffer, language=language, rules=rules)
-        return RecognizerStream(decoder, self.tokenizer, language=language, context=context, rules=rules)
+        return RecognizerStream(
+            decoder, self.tokenizer, language=language, context=context, buffer=buffer, rules=rules
+        )
 
     def with_text(
         self, hyps: list[Hypothesis], *, method: str = "", seconds: Sequence[float] | None = None,

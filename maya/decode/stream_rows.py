@@ -14,10 +14,10 @@ from torch.nn.utils.rnn import pad_sequence
 from maya.decode.base import Method, StreamDecoder
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.long.buffered import AudioWindow, BufferConfig, WindowBuffer, encode_windows
-from maya.decode.streaming import language_index
 from maya.encoders import Encoded, EncoderStream
 from maya.errors import MayaError
 from maya.features.base import FeatureStream
+from maya.models.speech_model import SpeechModel
 
 
 @dataclass(kw_only=True, slots=True)
@@ -58,8 +58,9 @@ class StreamRows:
         self.device = next(self.model.parameters()).device
         self.open()  # refuses at once what cannot stream
 
-    def open(self, language: str | None = None) -> StreamRow:
-        """A row before its first sample. language: one that the model knows, or None."""
+    def open(self, language: str | None = None, *, after: StreamRow | None = None) -> StreamRow:
+        """A row before its first sample. language: one that the model knows, or None. after: a row that was
+        pushed to its end with `same_speaker`, whose speaker goes on."""
         langs = language_index(self.model, language)
         row = StreamRow(langs=langs, decoder=self.method.stream(1, langs))
         if self.buffer is not None:
@@ -67,7 +68,10 @@ class StreamRows:
         else:
             row.features = self.model.featurizer.stream()
             padding = self.model.cfg.features.padding_value
-            row.encoder = self.model.encoder.stream(1, self.context, padding_value=padding)
+            if after is None:
+                row.encoder = self.model.encoder.stream(1, self.context, padding_value=padding)
+            else:
+                row.encoder = after.encoder
         return row
 
     def begin_text(self, row: StreamRow) -> None:
@@ -76,11 +80,16 @@ class StreamRows:
         row.first_frame = row.frames
 
     @torch.inference_mode()
-    def push(self, rows: Sequence[StreamRow], audio: Sequence[Tensor], finals: Sequence[bool]) -> None:
+    def push(
+        self, rows: Sequence[StreamRow], audio: Sequence[Tensor], finals: Sequence[bool], *,
+        same_speaker: bool = False,
+    ) -> None:  # fmt: skip
         """The next samples (n,) of each row, float32 at the model's rate on the CPU, n >= 0. A row whose
-        audio is `final` takes nothing more."""
-        encode = self._encode_windows if self.buffer is not None else self._encode_stream
-        frames = encode(rows, audio, finals)
+        audio is `final` takes nothing more; with `same_speaker` its encoder keeps what it has learnt."""
+        if self.buffer is not None:
+            frames = self._encode_windows(rows, audio, finals)
+        else:
+            frames = self._encode_stream(rows, audio, finals, same_speaker)
         lens = torch.tensor([own.shape[1] for own in frames])
         for row, size in zip(rows, lens.tolist(), strict=True):
             row.frames += size
@@ -90,7 +99,7 @@ class StreamRows:
             self.method.push_each([row.decoder for row in rows], encoded.frames, lens, finals)
 
     def _encode_stream(
-        self, rows: Sequence[StreamRow], audio: Sequence[Tensor], finals: Sequence[bool]
+        self, rows: Sequence[StreamRow], audio: Sequence[Tensor], finals: Sequence[bool], same_speaker: bool
     ) -> list[Tensor]:
         feats, streams = [], []
         for row, samples, final in zip(rows, audio, finals, strict=True):
@@ -98,7 +107,7 @@ class StreamRows:
             own = row.features.push(samples[None].to(self.device))
             feats.append(torch.cat([own, row.features.finish()], 1) if final else own)
             streams.append(row.encoder)
-        return streams[0].push_each(streams, feats, finals)
+        return streams[0].push_each(streams, feats, finals, same_speaker=same_speaker)
 
     def _encode_windows(
         self, rows: Sequence[StreamRow], audio: Sequence[Tensor], finals: Sequence[bool]
@@ -115,3 +124,9 @@ class StreamRows:
         chunks = iter(encode_windows(self.model, windows))
         nothing = torch.zeros(0, self.model.cfg.encoder.d_model, device=self.device)
         return [torch.cat([nothing, *(next(chunks) for _ in range(n))])[None] for n in counts]
+
+
+def language_index(model: SpeechModel, language: str | None) -> Tensor:
+    """(1,) the index of a model's language, -1 for None."""
+    index = -1 if language is None else model.cfg.languages.index(language)
+    return torch.tensor([index], device=next(model.parameters()).device)

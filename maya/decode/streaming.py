@@ -11,9 +11,10 @@ from torch import Tensor
 from maya.audio.load import as_audio
 from maya.decode.base import Method
 from maya.decode.hypothesis import Hypothesis, write_texts
+from maya.decode.long.buffered import BufferConfig
+from maya.decode.stream_rows import StreamRows
 from maya.decode.words import WordRules, write_words
 from maya.errors import MayaError
-from maya.models.speech_model import SpeechModel
 from maya.text.tokenizer import Tokenizer
 
 _LISTS = ("tokens", "frames", "durations", "scores", "confidences")
@@ -23,27 +24,25 @@ class RecognizerStream:
     """One utterance as it is spoken: `accept` samples as they come, then `finish`.
 
     `Recognizer.stream` makes it. The latency is the look-ahead of the model, its right context + 1 encoder
-    frames (of a Zipformer a chunk and 130 ms), plus half a window of the features. After `finish` it takes
-    the next utterance. Raises MayaError for an encoder or a method that cannot stream.
+    frames (of a Zipformer a chunk and 130 ms), plus half a window of the features; with a `buffer` it is
+    `latency_seconds`. After `finish` it takes the next utterance. Raises MayaError for an encoder or a method
+    that cannot stream.
     """
 
     def __init__(
-        self,
-        method: Method,
-        tokenizer: Tokenizer,
-        *,
-        language: str | None = None,
-        context: tuple[int, int] | None = None,
+        self, method: Method, tokenizer: Tokenizer, *, language: str | None = None,
+        context: tuple[int, int] | None = None, buffer: BufferConfig | None = None,
         rules: WordRules | None = None,
-    ) -> None:
-        if any(head.hidden for head in method.heads):
-            raise MayaError("a stream gives no hidden states, which a head of this method reads")
+    ) -> None:  # fmt: skip
+        self.rows = StreamRows(method, context=context, buffer=buffer)
         self.model, self.method, self.tokenizer = method.model, method, tokenizer
-        self.language, self.context, self.rules = language, context, rules or WordRules()
-        self._device = next(self.model.parameters()).device
-        self._langs = language_index(self.model, language)
-        self._features = self.model.featurizer.stream()
-        self._begin()
+        self.language, self.buffer, self.rules = language, buffer, rules or WordRules()
+        self.row = self.rows.open(language)
+
+    @property
+    def latency_seconds(self) -> float | None:
+        """The longest time from a sound to its recognition with a buffer; None without."""
+        return None if self.buffer is None else self.buffer.latency_seconds
 
     def accept(self, samples: np.ndarray | Tensor) -> Hypothesis:
         """The next samples, (n,) at the model's rate -> the hypothesis so far, which later calls leave alone.
@@ -51,40 +50,29 @@ class RecognizerStream:
 
         Float in [-1, 1], or integers: see `maya.audio.load.as_audio`, also for its errors.
         """
-        audio = as_audio(samples, self.model.cfg.features.sample_rate).to(self._device)
-        return self._decode(self._features.push(audio[None]), final=False)
+        self.rows.push([self.row], [as_audio(samples, self.model.cfg.features.sample_rate)], [False])
+        return self._hypothesis()
 
     def finish(self, *, same_speaker: bool = False) -> Hypothesis:
         """The end of the audio -> the whole hypothesis.
 
         With `same_speaker` the next utterance begins with what the encoder (a LaCT) has learnt of the speaker
-        so far. Raises MayaError for an encoder that learns nothing while it runs.
+        so far. Raises MayaError for an encoder that learns nothing while it runs, and with a buffer.
         """
-        if same_speaker and not self._encoder.same_speaker:
-            raise MayaError("same_speaker needs a LaCT: other encoders learn nothing from the audio")
-        # The features need a push even where no samples were accepted.
-        self._features.push(torch.zeros(1, 0, device=self._device))
-        hyp = self._decode(self._features.finish(), final=True, same_speaker=same_speaker)
-        self._begin(same_speaker)
+        row = self.row
+        if same_speaker and (row.encoder is None or not row.encoder.same_speaker):
+            raise MayaError(
+                "same_speaker needs a LaCT that streams: other encoders learn nothing from the audio"
+            )
+        self.rows.push([row], [torch.zeros(0)], [True], same_speaker=same_speaker)
+        hyp = self._hypothesis()
+        self.row = self.rows.open(self.language, after=row if same_speaker else None)
         return hyp
-
-    def _begin(self, same_speaker: bool = False) -> None:
-        if not same_speaker:
-            padding_value = self.model.cfg.features.padding_value
-            self._encoder = self.model.encoder.stream(1, self.context, padding_value=padding_value)
-        self._decoder = self.method.stream(1, self._langs)
-
-    def _decode(self, feats: Tensor, *, final: bool, same_speaker: bool = False) -> Hypothesis:
-        with torch.inference_mode():
-            encoded = self._encoder.push(feats, final, same_speaker=same_speaker)
-            encoded = self.method.conditioned(encoded, self._langs)
-            self._decoder.push(encoded.frames, encoded.lens, final)
-        return self._hypothesis()
 
     def _hypothesis(self) -> Hypothesis:
         """The hypothesis so far, copied when it is read: most are not, and a copy each of a long stream would
         take time that grows with its square."""
-        (own,) = self._decoder.hyps
+        own = self.row.hypothesis
         # What is there stays as it is, but for the last entries: see `StreamDecoder`.
         lists = {name: (getattr(own, name), len(getattr(own, name))) for name in _LISTS}
         last = {name: values[-1:] for name, (values, _) in lists.items()}
@@ -99,9 +87,3 @@ class RecognizerStream:
         hyp.search_score, hyp.alternatives = own.search_score, [*own.alternatives]
         hyp.language, hyp.frame_seconds = self.language, frame_seconds
         return hyp
-
-
-def language_index(model: SpeechModel, language: str | None) -> Tensor:
-    """(1,) the index of a model's language, -1 for None."""
-    index = -1 if language is None else model.cfg.languages.index(language)
-    return torch.tensor([index], device=next(model.parameters()).device)

@@ -168,15 +168,16 @@ class EncoderStream:
 
     @staticmethod
     def push_each(
-        streams: "Sequence[EncoderStream]", feats: Sequence[Tensor], finals: Sequence[bool]
-    ) -> list[Tensor]:
+        streams: "Sequence[EncoderStream]", feats: Sequence[Tensor], finals: Sequence[bool], *,
+        same_speaker: bool = False,
+    ) -> list[Tensor]:  # fmt: skip
         """`push` for streams of one row each, of one encoder and one context, which began at any time.
 
         feats: (1, t, F) of each, t >= 0 -> frames (1, S, D) of each. An encoder that can computes them as one
         batch.
         """
         rows = zip(streams, feats, finals, strict=True)
-        return [stream.push(own, final).frames for stream, own, final in rows]
+        return [stream.push(own, final, same_speaker=same_speaker).frames for stream, own, final in rows]
 
 
 class Encoder(nn.Module):

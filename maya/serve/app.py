@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Awaitable
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -11,15 +12,16 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from maya.serve import metrics, openai
-from maya.serve.connection import converse
-from maya.serve.deepgram import DeepgramDialect
-from maya.serve.native import NativeDialect
+from maya.serve import metrics
 from maya.serve.page.files import FILES, FOLDER, show_page
-from maya.serve.realtime import RealtimeDialect
+from maya.serve.protocols import openai
+from maya.serve.protocols.connection import converse
+from maya.serve.protocols.deepgram import DeepgramDialect
+from maya.serve.protocols.native import NativeDialect
+from maya.serve.protocols.realtime import RealtimeDialect
+from maya.serve.protocols.sherpa import SherpaDialect, sherpa_offline
+from maya.serve.protocols.vosk import vosk
 from maya.serve.server import Server
-from maya.serve.sherpa import SherpaDialect, sherpa_offline
-from maya.serve.vosk import vosk
 
 OPEN_PATHS = ("/", "/health", "/ready")  # without a key, as the files of the page, which asks for it
 
@@ -153,7 +155,7 @@ class Gate:
             message = await receive()
             read += len(message.get("body", b""))
             if read > self._body_limit:
-                return {"type": "http.disconnect"}
+                raise HTTPException(413, f"the body has more than {self._body_limit} bytes")
             return message
 
         return limited

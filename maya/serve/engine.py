@@ -16,11 +16,11 @@ from torch import Tensor
 
 from maya.errors import MayaError
 from maya.serve.config import EngineConfig, SessionConfig
-from maya.serve.events import Ended, Event, Failed
+from maya.serve.events import Ended, Failed, LiveEvent
 from maya.serve.session import LiveModel, Session
 
 log = logging.getLogger(__name__)
-Listener = Callable[[list[Event]], None]
+Listener = Callable[[list[LiveEvent]], None]
 
 
 class Full(MayaError):
@@ -157,7 +157,7 @@ class Engine:
                 stream.computing = True
             return batch
 
-    def _step(self, batch: list[LiveStream]) -> list[tuple[LiveStream, list[Event]]]:
+    def _step(self, batch: list[LiveStream]) -> list[tuple[LiveStream, list[LiveEvent]]]:
         """One step. If it fails, which is a bug, its streams end, because their states are half moved on."""
         try:
             events = self.model.step([stream.session for stream in batch])
@@ -167,7 +167,7 @@ class Engine:
             events = [[Failed(message=message)] for _ in batch]
         return list(zip(batch, events, strict=True))
 
-    def _deliver(self, stream: LiveStream, events: list[Event]) -> None:
+    def _deliver(self, stream: LiveStream, events: list[LiveEvent]) -> None:
         if stream.closed:
             return
         if events and isinstance(events[-1], (Ended, Failed)):

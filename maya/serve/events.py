@@ -1,26 +1,40 @@
 """What a session says: one class for each kind of event. Times are seconds from its first sample."""
 
+import dataclasses
+import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from maya.decode.hypothesis import Word
 
 
+class LiveEvent:
+    """The base of events."""
+
+    __slots__ = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its fields and its `type`, such as speech_started: for JSON."""
+        kind = re.sub("(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+        return {"type": kind} | dataclasses.asdict(self)  # type: ignore[call-overload]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SpeechStarted:
+class SpeechStarted(LiveEvent):
     """The voice detector hears speech from `seconds` on."""
 
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SpeechEnded:
+class SpeechEnded(LiveEvent):
     """The voice detector hears no speech any more; the last was at `seconds`."""
 
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Partial:
+class Partial(LiveEvent):
     """The text of the open segment so far. stable: its first characters that will not change."""
 
     segment: int
@@ -30,7 +44,7 @@ class Partial:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Final:
+class Final(LiveEvent):
     """A segment that will not change. confidence: of its words, their mean; None where there is none.
 
     reason: "pause" (silence), "length" (longer than allowed), "flush" (asked for) or "end" (of the audio).
@@ -47,7 +61,7 @@ class Final:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Flushed:
+class Flushed(LiveEvent):
     """All audio before the request `marker` is in the events before this one."""
 
     marker: str
@@ -55,17 +69,14 @@ class Flushed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ended:
+class Ended(LiveEvent):
     """The last event of a session, which took `seconds` of audio."""
 
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Failed:
+class Failed(LiveEvent):
     """The session stopped because of an error, which `message` explains. It is the last event."""
 
     message: str
-
-
-Event = SpeechStarted | SpeechEnded | Partial | Final | Flushed | Ended | Failed

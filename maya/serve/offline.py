@@ -77,12 +77,12 @@ class OfflineQueue:
             thread.join()
 
     def _run(self, requests: "queue.Queue[_Request | None]") -> None:
-        more = True
-        while more:
+        running = True
+        while running:
             group = [requests.get()]
             while len(group) < _TOGETHER and not requests.empty():
                 group.append(requests.get())
-            more = None not in group
+            running = None not in group
             live = [r for r in group if r is not None and r.future.set_running_or_notify_cancel()]
             if live:
                 self._transcribe(live)

@@ -1,14 +1,12 @@
 """What all protocols share: the models by name, the limits, and whether the server is going down."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from maya.config import config
-from maya.decode.long.buffered import BufferConfig
 from maya.decode.recognizer import Recognizer
 from maya.decode.transcription import TranscriptionConfig
 from maya.errors import MayaError
@@ -18,11 +16,7 @@ from maya.serve.config import EngineConfig, SessionConfig
 from maya.serve.engine import Engine
 from maya.serve.metrics import Metrics
 from maya.serve.offline import OfflineQueue
-from maya.serve.session import LiveModel
-
-log = logging.getLogger(__name__)
-# For encoders that cannot stream: a word comes up to 2.4 s after it was spoken.
-LIVE_BUFFER = BufferConfig(left_seconds=6.4, chunk_seconds=1.6, right_seconds=0.8)
+from maya.serve.session import live_model
 
 
 @config
@@ -78,12 +72,12 @@ class Server:
         self.cfg, self.access, self.metrics = cfg or ServerConfig(), access or Access(), Metrics()
         self.draining = False
         self.uploads = 0  # requests with a file that are being served
-        self.connections: set[Any] = set()  # of `maya.serve.connection`
+        self.connections: set[Any] = set()  # of `maya.serve.protocols.connection`
         self.models = {name: self._serve(name, own) for name, own in recognizers.items()}
 
     def _serve(self, name: str, recognizer: Recognizer) -> ServedModel:
         cfg = self.cfg
-        live = live_model(recognizer, cfg)
+        live = live_model(recognizer, cfg.method, cfg.context)
         offline = OfflineQueue(
             recognizer, waiting=cfg.uploads_waiting, max_seconds=cfg.upload_seconds, cfg=cfg.transcription
         )
@@ -95,8 +89,8 @@ class Server:
         if name in (None, "", "default") or (name not in self.models and _is_openai(name or "")):
             return next(iter(self.models.values()))
         if name not in self.models:
-            known = ", ".join(self.models)
-            raise UnknownModel(f"the model {name!r} does not exist; this server has {known}")
+            names = ", ".join(self.models)
+            raise UnknownModel(f"the model {name!r} does not exist; this server has {names}")
         return self.models[name or ""]
 
     @property
@@ -119,15 +113,6 @@ class Server:
         for model in self.models.values():
             model.engine.close()
             model.offline.close()
-
-
-def live_model(recognizer: Recognizer, cfg: ServerConfig) -> LiveModel:
-    """The model for live sessions; by buffering where its encoder cannot stream."""
-    try:
-        return LiveModel(recognizer, method=cfg.method, context=cfg.context)
-    except MayaError as error:
-        log.info("live sessions through a buffer, since %s", error)
-        return LiveModel(recognizer, method=cfg.method, buffer=LIVE_BUFFER)
 
 
 def _is_openai(name: str) -> bool:

@@ -4,6 +4,7 @@ The audio is cut into blocks of one length, whatever the pieces it arrives in, a
 the end of a block. So any division of the same audio gives the same events.
 """
 
+import logging
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -25,8 +26,11 @@ from maya.decode.stream_rows import StreamRows
 from maya.decode.words import write_words
 from maya.errors import MayaError
 from maya.serve.config import SessionConfig
-from maya.serve.events import Ended, Event, Final, Flushed, Partial, SpeechEnded, SpeechStarted
+from maya.serve.events import Ended, Final, Flushed, LiveEvent, Partial, SpeechEnded, SpeechStarted
 
+log = logging.getLogger(__name__)
+# For encoders that cannot stream: a word comes up to 2.4 s after it was spoken.
+LIVE_BUFFER = BufferConfig(left_seconds=6.4, chunk_seconds=1.6, right_seconds=0.8)
 RATES = (8000, 192_000)  # Hz, the lowest and the highest
 
 
@@ -65,7 +69,7 @@ class LiveModel:
         """A session in a language that the model knows, or None."""
         return Session(self, self.recognizer.model_language(language), cfg or SessionConfig())
 
-    def step(self, sessions: "Sequence[Session]") -> list[list[Event]]:
+    def step(self, sessions: "Sequence[Session]") -> list[list[LiveEvent]]:
         """Compute the next block of each session, which must have one: the events of each."""
         blocks = [session.next_block() for session in sessions]
         self.rows.push(
@@ -87,6 +91,15 @@ class LiveModel:
             word.start = None if word.start is None else word.start + first_second
             word.end = None if word.end is None else word.end + first_second
         return hyp
+
+
+def live_model(recognizer: Recognizer, method: str, context: tuple[int, int] | None) -> LiveModel:
+    """A `LiveModel`, through a buffer where the encoder cannot stream."""
+    try:
+        return LiveModel(recognizer, method=method, context=context)
+    except MayaError as error:
+        log.info("live sessions through a buffer: %s", error)
+        return LiveModel(recognizer, method=method, buffer=LIVE_BUFFER)
 
 
 @dataclass(slots=True)
@@ -127,7 +140,7 @@ class Session:
         """Seconds of audio that wait to be computed."""
         return sum(len(block.samples) for block in self.blocks) / self.model.sample_rate
 
-    def feed(self, samples: np.ndarray | Tensor, rate: int) -> list[Event]:
+    def feed(self, samples: np.ndarray | Tensor, rate: int) -> list[LiveEvent]:
         """The next samples (n,), float in [-1, 1] or integers, at `rate` Hz, which may change -> the events.
 
         Raises MayaError for samples that are none, and for a rate out of range; the session then goes on.
@@ -135,12 +148,12 @@ class Session:
         self.push(samples, rate)
         return self._compute()
 
-    def flush(self, marker: str = "") -> list[Event]:
+    def flush(self, marker: str = "") -> list[LiveEvent]:
         """Recognise all that was said so far, without waiting for what follows it."""
         self.push_marker(marker)
         return self._compute()
 
-    def finish(self) -> list[Event]:
+    def finish(self) -> list[LiveEvent]:
         """The end of the audio: the last events."""
         self.push_end()
         return self._compute()
@@ -175,8 +188,8 @@ class Session:
         if self._closed:
             raise MayaError("the session has ended; open another one")
 
-    def _compute(self) -> list[Event]:
-        events: list[Event] = []
+    def _compute(self) -> list[LiveEvent]:
+        events: list[LiveEvent] = []
         while self.blocks:
             (new,) = self.model.step([self])
             events += new
@@ -199,7 +212,7 @@ class Session:
         self.blocks.append(Block(torch.from_numpy(self._waiting), marker=marker, last=last))
         self._waiting = np.zeros(0, np.float32)
 
-    def advance(self, block: Block) -> list[Event]:
+    def advance(self, block: Block) -> list[LiveEvent]:
         """What follows from a block that the model and the detector have computed."""
         self._samples += len(block.samples)
         events = self._speech_events()
@@ -217,7 +230,7 @@ class Session:
             events += self._cut(count)
         return events + self._partial()
 
-    def _speech_events(self) -> list[Event]:
+    def _speech_events(self) -> list[LiveEvent]:
         if self.detector is None:
             self._segment.has_speech = True
             return []
@@ -276,7 +289,7 @@ class Session:
         begin = max(0, place - 1)
         return " " in decode(tokens[begin : place + 1]).strip()
 
-    def _cut(self, count: int) -> list[Event]:
+    def _cut(self, count: int) -> list[LiveEvent]:
         """Give out the first tokens; the others stay in the hypothesis."""
         hyp = self.row.hypothesis
         first = Hypothesis()
@@ -286,7 +299,7 @@ class Session:
             del values[:count]
         return self._final(first, "length")
 
-    def _close(self, reason: str) -> list[Event]:
+    def _close(self, reason: str) -> list[LiveEvent]:
         """End the open segment. Text without speech is dropped."""
         hyp = self.row.hypothesis
         events = self._final(hyp, reason) if hyp.tokens and self._segment.has_speech else []
@@ -294,7 +307,7 @@ class Session:
         self._segment = _Segment(number=self._segment.number, has_speech=self._speaking)
         return events
 
-    def _final(self, hyp: Hypothesis, reason: str) -> list[Event]:
+    def _final(self, hyp: Hypothesis, reason: str) -> list[LiveEvent]:
         first, frame_seconds = self._first_second(), self.model.frame_seconds
         start = first + hyp.frames[0] * frame_seconds
         end = first + (hyp.frames[-1] + max(1, hyp.durations[-1])) * frame_seconds
@@ -309,7 +322,7 @@ class Session:
             words=hyp.words, confidence=sum(sure) / len(sure) if sure else None, language=self.language,
         )]  # fmt: skip
 
-    def _partial(self) -> list[Event]:
+    def _partial(self) -> list[LiveEvent]:
         """The text so far where it has changed. Only the last word may still grow."""
         hyp, segment = self.row.hypothesis, self._segment
         if not self.cfg.partials or not segment.has_speech or len(hyp.tokens) == segment.tokens:

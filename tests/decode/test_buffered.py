@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maya.decode.long.buffered import BufferConfig, BufferedStream, WindowBuffer, encode_windows
+from maya.decode.long.buffered import BufferConfig, WindowBuffer, encode_windows
 from maya.decode.long.long_audio import LongAudioConfig, transcribe_long
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
@@ -44,7 +44,7 @@ def test_chunks_give_the_hypothesis_of_the_whole(loss: str, method: str) -> None
     assert len(expected.tokens) > 15
     cfg = BufferConfig(left_seconds=1.2, chunk_seconds=1.6, right_seconds=1.2)
     stream = recognizer.stream(method=method, buffer=cfg)
-    assert isinstance(stream, BufferedStream) and stream.latency_seconds == pytest.approx(2.8)
+    assert stream.latency_seconds == pytest.approx(2.8)
     for _ in range(2):  # it begins anew
         counts = []
         for block in audio.split(5000):
@@ -107,8 +107,10 @@ def test_states_do_not_grow(method: str) -> None:
     stream: Any = recognizer.stream(method=method, buffer=cfg)
     block, sizes = speech(1.0)[:3200], []
     for _ in range(200):
-        stream.decode(block)
-        sizes.append(_numbers({k: v for k, v in vars(stream._decoder).items() if k not in ("hyps", "head")}))
+        stream.accept(block)
+        sizes.append(
+            _numbers({k: v for k, v in vars(stream.row.decoder).items() if k not in ("hyps", "head")})
+        )
     assert sizes[10] == sizes[-1]
 
 

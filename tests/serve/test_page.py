@@ -21,8 +21,8 @@ pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 httpx = pytest.importorskip("httpx")
 from maya.serve.access import Access  # noqa: E402
 from maya.serve.config import EngineConfig  # noqa: E402
-from maya.serve.connection import Connection  # noqa: E402
 from maya.serve.events import Final  # noqa: E402
+from maya.serve.protocols.connection import Connection  # noqa: E402
 from tests.serve.test_server import KEY, Running, config, expected_texts, int16, wav  # noqa: E402
 
 MICROPHONE_RATE = 48_000

@@ -354,7 +354,7 @@ def test_the_realtime_client(running: Running) -> None:
 
 @pytest.mark.parametrize(("law", "subtype"), [("pcmu", "ULAW"), ("pcma", "ALAW")])
 def test_g711(law: str, subtype: str) -> None:
-    from maya.serve.realtime import g711
+    from maya.serve.protocols.realtime import g711
 
     data = bytes(range(256))
     expected, _ = soundfile.read(io.BytesIO(data), dtype="int16", format="RAW", subtype=subtype,

@@ -12,7 +12,7 @@ from maya.audio.vad.config import VADConfig
 from maya.errors import MayaError
 from maya.serve.config import EndpointConfig, SessionConfig
 from maya.serve.engine import Engine, EngineConfig, Full
-from maya.serve.events import Ended, Event, Failed, Final, Flushed, Partial, SpeechEnded, SpeechStarted
+from maya.serve.events import Ended, Failed, Final, Flushed, LiveEvent, Partial, SpeechEnded, SpeechStarted
 from maya.serve.session import LiveModel
 from tests.decode.test_buffered import speech
 from tests.decode.test_stream_rows import BUFFER, RECOGNIZERS, noise
@@ -50,12 +50,14 @@ def in_pieces(audio: np.ndarray, seed: int, longest: int = 20_000) -> list[np.nd
     return pieces
 
 
-def whole(live: LiveModel, audio: np.ndarray, cfg: SessionConfig = QUIET, rate: int = RATE) -> list[Event]:
+def whole(
+    live: LiveModel, audio: np.ndarray, cfg: SessionConfig = QUIET, rate: int = RATE
+) -> list[LiveEvent]:
     session = live.open(cfg=cfg)
     return session.feed(audio, rate) + session.finish()
 
 
-def finals(events: list[Event]) -> list[Final]:
+def finals(events: list[LiveEvent]) -> list[Final]:
     return [event for event in events if isinstance(event, Final)]
 
 
@@ -152,7 +154,7 @@ def test_nothing_at_all() -> None:
     assert session.finish() == [Ended(seconds=0.0)]
 
 
-def similar(events: list[Event], expected: list[Event]) -> bool:
+def similar(events: list[LiveEvent], expected: list[LiveEvent]) -> bool:
     """Equal but for confidences, which rounding moves in another batch."""
 
     def rounded(event: Any) -> Any:

@@ -8,23 +8,15 @@ NeMo's buffered streaming, in which 10 s, 10 s and 5 s are close to the whole re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from maya.audio.load import as_audio
 from maya.config import config
-from maya.decode.base import Method
-from maya.decode.hypothesis import Hypothesis
 from maya.decode.long.pieces import samples_of_frame
-from maya.decode.streaming import RecognizerStream, language_index
-from maya.decode.words import WordRules
-from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
 from maya.ranges import NonNegFloat, PosFloat
-from maya.text.tokenizer import Tokenizer
 
 
 @config
@@ -106,55 +98,3 @@ def encode_windows(model: SpeechModel, windows: Sequence[AudioWindow]) -> list[T
             raise MayaError("the right context is too short for this encoder; raise right_seconds")
         chunks[place] = frames[window.skip : max(window.skip, end)]
     return chunks
-
-
-class BufferedStream(RecognizerStream):
-    """One utterance as it is spoken, for any encoder: `accept` samples as they come, then `finish`.
-
-    `latency_seconds` is the longest time from a sound to its recognition. Raises MayaError for a method that
-    decodes no streams.
-    """
-
-    def __init__(
-        self, method: Method, tokenizer: Tokenizer, cfg: BufferConfig | None = None, *,
-        language: str | None = None, rules: WordRules | None = None,
-    ) -> None:  # fmt: skip
-        if any(head.hidden for head in method.heads):
-            raise MayaError("a stream gives no hidden states, which a head of this method reads")
-        self.cfg = cfg or BufferConfig()
-        self.model, self.method, self.tokenizer, self.language = method.model, method, tokenizer, language
-        self.rules, self.latency_seconds = rules or WordRules(), self.cfg.latency_seconds
-        self._device = next(self.model.parameters()).device
-        self._langs = language_index(self.model, language)
-        self._buffer = WindowBuffer(self.cfg, self.model)
-        self._decoder = method.stream(1, self._langs)
-
-    def accept(self, samples: np.ndarray | Tensor) -> Hypothesis:
-        """The next samples, (n,) at the model's rate -> the hypothesis so far, which later calls leave alone.
-
-        Float in [-1, 1], or integers: see `maya.audio.load.as_audio`, also for its errors.
-        """
-        self.decode(as_audio(samples, self.model.cfg.features.sample_rate))
-        return self._hypothesis()
-
-    def decode(self, samples: Tensor) -> None:
-        """`accept` float samples on the CPU without a copy of the hypothesis so far."""
-        for window in self._buffer.push(samples):
-            self._push([window], final=False)
-
-    def finish(self, *, same_speaker: bool = False) -> Hypothesis:
-        """The end of the audio -> the whole hypothesis. The stream then takes the next utterance. Raises
-        MayaError for `same_speaker`, because each window is encoded anew."""
-        if same_speaker:
-            raise MayaError("same_speaker needs a LaCT that streams; a buffered stream encodes windows anew")
-        self._push([self._buffer.finish()], final=True)
-        hyp = self._hypothesis()
-        self._decoder = self.method.stream(1, self._langs)
-        return hyp
-
-    def _push(self, windows: list[AudioWindow], *, final: bool) -> None:
-        with torch.inference_mode():
-            frames = torch.cat(encode_windows(self.model, windows))[None]
-            lens = torch.tensor([frames.shape[1]], device=self._device)
-            encoded = self.method.conditioned(Encoded(frames, lens), self._langs)
-            self._decoder.push(encoded.frames, encoded.lens, final)

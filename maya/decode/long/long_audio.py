@@ -21,10 +21,11 @@ from maya.audio.vad import VADConfig
 from maya.config import config
 from maya.decode.base import Method
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.long.buffered import BufferConfig, BufferedStream
+from maya.decode.long.buffered import BufferConfig
 from maya.decode.long.joining import Joiner
 from maya.decode.long.pieces import Piece, overlapping_pieces, speech_pieces, whole_piece
 from maya.decode.methods import AUTO
+from maya.decode.streaming import RecognizerStream
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
 from maya.ranges import NonNegFloat, PosFloat
@@ -168,9 +169,9 @@ def _buffered(
 ) -> Hypothesis:
     if language == AUTO:
         raise MayaError("buffered decoding cannot identify the language; name it, or use another strategy")
-    stream = BufferedStream(method, recognizer.tokenizer, cfg.buffer, language=language)
+    stream = RecognizerStream(method, recognizer.tokenizer, buffer=cfg.buffer, language=language)
     for block in _blocks(audio, recognizer.model.cfg.features.sample_rate):
-        stream.decode(block)
+        stream.accept(block)
     hyp = stream.finish()
     joiner = make_joiner(recognizer, cfg)
     joiner.hyp = hyp

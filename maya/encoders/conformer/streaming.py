@@ -251,7 +251,9 @@ class ConformerStream(EncoderStream):
         return Encoded(enc, enc_lens)
 
     @staticmethod
-    def push_each(streams: Sequence[Any], feats: Sequence[Tensor], finals: Sequence[bool]) -> list[Tensor]:
+    def push_each(
+        streams: Sequence[Any], feats: Sequence[Tensor], finals: Sequence[bool], *, same_speaker: bool = False
+    ) -> list[Tensor]:
         device = feats[0].device
         frames = [own.new_zeros(1, 0, streams[0].encoder.cfg.d_model) for own in feats]
         due = []
@@ -268,6 +270,7 @@ class ConformerStream(EncoderStream):
                 torch.tensor([feats[row].shape[1] for row in due], device=device),
                 streams[0].state.join([streams[row].state for row in due]),
                 final=torch.tensor([finals[row] for row in due], device=device),
+                keep=same_speaker,
             )
             for place, (row, size) in enumerate(zip(due, enc_lens.tolist(), strict=True)):
                 streams[row].state = state.select(torch.tensor([place], device=device))

@@ -89,7 +89,9 @@ class ZipformerStream(EncoderStream):
         return Encoded(torch.cat(pieces, 1)[:, :size], lens)
 
     @staticmethod
-    def push_each(streams: Sequence[Any], feats: Sequence[Tensor], finals: Sequence[bool]) -> list[Tensor]:
+    def push_each(
+        streams: Sequence[Any], feats: Sequence[Tensor], finals: Sequence[bool], *, same_speaker: bool = False
+    ) -> list[Tensor]:
         due = [stream._append(own, final) for stream, own, final in zip(streams, feats, finals, strict=True)]
         encoder = streams[0].encoder
         pieces = [[own.new_zeros(1, 0, encoder.cfg.d_model)] for own in feats]

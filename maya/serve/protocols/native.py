@@ -12,8 +12,8 @@ import json
 import re
 from typing import Any
 
-from maya.serve.connection import Dialect, ProtocolError, pcm
-from maya.serve.events import Event, Failed
+from maya.serve.events import Failed, LiveEvent
+from maya.serve.protocols.connection import Dialect, ProtocolError, pcm
 
 ENCODINGS = ("s16", "f32")
 
@@ -54,12 +54,10 @@ class NativeDialect(Dialect):
             case other:
                 raise ProtocolError(f"unknown type {str(other)[:40]!r}; send flush or end", 1008)
 
-    def write(self, event: Event) -> list[str]:
+    def write(self, event: LiveEvent) -> list[str]:
         if isinstance(event, Failed):
             return []  # `error` follows
-        kind = re.sub("(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
-        fields = dataclasses.asdict(event)
-        return [json.dumps({"type": kind} | fields, ensure_ascii=False)]
+        return [json.dumps(event.as_dict(), ensure_ascii=False)]
 
     def error(self, message: str) -> list[str]:
         return [json.dumps({"type": "error", "message": message}, ensure_ascii=False)]

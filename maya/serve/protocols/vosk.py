@@ -10,9 +10,9 @@ from typing import Any
 
 from starlette.websockets import WebSocket
 
-from maya.serve.connection import Connection, ProtocolError, accept, end, pcm, receive
-from maya.serve.events import Event, Failed, Final, Partial
-from maya.serve.native import json_object
+from maya.serve.events import Failed, Final, LiveEvent, Partial
+from maya.serve.protocols.connection import Connection, ProtocolError, accept, end, pcm, receive
+from maya.serve.protocols.native import json_object
 from maya.serve.server import Server
 from maya.serve.session import RATES
 
@@ -54,7 +54,7 @@ class _Vosk:
         self.rate = int(rate)
         self.words = bool(config.get("words", self.words))
 
-    def _told(self, events: list[Event], last: bool = False) -> str:
+    def _told(self, events: list[LiveEvent], last: bool = False) -> str:
         finals = [event for event in events if isinstance(event, Final)]
         for event in events:
             if isinstance(event, Failed):

@@ -5,6 +5,7 @@ is closed, and one that sends faster than the model computes is read more slowly
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,13 +17,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from maya.errors import MayaError
 from maya.serve.config import SessionConfig
 from maya.serve.engine import Full, LiveStream
-from maya.serve.events import Ended, Event, Failed, Final
+from maya.serve.events import Ended, Failed, Final, LiveEvent
 from maya.serve.server import ServedModel, Server
 
 log = logging.getLogger(__name__)
 MAX_TEXT = 64 * 1024  # bytes of a text message
-_EVENTS = 10_000  # that wait for the client
+_EVENTS = 1000  # that wait for the client
 _LAG_SECONDS = 2.0  # of audio that waits, from which on the socket is read more slowly
+_FAREWELL_SECONDS = 5.0
 CLOSE_REASON = 123  # bytes that a close frame holds
 
 
@@ -43,7 +45,7 @@ class Connection:
         self.seconds = 0.0  # of audio received
         self.finished = False
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[list[Event]] = asyncio.Queue()
+        self._events: asyncio.Queue[list[LiveEvent]] = asyncio.Queue()
 
     def open(self, model: ServedModel, language: str | None = None, cfg: SessionConfig | None = None) -> None:
         """Take a slot. Raises Full, and MayaError for an unknown language."""
@@ -59,17 +61,20 @@ class Connection:
             self.server.connections.discard(self)
             self.server.metrics.active.labels(self.protocol).dec()
 
-    def _listen(self, events: list[Event]) -> None:  # in the engine's thread
+    def _listen(self, events: list[LiveEvent]) -> None:  # in the engine's thread
         self._loop.call_soon_threadsafe(self._events.put_nowait, events)
 
     async def feed(self, samples: np.ndarray, rate: int) -> None:
-        """Samples to the model; waits while too many are there already."""
+        """Samples to the model; waits while too many are there already. Raises ProtocolError for a client
+        that does not read what it gets, and for a session that is too long."""
         stream = self._opened()
         if self.finished:
             return
         self.seconds += len(samples) / max(1, rate)
         if self.seconds > self.server.cfg.session_seconds:
             raise ProtocolError(f"a session takes {self.server.cfg.session_seconds:g} s at most", 1008)
+        if self._events.qsize() > _EVENTS:
+            raise ProtocolError("the events are not read fast enough", 1008)
         while not stream.closed and stream.backlog_seconds > _LAG_SECONDS:
             await asyncio.sleep(0.02)
         stream.feed(samples, rate)
@@ -93,24 +98,22 @@ class Connection:
             raise ProtocolError("no session was begun", 1008)
         return self.stream
 
-    async def computed(self) -> list[Event]:
+    async def computed(self) -> list[LiveEvent]:
         """The events so far, once all whole blocks that were sent are computed."""
         stream = self._opened()
         while not stream.closed and stream.busy:
             await asyncio.sleep(0.005)
         await asyncio.sleep(0)  # what the engine has handed over arrives
-        events: list[Event] = []
+        events: list[LiveEvent] = []
         while not self._events.empty():
             events += self._count(self._events.get_nowait())
         return events
 
-    async def events(self) -> list[Event]:
-        """The next events; waits for them. Raises ProtocolError where the client does not read."""
-        if self._events.qsize() > _EVENTS:
-            raise ProtocolError("the events are not read fast enough", 1008)
+    async def events(self) -> list[LiveEvent]:
+        """The next events; waits for them."""
         return self._count(await self._events.get())
 
-    def _count(self, events: list[Event]) -> list[Event]:
+    def _count(self, events: list[LiveEvent]) -> list[LiveEvent]:
         for event in events:
             if isinstance(event, Final):
                 self.server.metrics.finals.labels(event.reason).inc()
@@ -119,7 +122,7 @@ class Connection:
         return events
 
 
-def is_last(events: list[Event]) -> bool:
+def is_last(events: list[LiveEvent]) -> bool:
     """Whether a session ends with these events."""
     return bool(events) and isinstance(events[-1], (Ended, Failed))
 
@@ -140,7 +143,7 @@ class Dialect:
         """A message of the client. `connection.finish()` ends the session."""
         raise NotImplementedError
 
-    def write(self, event: Event) -> list[str]:
+    def write(self, event: LiveEvent) -> list[str]:
         """The messages that tell an event."""
         raise NotImplementedError
 
@@ -211,12 +214,12 @@ async def end(
         return
     if error is not None:
         code, reason = closing(server, error)
-    try:
-        for message in tell(reason) if reason else []:
-            await socket.send_text(message)
-        await socket.close(code, reason.encode()[:CLOSE_REASON].decode(errors="ignore"))
-    except (RuntimeError, WebSocketDisconnect):  # it has gone
-        pass
+    # A client that has gone, or reads nothing, gets no farewell.
+    with contextlib.suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
+        async with asyncio.timeout(_FAREWELL_SECONDS):
+            for message in tell(reason) if reason else []:
+                await socket.send_text(message)
+            await socket.close(code, reason.encode()[:CLOSE_REASON].decode(errors="ignore"))
 
 
 async def _read(dialect: Dialect, server: Server) -> None:
@@ -225,7 +228,7 @@ async def _read(dialect: Dialect, server: Server) -> None:
 
 
 async def _write(dialect: Dialect) -> None:
-    events: list[Event] = []
+    events: list[LiveEvent] = []
     while not is_last(events):
         events = await dialect.connection.events()
         for event in events:

@@ -17,8 +17,8 @@ import soundfile
 from starlette.websockets import WebSocket
 
 from maya.decode.hypothesis import Word
-from maya.serve.connection import Dialect, ProtocolError, accept, end, pcm, receive
-from maya.serve.events import Ended, Event, Final, Partial
+from maya.serve.events import Ended, Final, LiveEvent, Partial
+from maya.serve.protocols.connection import Dialect, ProtocolError, accept, end, pcm, receive
 from maya.serve.server import Server
 from maya.serve.session import RATES
 
@@ -45,7 +45,7 @@ class SherpaDialect(Dialect):
         else:
             raise ProtocolError("unknown text; send 'Done' at the end of the audio", 1008)
 
-    def write(self, event: Event) -> list[str]:
+    def write(self, event: LiveEvent) -> list[str]:
         match event:
             case Partial():
                 answer = _result(event.segment, event.text, [], final=False)

@@ -11,12 +11,11 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
-from maya.decode.hypothesis import Word
 from maya.serve.config import SessionConfig
-from maya.serve.connection import Dialect, ProtocolError, pcm
-from maya.serve.events import Ended, Event, Final, Partial, SpeechStarted
-from maya.serve.native import json_object
-from maya.serve.realtime import G711_RATE, g711
+from maya.serve.events import Ended, Final, LiveEvent, Partial, SpeechStarted
+from maya.serve.protocols.connection import Dialect, ProtocolError, pcm
+from maya.serve.protocols.native import json_object
+from maya.serve.protocols.realtime import G711_RATE, g711
 
 _ENCODINGS = {"linear16": "s16", "mulaw": "pcmu", "alaw": "pcma"}
 
@@ -71,44 +70,34 @@ class DeepgramDialect(Dialect):
             case other:
                 raise ProtocolError(f"unknown type {str(other)[:40]!r}", 1008)
 
-    def write(self, event: Event) -> list[str]:
+    def write(self, event: LiveEvent) -> list[str]:
         match event:
             case SpeechStarted(seconds=seconds) if self.vad_events:
                 return [json.dumps({"type": "SpeechStarted", "channel": [0, 1], "timestamp": seconds})]
-            case Partial():
-                return [self._results(event.text, event.start, 0.0, [], final=False)]
-            case Final():
-                duration, reason = event.end - event.start, event.reason
-                return [self._results(
-                    event.text, event.start, duration, event.words, final=True, confidence=event.confidence,
-                    speech_final=reason != "length", from_finalize=reason == "flush" and self.flushing,
-                )]  # fmt: skip
+            case Partial() | Final():
+                return [json.dumps(self._results(event), ensure_ascii=False)]
             case Ended(seconds=seconds):
-                closing = {
-                    "type": "Metadata",
-                    "request_id": self.request_id,
-                    "duration": seconds,
-                    "channels": 1,
-                }
-                return [json.dumps(closing)]
+                about = {"request_id": self.request_id, "duration": seconds, "channels": 1}
+                return [json.dumps({"type": "Metadata"} | about)]
             case _:
                 return []
 
-    def _results(
-        self, text: str, start: float, duration: float, words: list[Word], *, final: bool,
-        speech_final: bool = False, from_finalize: bool = False, confidence: float | None = None,
-    ) -> str:  # fmt: skip
-        shown: list[dict[str, Any]] = [
-            {"word": w.text, "punctuated_word": w.text, "start": w.start, "end": w.end,
-             "confidence": 0.0 if w.confidence is None else w.confidence}
-            for w in words
-        ]  # fmt: skip
-        alternative = {"transcript": text, "confidence": confidence or 0.0, "words": shown}
+    def _results(self, event: Partial | Final) -> dict[str, Any]:
+        alternative: dict[str, Any] = {"transcript": event.text, "confidence": 0.0, "words": []}
+        about: dict[str, Any] = {"is_final": False, "speech_final": False, "from_finalize": False}
+        duration = 0.0
+        if isinstance(event, Final):
+            duration, by_flush = event.end - event.start, event.reason == "flush" and self.flushing
+            about = {"is_final": True, "speech_final": event.reason != "length", "from_finalize": by_flush}
+            alternative["confidence"] = event.confidence or 0.0
+            alternative["words"] = [
+                {"word": word.text, "punctuated_word": word.text, "start": word.start, "end": word.end,
+                 "confidence": word.confidence or 0.0}
+                for word in event.words
+            ]  # fmt: skip
         info = {"name": self.model_name, "version": "", "arch": ""}
-        answer = {
-            "type": "Results", "channel_index": [0, 1], "start": start, "duration": duration,
-            "is_final": final, "speech_final": speech_final, "from_finalize": from_finalize,
+        return about | {
+            "type": "Results", "channel_index": [0, 1], "start": event.start, "duration": duration,
             "channel": {"alternatives": [alternative]},
             "metadata": {"request_id": self.request_id, "model_info": info, "model_uuid": self.model_name},
         }  # fmt: skip
-        return json.dumps(answer, ensure_ascii=False)

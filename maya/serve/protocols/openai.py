@@ -118,8 +118,8 @@ class _Options:
         self.form = form
         self.format = self.text("response_format") or "json"
         if self.format not in RESPONSE_FORMATS:
-            known = ", ".join(RESPONSE_FORMATS)
-            raise BadRequest(f"response_format must be one of {known}", "response_format")
+            names = ", ".join(RESPONSE_FORMATS)
+            raise BadRequest(f"response_format must be one of {names}", "response_format")
         lists = ("timestamp_granularities[]", "timestamp_granularities")
         self.granularities = {str(value) for name in lists for value in form.getlist(name)}
         if not self.granularities <= {"word", "segment"}:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from maya.serve.connection import Dialect, ProtocolError, pcm
-from maya.serve.events import Event, Final, Partial, SpeechEnded, SpeechStarted
-from maya.serve.native import json_object
+from maya.serve.events import Final, LiveEvent, Partial, SpeechEnded, SpeechStarted
+from maya.serve.protocols.connection import Dialect, ProtocolError, pcm
+from maya.serve.protocols.native import json_object
 
 PCM_RATE, G711_RATE = 24_000, 8000  # Hz
 _FORMATS = {"audio/pcm": "pcm", "pcm16": "pcm", "audio/pcmu": "pcmu", "g711_ulaw": "pcmu",
@@ -34,7 +34,10 @@ class RealtimeDialect(Dialect):
         self.format, self.rate, self.turns = "pcm", PCM_RATE, True
         self.model_name: str | None = self.socket.query_params.get("model")
         self.language: str | None = None
-        self.item, self.told = _new_item(), ""  # of the open segment: its item, and its text that was told
+        self.item, self.sent_text = (
+            _new_item(),
+            "",
+        )  # of the open segment: its item, and what of its text was sent
         self.previous: str | None = None
         self.turn_seconds = 0.0  # since the last commit
         await self._tell({"type": "session.created", "session": self._session()})
@@ -81,7 +84,7 @@ class RealtimeDialect(Dialect):
                 self.turn_seconds = 0.0
                 await self.connection.flush("commit")
             case "input_audio_buffer.clear":
-                # What was appended has been recognised already; nothing of it will be told.
+                # What was appended has been recognised already; nothing of it will be sent.
                 self.turn_seconds = 0.0
                 await self._tell({"type": "input_audio_buffer.cleared"})
             case other:
@@ -126,7 +129,7 @@ class RealtimeDialect(Dialect):
         self.turn_seconds += len(samples) / self.rate
         await self.connection.feed(samples, self.rate)
 
-    def write(self, event: Event) -> list[str]:
+    def write(self, event: LiveEvent) -> list[str]:
         match event:
             case SpeechStarted() | SpeechEnded() if not self.turns:
                 return []
@@ -144,12 +147,12 @@ class RealtimeDialect(Dialect):
                 return []
 
     def _delta(self, text: str) -> list[str]:
-        """What of the text of the open segment was not told yet; only text that stays is told."""
-        if len(text) <= len(self.told) or not text.startswith(self.told):
+        """What of the text of the open segment was not sent yet; only text that stays is sent."""
+        if len(text) <= len(self.sent_text) or not text.startswith(self.sent_text):
             return []
         kind = "conversation.item.input_audio_transcription.delta"
-        fields = {"item_id": self.item, "content_index": 0, "delta": text[len(self.told) :]}
-        self.told = text
+        fields = {"item_id": self.item, "content_index": 0, "delta": text[len(self.sent_text) :]}
+        self.sent_text = text
         return [self._text({"type": kind} | fields)]
 
     def _final(self, event: Final) -> list[str]:
@@ -162,7 +165,7 @@ class RealtimeDialect(Dialect):
         done = {"item_id": self.item, "content_index": 0, "transcript": event.text, "usage": usage}
         messages = [self._text({"type": "input_audio_buffer.committed"} | place), self._text(added)]
         messages += [*self._delta(event.text), self._text({"type": kind} | done)]
-        self.previous, self.item, self.told = self.item, _new_item(), ""
+        self.previous, self.item, self.sent_text = self.item, _new_item(), ""
         return messages
 
     def error(self, message: str) -> list[str]:
