@@ -80,7 +80,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=packages(),
-    package_data={"maya.kernels.joint": ["forms.json"], "maya.score.page": ["static/*"]},
+    package_data={
+        "maya.kernels.joint": ["forms.json"],
+        "maya.score.page": ["static/*"],
+        "maya.serve.page": ["static/*"],
+    },
     package_dir={"maya": "maya", "maya.kernels": "kernels", "maya.recipes": "recipes", "maya.egs": "egs"},
     install_requires=INSTALL,
     extras_require={

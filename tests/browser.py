@@ -18,6 +18,8 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SECONDS = 60.0  # that an answer may take
+# Of keys that have no letter: the number that Chromium wants, and the text that they write.
+KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " "), "ArrowDown": (40, ""), "Escape": (27, "")}
 _FLAGS = (
     *("--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--no-first-run"),
     *("--disable-dev-shm-usage", "--hide-scrollbars", "--mute-audio", "--disable-extensions"),
@@ -34,9 +36,11 @@ def chromium() -> str:
 
 
 class Browser:
-    """A Chromium with one page. complaints: errors of its console, exceptions, and failed requests."""
+    """A Chromium with one page. complaints: errors of its console, exceptions, and failed requests.
 
-    def __init__(self, folder: Path) -> None:
+    folder: of its profile. flags: more options of its command line."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
         to_browser, from_browser = os.pipe(), os.pipe()
 
         def connect() -> None:
@@ -45,7 +49,7 @@ class Browser:
             os.dup2(ends[0], 3)
             os.dup2(ends[1], 4)
 
-        command = [chromium(), *_FLAGS, f"--user-data-dir={folder}", "about:blank"]
+        command = [chromium(), *_FLAGS, *flags, f"--user-data-dir={folder}", "about:blank"]
         self._process = subprocess.Popen(
             command, preexec_fn=connect, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -101,10 +105,10 @@ class Browser:
         elif name == "Log.entryAdded" and values["entry"]["level"] == "error":
             self.complaints.append(values["entry"]["text"])
 
-    def open(self, path: Path) -> None:
-        """Load a file and wait for the end of loading."""
+    def open(self, page: Path | str) -> None:
+        """Load a file or an address, and wait for the end of loading."""
         self._events.clear()
-        self.send("Page.navigate", url=path.resolve().as_uri())
+        self.send("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while "Page.loadEventFired" not in self._events:
             self._receive()
 
@@ -132,9 +136,10 @@ class Browser:
 
     def key(self, key: str) -> None:
         """Press a key in the page."""
-        text = {"text": key} if len(key) == 1 else {}
-        self.send("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
-        self.send("Input.dispatchKeyEvent", type="keyUp", key=key)
+        number, text = KEYS.get(key, (0, key if len(key) == 1 else ""))
+        code = {"windowsVirtualKeyCode": number} if number else {}
+        self.send("Input.dispatchKeyEvent", type="keyDown", key=key, text=text, **code)
+        self.send("Input.dispatchKeyEvent", type="keyUp", key=key, **code)
 
     def picture(self, path: Path) -> None:
         """Write what the window shows as a PNG."""
@@ -149,3 +154,44 @@ class Browser:
         self._process.wait(20)
         os.close(self._write)
         os.close(self._read)
+
+
+def settle(browser: Browser) -> None:
+    """Wait for two frames, and for what follows them."""
+    frame = (
+        "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 20))))"
+    )
+    browser.run(frame)
+
+
+def click(browser: Browser, selector: str) -> None:
+    browser.run(f"document.querySelector({json.dumps(selector)}).dispatchEvent("
+                "new MouseEvent('click', {bubbles: true}))")  # fmt: skip
+
+
+# The least contrast of the texts of a page, by tag and class (WCAG 2.2).
+CONTRAST = """(() => {
+  const numbers = text => text.match(/[\\d.]+/g).map(Number);
+  const parse = text => numbers(text).length < 4 ? [...numbers(text), 1] : numbers(text);
+  const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+  const channel = v => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
+  const light = c => 0.2126 * channel(c[0]) + 0.7152 * channel(c[1]) + 0.0722 * channel(c[2]);
+  const worst = {};
+  for (const e of document.querySelectorAll('body *')) {
+    const own = Array.from(e.childNodes).some(n => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !e.getClientRects().length || e.closest('script, option, datalist')) continue;
+    let below = parse(getComputedStyle(document.documentElement).backgroundColor), opacity = 1;
+    const chain = [];
+    for (let p = e; p; p = p.parentElement) chain.unshift(p);
+    for (const p of chain) opacity *= Number(getComputedStyle(p).opacity);
+    for (const p of chain) below = over(parse(getComputedStyle(p).backgroundColor), below);
+    const style = getComputedStyle(e);
+    const colour = parse(e instanceof SVGElement ? style.fill : style.color);
+    const shown = over([...colour.slice(0, 3), colour[3] * opacity], below);
+    const [a, b] = [light(shown), light(below)];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    const name = e.tagName + '.' + e.className;
+    worst[name] = Math.min(worst[name] ?? 99, ratio);
+  }
+  return worst;
+})()"""

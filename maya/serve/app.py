@@ -8,11 +8,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from maya.serve import metrics
+from maya.serve.page.files import FILES, FOLDER, show_page
 from maya.serve.protocols import openai
 from maya.serve.protocols.connection import converse
 from maya.serve.protocols.deepgram import DeepgramDialect
@@ -22,13 +23,15 @@ from maya.serve.protocols.sherpa import SherpaDialect, sherpa_offline
 from maya.serve.protocols.vosk import vosk
 from maya.serve.server import Server
 
-OPEN_PATHS = ("/health", "/ready")  # without a key
+OPEN_PATHS = ("/", "/health", "/ready")  # without a key, as the files of the page, which asks for it
 
 
 def make_app(server: Server) -> Starlette:
     """The ASGI application of a server."""
     app = Starlette(
         routes=[
+            Route("/", show_page),
+            Mount(FOLDER, FILES),
             Route("/health", health),
             Route("/ready", ready),
             Route("/metrics", show_metrics),
@@ -129,7 +132,8 @@ class Gate:
         await self.app(scope, self._limited(receive), send_with_headers)
 
     def _refusal(self, request: Request) -> Response | None:
-        open_path = request.url.path in OPEN_PATHS
+        path = request.url.path
+        open_path = path in OPEN_PATHS or path.startswith(f"{FOLDER}/")
         if not open_path and not self.server.access.allows(request.headers, request.query_params):
             self.server.metrics.rejected.labels("key").inc()
             return openai.error_response("the key is missing or wrong", 401, code="invalid_api_key")

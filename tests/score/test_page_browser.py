@@ -16,7 +16,7 @@ import pytest
 from maya.score.page import ScoredSystem, UtteranceDetails, write_comparison_page, write_page
 from maya.score.report import Report, Utterance, make_report, score_utterances
 from maya.score.wer import compare, wer
-from tests.browser import Browser
+from tests.browser import CONTRAST, Browser, click, settle
 from tests.score.twelve_scripts import WORDS, details, utterances
 
 ROWS, MANY_ROWS = 1200, 10_000
@@ -75,21 +75,8 @@ def setting(name: str, value: str) -> str:
     }})()"""
 
 
-def settle(browser: Browser) -> None:
-    """Wait for two frames, and for what follows them."""
-    frame = (
-        "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 20))))"
-    )
-    browser.run(frame)
-
-
 def count(browser: Browser) -> int:
     return int(browser.run("document.getElementById('count').textContent").split(" of ")[0].replace(",", ""))
-
-
-def click(browser: Browser, selector: str) -> None:
-    browser.run(f"document.querySelector({json.dumps(selector)}).dispatchEvent("
-                "new MouseEvent('click', {bubbles: true}))")  # fmt: skip
 
 
 def measured(browser: Browser, path: Path) -> dict[str, list[float]]:
@@ -359,33 +346,6 @@ def test_any_text_is_safe(browser: Browser, tmp_path: Path) -> None:
     browser.run(setting("text", ""))
     browser.run(setting("speaker", "__proto__"))
     assert count(browser) == 2
-
-
-CONTRAST = """(() => {
-  const numbers = text => text.match(/[\\d.]+/g).map(Number);
-  const parse = text => numbers(text).length < 4 ? [...numbers(text), 1] : numbers(text);
-  const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
-  const channel = v => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
-  const light = c => 0.2126 * channel(c[0]) + 0.7152 * channel(c[1]) + 0.0722 * channel(c[2]);
-  const worst = {};
-  for (const e of document.querySelectorAll('body *')) {
-    const own = Array.from(e.childNodes).some(n => n.nodeType === 3 && n.textContent.trim());
-    if (!own || !e.getClientRects().length || e.closest('script, option, datalist')) continue;
-    let below = parse(getComputedStyle(document.documentElement).backgroundColor), opacity = 1;
-    const chain = [];
-    for (let p = e; p; p = p.parentElement) chain.unshift(p);
-    for (const p of chain) opacity *= Number(getComputedStyle(p).opacity);
-    for (const p of chain) below = over(parse(getComputedStyle(p).backgroundColor), below);
-    const style = getComputedStyle(e);
-    const colour = parse(e instanceof SVGElement ? style.fill : style.color);
-    const shown = over([...colour.slice(0, 3), colour[3] * opacity], below);
-    const [a, b] = [light(shown), light(below)];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    const name = e.tagName + '.' + e.className;
-    worst[name] = Math.min(worst[name] ?? 99, ratio);
-  }
-  return worst;
-})()"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

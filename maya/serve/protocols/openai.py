@@ -56,7 +56,11 @@ async def show_model(request: Request) -> Response:
 
 
 def _model(model: ServedModel) -> dict[str, Any]:
-    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "maya"}
+    recognizer = model.recognizer
+    return {
+        "id": model.name, "object": "model", "created": model.created, "owned_by": "maya",
+        "languages": list(recognizer.model.cfg.languages), "sample_rate": recognizer.sample_rate,
+    }  # fmt: skip
 
 
 async def transcriptions(request: Request) -> Response:

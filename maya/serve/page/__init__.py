@@ -1,0 +1,1 @@
+"""The web page of the server: microphone or file in, live text out."""
