@@ -88,8 +88,7 @@ class SpeakerModel:
         state: Any = None
 
         def adapt(audio: list[Tensor]) -> tuple[Encoded, Any]:
-            frames, lens, after = self.model.encoder.adapt(*self.model.features(*_padded(audio)), state)
-            return Encoded(frames, lens), after
+            return self.model.encoder.adapt(*self.model.features(*_padded(audio)), state)
 
         for utterance in earlier:
             _, state = adapt([utterance])

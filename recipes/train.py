@@ -283,10 +283,9 @@ def batch_plan(
     """This rank's plan of the training data. plan_config: in place of the experiment's, where memory was
     measured."""
     cfg = experiment.data
-    return BatchPlan(
-        utterances.durations, utterances.token_counts, utterances.langs, plan_config or cfg.plan,
-        rank=rank(), world_size=world_size(), speeds=cfg.speed_perturb, ids=utterances.ids,
-    )  # fmt: skip
+    return BatchPlan.of(
+        utterances, plan_config or cfg.plan, rank=rank(), world_size=world_size(), speeds=cfg.speed_perturb
+    )
 
 
 def train_batches(
