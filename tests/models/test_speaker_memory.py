@@ -1,4 +1,4 @@
-"""Rows of utterances of one speaker through an encoder that learns: equal to one utterance after the other."""
+"""Rows of utterances of one speaker through an encoder that learns equal one utterance after the other."""
 
 from dataclasses import replace
 
