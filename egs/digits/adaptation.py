@@ -94,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=[5.0, 10.0, 20.0, 40.0],
         help="amounts of adaptation speech",
     )
+    add("--no-tuning", action="store_true", help="compare only what needs no training: carried fast weights")
     add("--method", default="transducer", choices=("transducer", "ctc"))
     add("--out", type=Path, required=True, help="folder for adaptation.json")
     options = parser.parse_args(arguments)
@@ -108,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 read_speakers(options.source, split, trained, options.seed, recognizer.sample_rate)
                 for split in ("test", "dev")
             )
-            rates = rates or choose_rates(recognizer, dev, max(options.seconds), options.method)
+            if not options.no_tuning:
+                rates = rates or choose_rates(recognizer, dev, max(options.seconds), options.method)
             for speaker in test:
                 answers += compare(
                     SpeakerModel(recognizer, speaker, options.method), run.name, options.seconds, rates

@@ -224,6 +224,15 @@ class Encoder(nn.Module):
         kind = getattr(self.cfg, "kind", type(self).__name__)
         raise MayaError(f"an encoder of kind {kind!r} does not learn from utterances; tune the model instead")
 
+    def join_memories(self, memories: Sequence[Any]) -> Any:
+        """The states of several utterances, as `adapt` returned them, as one with a row for each; None: a row
+        that begins anew. Only of an encoder that learns from utterances."""
+        raise NotImplementedError
+
+    def split_memory(self, state: Any) -> list[Any]:
+        """The rows of a state, each as a state of its own."""
+        raise NotImplementedError
+
     def stop_updates(self) -> bool:
         """In evaluation learn nothing from utterances any more. False if the encoder never does: it has no
         module with a method `stop_updates`."""

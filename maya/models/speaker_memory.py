@@ -1,7 +1,7 @@
 """Encoding rows of utterances of one speaker: the encoder keeps what it learnt from one to the next."""
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,9 @@ from torch import Tensor
 
 from maya.encoders import Encoded, Encoder
 from maya.errors import MayaError
+
+if TYPE_CHECKING:
+    from maya.models.speech_model import SpeechModel
 
 
 def encode_rows(
@@ -21,12 +24,7 @@ def encode_rows(
     all second ones, and so on, in one graph. Raises MayaError for an encoder that does not learn from
     utterances.
     """
-    if not encoder.adapts:
-        kind = getattr(encoder.cfg, "kind", type(encoder).__name__)
-        raise MayaError(
-            f"an encoder of kind {kind!r} remembers nothing of an utterance; set "
-            "data.plan.same_speaker=1, or train LaCT"
-        )
+    check_adapts(encoder, "data.plan.same_speaker=1")
     numbers = row_of.tolist()
     rows = [(view, number) for view in range(views) for number in numbers]
     turns: list[list[int]] = []  # the utterances of each turn
@@ -52,6 +50,30 @@ def encode_rows(
     states = {n: _joined([part.hidden[n] for part in parts])[back] for n in hidden}
     frames = _joined([part.frames for part in parts])[back]
     return Encoded(frames, torch.cat([part.lens for part in parts])[back], states)
+
+
+def encode_after(
+    model: "SpeechModel", audio: Tensor, audio_lens: Tensor, memories: Sequence[Any]
+) -> tuple[Encoded, list[Any]]:
+    """`model.encode_audio` in evaluation, each utterance after an earlier one of the same speaker.
+
+    audio (B, N), audio_lens (B,). memories: B results of earlier calls, None for a first utterance. Returns
+    also those after this utterance. Raises MayaError for an encoder that does not learn from utterances.
+    """
+    check_adapts(model.encoder, "long_audio.remember=false")
+    feats, lens = model.features(audio, audio_lens)
+    before = model.encoder.join_memories(memories)
+    encoded, after = model.encoder.adapt(feats, lens, before, hidden=model.hidden)
+    return encoded, model.encoder.split_memory(after)
+
+
+def check_adapts(encoder: Encoder, instead: str) -> None:
+    """MayaError for an encoder that does not learn from utterances. instead: the setting without it."""
+    if not encoder.adapts:
+        kind = getattr(encoder.cfg, "kind", type(encoder).__name__)
+        raise MayaError(
+            f"an encoder of kind {kind!r} remembers nothing of an utterance; set {instead}, or take LaCT"
+        )
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

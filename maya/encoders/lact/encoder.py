@@ -112,6 +112,23 @@ class LaCT(StreamingEncoder, config=LaCTConfig):
         encoded = Encoded(_masked(x, frames), lens, {n: _masked(y, frames) for n, y in states.items()})
         return encoded, tuple(learnt)
 
+    def join_memories(self, memories: Sequence[Any]) -> tuple[FastWeights, ...]:
+        joined = []
+        for i, layer in enumerate(self.layers):
+            start = layer.mixer.fast.initial(1)
+            rows = [start if memory is None else memory[i] for memory in memories]
+            joined.append(FastWeights(*map(_stacked, zip(*rows, strict=True))))  # type: ignore[arg-type]
+        return tuple(joined)
+
+    def split_memory(self, state: Sequence[FastWeights]) -> list[Any]:
+        rows = range(len(state[0].w0))
+        return [
+            tuple(
+                FastWeights(*(None if w is None else w[i : i + 1].clone() for w in layer)) for layer in state
+            )  # type: ignore[arg-type]
+            for i in rows
+        ]
+
     def _front(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor, Frames]:
         """Input (B, S, D) of the layers, its lengths (B,), and the `Frames` that the layers share."""
         x, lens = self.pre_encode(x, x_lens)
@@ -187,6 +204,12 @@ def _continued(weights: FastWeights | None, count: int, rows: Tensor | None) -> 
         for w in weights
     )  # fmt: skip
     return FastWeights(*chosen)  # type: ignore[arg-type]
+
+
+def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Matrices (1, ...) of rows as one; None is no momentum yet, which is zero."""
+    like = next((x for x in parts if x is not None), None)
+    return None if like is None else torch.cat([torch.zeros_like(like) if x is None else x for x in parts])
 
 
 def _masked(x: Tensor, frames: Frames) -> Tensor:
