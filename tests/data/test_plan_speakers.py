@@ -86,6 +86,17 @@ def test_the_statistics_count_utterances() -> None:
     assert stats.hours == pytest.approx(dict(enumerate(hours)), rel=1e-5)
 
 
+def test_short_rows_are_said() -> None:
+    pairs = Counter(s for s in utterances().speakers if s >= 0)
+    said = str(SpeakerRows(utterances(), config(same_speaker=4)))
+    assert said.startswith(
+        f"{len(SpeakerRows(utterances(), config()).sizes)} rows of 4 utterances of one speaker, "
+    )
+    assert len(pairs) == 20 and said.endswith(
+        "shorter, where a speaker has no more; 5 utterances name no speaker and are alone"
+    )
+
+
 def test_what_cannot_be_planned_is_said() -> None:
     data = utterances()
     for changes, options, message in (

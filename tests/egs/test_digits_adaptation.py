@@ -156,6 +156,10 @@ def test_every_way_is_in_the_table(speaker_model: adaptation.SpeakerModel, tmp_p
     written.write_text(json.dumps({"answers": [asdict(a) for a in answers]}))
     assert main([str(written)]) == 0
     assert (tmp_path / "a.png").stat().st_size > 10_000 and (tmp_path / "a.md").read_text() == text
+    other = tmp_path / "other.json"
+    other.write_text(written.read_text())
+    assert main([str(written), str(other), "--over", "speakers", "--out", str(tmp_path / "both.png")]) == 0
+    assert "| other: LoRA | given |" in (tmp_path / "both.md").read_text()
     written.write_text("{}")
     assert main([str(written)]) == 1
 

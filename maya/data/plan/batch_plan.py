@@ -105,6 +105,11 @@ class BatchPlan:
         rows = self._data.rows
         return self._data.durations if rows is None else np.asarray(rows.utterances.durations)
 
+    @property
+    def rows(self) -> SpeakerRows | None:
+        """What is dealt out with cfg.same_speaker > 1; None for single utterances."""
+        return self._data.rows
+
     def with_speeds(self, speeds: Sequence[float]) -> "BatchPlan":
         """The plan of the same data when utterances are played at these speeds."""
         check(self.cfg, speeds)

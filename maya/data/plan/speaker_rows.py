@@ -80,6 +80,17 @@ class SpeakerRows:
         self.sizes = np.diff(self._first)  # (R,) utterances
         self.utterances = utterances
 
+    def __str__(self) -> str:
+        """For people."""
+        length = self.given.same_speaker
+        short, unknown = (
+            int((self.sizes < length).sum()),
+            int((np.asarray(self.utterances.speakers) < 0).sum()),
+        )
+        text = f"{len(self.sizes)} rows of {length} utterances of one speaker"
+        text += f", {short} of them shorter, where a speaker has no more" if short else ""
+        return text + (f"; {unknown} utterances name no speaker and are alone" if unknown else "")
+
     def spread(self, draws: Draws, epoch: int) -> Draws:
         """The utterances of these rows in an epoch; those of a row follow one another."""
         parts = [self._members(epoch, row) for row in draws.rows.tolist()]
