@@ -259,7 +259,7 @@ class _Columns(NamedTuple):
     ids: list[str]
     durations: NDArray[np.float64]
     langs: NDArray[np.int32]
-    token_counts: NDArray[np.int64]
+    token_counts: NDArray[np.integer]
     speakers: NDArray[np.int32]
 
 

@@ -54,7 +54,7 @@ class PlanStats:
 
 def measure(
     dealt: Deal, draws: Draws, durations: NDArray[np.float32], tokens: NDArray[np.int32],
-    langs: NDArray[np.int16], codes: NDArray[np.int64], speeds: Sequence[float], caps: Caps,
+    langs: NDArray[np.signedinteger], codes: NDArray[np.int64], speeds: Sequence[float], caps: Caps,
 ) -> PlanStats:  # fmt: skip
     """Count through the draws of an epoch. langs: (n,) index into codes, (L,) language indices."""
     played = durations[draws.rows] / np.asarray(speeds, np.float32)[draws.speeds]

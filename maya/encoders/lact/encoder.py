@@ -121,13 +121,10 @@ class LaCT(StreamingEncoder, config=LaCTConfig):
         return tuple(joined)
 
     def split_memory(self, state: Sequence[FastWeights]) -> list[Any]:
-        rows = range(len(state[0].w0))
-        return [
-            tuple(
-                FastWeights(*(None if w is None else w[i : i + 1].clone() for w in layer)) for layer in state
-            )  # type: ignore[arg-type]
-            for i in rows
-        ]
+        def row(layer: FastWeights, i: int) -> FastWeights:
+            return FastWeights(*(None if w is None else w[i : i + 1].clone() for w in layer))  # type: ignore[arg-type]
+
+        return [tuple(row(layer, i) for layer in state) for i in range(len(state[0].w0))]
 
     def _front(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor, Frames]:
         """Input (B, S, D) of the layers, its lengths (B,), and the `Frames` that the layers share."""
