@@ -165,9 +165,9 @@ def compare(
             add("no update", False, 0, speaker_model.without_update())
             for target in seconds:
                 earlier = [audio for audio, _ in speaker.prefix(target)]
-                known = {"carried": speaker_model.carried, "one recording": speaker_model.one_recording}
-                for way in (way for way in known if way in ways):
-                    add(f"LaCT, {way}", False, target, speaker_model.answers(known[way](earlier)))
+                offered = {"carried": speaker_model.carried, "one recording": speaker_model.one_recording}
+                for way in (way for way in offered if way in ways):
+                    add(f"LaCT, {way}", False, target, speaker_model.answers(offered[way](earlier)))
     for (weights, labelled), rate in rates.items():
         way = "LoRA" if weights == "lora" else "all weights"
         for target in seconds:

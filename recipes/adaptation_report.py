@@ -101,8 +101,10 @@ class _Scored:
         for code in sorted({a.language for a in answers}):
             group = [a for a in answers if a.language == code]
             self.words[code] = pool(a.stats for a in group)
-            one = over == "speakers"
-            self.labels[code] = [(a.speaker, 0 if one else i) for a in group for i in range(len(a.pairs))]
+            together = over == "speakers"
+            self.labels[code] = [
+                (a.speaker, 0 if together else i) for a in group for i in range(len(a.pairs))
+            ]
 
 
 def table(answers: Sequence[Answer], over: Over = "utterances") -> str:

@@ -246,7 +246,10 @@ class Recognizer:
             if memories is None:
                 encoded = self.model.encode_audio(audio.to(self.device), lens, hidden=self.model.hidden)
             else:
-                encoded, learnt = encode_after(self.model, audio.to(self.device), lens, memories)
+                feats, feat_lens = self.model.features(audio.to(self.device), lens)
+                encoded, learnt = encode_after(
+                    self.model.encoder, feats, feat_lens, memories, self.model.hidden
+                )
             del audio
             langs, identified = self._languages(encoded, languages)
             labels = predict(self.model, encoded, langs) if predictions else {}

@@ -1,7 +1,7 @@
 """Encoding rows of utterances of one speaker: the encoder keeps what it learnt from one to the next."""
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +9,6 @@ from torch import Tensor
 
 from maya.encoders import Encoded, Encoder
 from maya.errors import MayaError
-
-if TYPE_CHECKING:
-    from maya.models.speech_model import SpeechModel
 
 
 def encode_rows(
@@ -53,18 +50,16 @@ def encode_rows(
 
 
 def encode_after(
-    model: "SpeechModel", audio: Tensor, audio_lens: Tensor, memories: Sequence[Any]
+    encoder: Encoder, x: Tensor, lens: Tensor, memories: Sequence[Any], hidden: Collection[int] = ()
 ) -> tuple[Encoded, list[Any]]:
-    """`model.encode_audio` in evaluation, each utterance after an earlier one of the same speaker.
+    """`encoder(x, lens)` in evaluation, each utterance after an earlier one of the same speaker.
 
-    audio (B, N), audio_lens (B,). memories: B results of earlier calls, None for a first utterance. Returns
+    x (B, T, F) features, lens (B,). memories: B results of earlier calls, None for a first utterance. Returns
     also those after this utterance. Raises MayaError for an encoder that does not learn from utterances.
     """
-    check_adapts(model.encoder, "long_audio.remember=false")
-    feats, lens = model.features(audio, audio_lens)
-    before = model.encoder.join_memories(memories)
-    encoded, after = model.encoder.adapt(feats, lens, before, hidden=model.hidden)
-    return encoded, model.encoder.split_memory(after)
+    check_adapts(encoder, "long_audio.remember=false")
+    encoded, after = encoder.adapt(x, lens, encoder.join_memories(memories), hidden=hidden)
+    return encoded, encoder.split_memory(after)
 
 
 def check_adapts(encoder: Encoder, instead: str) -> None:

@@ -48,13 +48,14 @@ def test_pieces_are_a_row_of_utterances_as_in_training(ours: Recognizer, strateg
     row = encode_rows(ours.model.encoder, *features, torch.zeros(len(cut), dtype=torch.int64))
     joiner, memory = make_joiner(ours, cfg), None
     for i, piece in enumerate(cut):
-        encoded, (memory,) = encode_after(ours.model, piece.samples[None], lens[i : i + 1], [memory])
+        feats, feat_lens = ours.features(piece.samples[None], lens[i : i + 1])
+        encoded, (memory,) = encode_after(ours.model.encoder, feats, feat_lens, [memory])
         size = int(row.lens[i])
         torch.testing.assert_close(encoded.frames[0], row.frames[i, :size], rtol=1e-3, atol=1e-4)
         joiner.add(piece, greedy(ours.model, encoded, "ctc", torch.tensor([0]))[0])
     expected = joiner.finish()
-    found = transcribe_long(ours, "ctc", [audio], "en", cfg)
-    assert len(cut) > 2 and (found.tokens, found.frames) == (expected.tokens, expected.frames)
+    result = transcribe_long(ours, "ctc", [audio], "en", cfg)
+    assert len(cut) > 2 and (result.tokens, result.frames) == (expected.tokens, expected.frames)
     cfg.remember = False
     assert transcribe_long(ours, "ctc", [audio], "en", cfg).tokens != expected.tokens
 

@@ -75,8 +75,8 @@ def test_rows_equal_one_utterance_after_the_other_with_gradients(options):
         losses[0] = losses[0] + (w * together.frames[i, : len(y)]).sum()
         losses[1] = losses[1] + (w * y).sum()
     tensors = [x, *model.parameters()]
-    for mine, theirs in zip(*(torch.autograd.grad(loss, tensors) for loss in losses), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-9)
+    for ours, expected in zip(*(torch.autograd.grad(loss, tensors) for loss in losses), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-9)
 
 
 def test_what_is_learnt_and_its_gradient_reach_the_next_utterance_unless_detached():
@@ -130,8 +130,8 @@ def test_the_model_trains_on_rows_and_other_encoders_refuse_them():
         layer.mixer.fast.gate.bias.data.fill_(1.0)
     rows = replace(batch(), row_of=torch.tensor(ROW_OF))
     plain, together = model(batch()).total, model(rows).total
-    different = (plain - together).abs() > 1e-4 * plain
-    assert different.tolist() == [False, True, False, True, True, False]
+    differs = (plain - together).abs() > 1e-4 * plain
+    assert differs.tolist() == [False, True, False, True, True, False]
     other = speech_model(
         FastConformerConfig(feat_in=20, d_model=16, n_layers=1, n_heads=2, subsampling_channels=4)
     )
