@@ -64,9 +64,9 @@ _APART = 0.35  # seconds between the ways, so that bars at one amount do not hid
 def curves(answers: Sequence[Answer], over: Over = "utterances") -> dict[tuple[str, bool], list[Point]]:
     """By way and whether labelled: a point for each amount of speech.
 
-    WER is the mean over languages, of all speakers, models and utterances of each. Intervals are by bootstrap
-    over utterances, each drawn for all models at once, which do not cover other speakers, or over speakers;
-    those over speakers do not cover a language of one. Raises MayaError without answers of the models as
+    WER is the mean over languages, of all speakers, models and utterances of each; over speakers, that of all
+    words. Intervals are by bootstrap over utterances, each drawn for all models at once, which do not cover
+    other speakers, or over speakers. Raises MayaError without answers of the models as
     trained, or when ways have different utterances.
     """
     start = _Scored([a for a in answers if a.way == START], over)
@@ -92,16 +92,16 @@ def curves(answers: Sequence[Answer], over: Over = "utterances") -> dict[tuple[s
 
 
 class _Scored:
-    """Word errors by language, and a label for each utterance, the same in all models, and with `over`
-    speakers in all utterances of one."""
+    """Word errors by language, and a label for each utterance, the same in all models: over utterances its
+    own, over speakers the speaker's, and then all languages are one, since one may have a single speaker."""
 
     def __init__(self, answers: Sequence[Answer], over: Over) -> None:
         self.words: dict[str, ErrorStats] = {}
         self.labels: dict[str, list[tuple[str, int]]] = {}
-        for code in sorted({a.language for a in answers}):
-            group = [a for a in answers if a.language == code]
+        together = over == "speakers"
+        for code in sorted({"" if together else a.language for a in answers}):
+            group = [a for a in answers if together or a.language == code]
             self.words[code] = pool(a.stats for a in group)
-            together = over == "speakers"
             self.labels[code] = [
                 (a.speaker, 0 if together else i) for a in group for i in range(len(a.pairs))
             ]
