@@ -12,7 +12,7 @@ Only labelled tuning needs transcripts.
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from maya.models.speech_model import SpeechModel
 from maya.recipes.adaptation_report import START, Answer
 from maya.train.tune import TuneConfig, tune
 
+WAYS = ("carried", "one recording", "tuning")
 RATES = {"lora": (1e-4, 3e-4, 1e-3, 3e-3), "all": (1e-5, 3e-5, 1e-4, 3e-4)}
 
 
@@ -88,8 +89,7 @@ class SpeakerModel:
         state: Any = None
 
         def adapt(audio: list[Tensor]) -> tuple[Encoded, Any]:
-            frames, lens, after = self.model.encoder.adapt(*self.model.features(*_padded(audio)), state)
-            return Encoded(frames, lens), after
+            return self.model.encoder.adapt(*self.model.features(*_padded(audio)), state)
 
         for utterance in earlier:
             _, state = adapt([utterance])
@@ -147,9 +147,10 @@ def _padded(audio: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def compare(
-    speaker_model: SpeakerModel, run: str, seconds: Sequence[float], rates: dict[tuple[str, bool], float]
-) -> list[Answer]:
-    """All ways to adapt one model to one speaker; `rates`: by kind of tuning and whether labelled."""
+    speaker_model: SpeakerModel, run: str, seconds: Sequence[float], rates: dict[tuple[str, bool], float],
+    ways: Collection[str] = WAYS,
+) -> list[Answer]:  # fmt: skip
+    """The ways to adapt one model to one speaker; `rates`: by kind of tuning and whether labelled."""
     speaker, answers = speaker_model.speaker, []
 
     def add(way: str, labelled: bool, target: float, pairs: list[tuple[str, str]]) -> None:
@@ -164,9 +165,9 @@ def compare(
             add("no update", False, 0, speaker_model.without_update())
             for target in seconds:
                 earlier = [audio for audio, _ in speaker.prefix(target)]
-                ways = {"carried": speaker_model.carried, "one recording": speaker_model.one_recording}
-                for way, encode in ways.items():
-                    add(f"LaCT, {way}", False, target, speaker_model.answers(encode(earlier)))
+                offered = {"carried": speaker_model.carried, "one recording": speaker_model.one_recording}
+                for way in (way for way in offered if way in ways):
+                    add(f"LaCT, {way}", False, target, speaker_model.answers(offered[way](earlier)))
     for (weights, labelled), rate in rates.items():
         way = "LoRA" if weights == "lora" else "all weights"
         for target in seconds:

@@ -1,7 +1,10 @@
 """Results of an adaptation experiment: WER against seconds of adaptation speech, as a table and a picture.
 
     python -m maya.recipes.adaptation_report adaptation.json    # writes .png and .md beside it
+    python -m maya.recipes.adaptation_report plain.json other.json --over speakers
 
+Of several files the ways of each further one have its name before them, and all are compared with the models
+of the first as trained: of the same speakers and utterances, and as many runs.
 The picture needs matplotlib: pip install 'maya-asr[plot]'.
 """
 
@@ -9,8 +12,9 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 from maya.errors import MayaError
 from maya.recipes.figure import figure_class, save_figure
@@ -51,19 +55,21 @@ class Point:
     change: Comparison
 
 
+Over = Literal["utterances", "speakers"]
 START = "as trained"
 _MARKERS = "osD^v*"
 _APART = 0.35  # seconds between the ways, so that bars at one amount do not hide one another
 
 
-def curves(answers: Sequence[Answer]) -> dict[tuple[str, bool], list[Point]]:
+def curves(answers: Sequence[Answer], over: Over = "utterances") -> dict[tuple[str, bool], list[Point]]:
     """By way and whether labelled: a point for each amount of speech.
 
-    WER is the mean over languages, of all speakers, models and utterances of each. Intervals are by bootstrap
-    over utterances, each drawn for all models at once; they do not cover other speakers. Raises MayaError
-    without answers of the models as trained, or when ways have different utterances.
+    WER is the mean over languages, of all speakers, models and utterances of each; over speakers, that of all
+    words. Intervals are by bootstrap over utterances, each drawn for all models at once, which do not cover
+    other speakers, or over speakers. Raises MayaError without answers of the models as
+    trained, or when ways have different utterances.
     """
-    start = _Scored([a for a in answers if a.way == START])
+    start = _Scored([a for a in answers if a.way == START], over)
     if not start.words:
         raise MayaError(f"there are no answers {START} to compare the others with")
     points: dict[tuple[str, bool], list[Point]] = {}
@@ -71,7 +77,7 @@ def curves(answers: Sequence[Answer]) -> dict[tuple[str, bool], list[Point]]:
         of_way = [a for a in answers if (a.way, a.labelled) == (way, labelled)]
         for target in sorted({a.target_seconds for a in of_way}):
             group = [a for a in of_way if a.target_seconds == target]
-            scored = _Scored(group)
+            scored = _Scored(group, over)
             rate, bounds = macro_average(scored.words, blocks=scored.labels)
             both = {code: (start.labels[code], labels) for code, labels in scored.labels.items()}
             point = Point(
@@ -86,20 +92,24 @@ def curves(answers: Sequence[Answer]) -> dict[tuple[str, bool], list[Point]]:
 
 
 class _Scored:
-    """Word errors by language, and a label for each utterance, the same in all models."""
+    """Word errors by language, and a label for each utterance, the same in all models: over utterances its
+    own, over speakers the speaker's, and then all languages are one, since one may have a single speaker."""
 
-    def __init__(self, answers: Sequence[Answer]) -> None:
+    def __init__(self, answers: Sequence[Answer], over: Over) -> None:
         self.words: dict[str, ErrorStats] = {}
         self.labels: dict[str, list[tuple[str, int]]] = {}
-        for code in sorted({a.language for a in answers}):
-            group = [a for a in answers if a.language == code]
+        together = over == "speakers"
+        for code in sorted({"" if together else a.language for a in answers}):
+            group = [a for a in answers if together or a.language == code]
             self.words[code] = pool(a.stats for a in group)
-            self.labels[code] = [(a.speaker, i) for a in group for i in range(len(a.pairs))]
+            self.labels[code] = [
+                (a.speaker, 0 if together else i) for a in group for i in range(len(a.pairs))
+            ]
 
 
-def table(answers: Sequence[Answer]) -> str:
+def table(answers: Sequence[Answer], over: Over = "utterances") -> str:
     """Two Markdown tables, a row for each way, a column for each amount of speech: WER, and the change."""
-    points = curves(answers)
+    points = curves(answers, over)
     rates = _table(points, lambda p: f"{100 * p.rate:.2f} % {_span(p.interval)}")
     changes = _table(
         {key: curve for key, curve in points.items() if key[0] != START},
@@ -122,9 +132,9 @@ def _span(bounds: Interval, sign: str = "") -> str:
     return f"[{100 * bounds.low:{sign}.2f}, {100 * bounds.high:{sign}.2f}]"
 
 
-def plot(answers: Sequence[Answer], path: Path) -> None:
+def plot(answers: Sequence[Answer], path: Path, over: Over = "utterances") -> None:
     """WER against seconds of speech, without transcripts on the left and with them on the right."""
-    points = curves(answers)
+    points = curves(answers, over)
     start = points[START, False][0].rate
     figure = figure_class()(figsize=(12, 4.6), layout="constrained")
     ways = list(dict.fromkeys(way for way, _ in points))  # a way has its colour and mark in both halves
@@ -165,14 +175,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         allow_abbrev=False, prog="python -m maya.recipes.adaptation_report", description="Draw and tabulate."
     )
-    parser.add_argument("answers", type=Path, help="adaptation.json")
+    parser.add_argument("answers", type=Path, nargs="+", help="adaptation.json, of one experiment or several")
+    parser.add_argument("--over", choices=get_args(Over), default="utterances", help="what intervals draw")
     parser.add_argument("--out", type=Path, help="the picture, and its .md (default: beside the JSON)")
     options = parser.parse_args(arguments)
-    out = options.out or options.answers.with_suffix(".png")
+    out = options.out or options.answers[0].with_suffix(".png")
     try:
-        answers = read(options.answers)
-        plot(answers, out)
-        out.with_suffix(".md").write_text(table(answers))
+        answers = read(options.answers[0])
+        for path in options.answers[1:]:
+            answers += [replace(a, way=f"{path.stem}: {a.way}") for a in read(path)]
+        plot(answers, out, options.over)
+        out.with_suffix(".md").write_text(table(answers, options.over))
     except MayaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

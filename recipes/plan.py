@@ -4,7 +4,7 @@ import argparse
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -253,6 +253,16 @@ def _resources(experiment: Experiment, setup: Setup, report: dict[str, Any]) -> 
     return facts
 
 
+class _Columns(NamedTuple):
+    """See `maya.data.plan.speaker_rows.PlannedUtterances`."""
+
+    ids: list[str]
+    durations: NDArray[np.float64]
+    langs: NDArray[np.int32]
+    token_counts: NDArray[np.integer]
+    speakers: NDArray[np.int32]
+
+
 def _batches(experiment: Experiment, setup: Setup, data: Path, run: Path | None) -> dict[str, Any]:
     """The plan of the first epoch of prepared data over all GPUs; `run` shows it on its page."""
     table = Table.open(part_path(data, "train"))
@@ -262,10 +272,11 @@ def _batches(experiment: Experiment, setup: Setup, data: Path, run: Path | None)
         limits = "data.min_seconds, data.max_seconds and the frames that CTC needs"
         raise MayaError(f"{table.path}: training would leave out every utterance; see {limits}")
     durations, tokens = table.durations[rows], tokens[rows]
-    plan = BatchPlan(
-        durations, tokens, codes[rows], experiment.data.plan, world_size=setup.gpus,
-        speeds=experiment.data.speed_perturb, ids=[table.ids[row] for row in rows.tolist()],
-    )  # fmt: skip
+    ids, speakers = [table.ids[row] for row in rows.tolist()], table.labels.codes("speaker")[rows]
+    columns = _Columns(ids, durations, codes[rows], tokens, speakers)
+    plan = BatchPlan.of(
+        columns, experiment.data.plan, world_size=setup.gpus, speeds=experiment.data.speed_perturb
+    )
     stats = plan.stats(0)
     facts = stats.as_dict(languages)
     if run is not None and run.is_dir():

@@ -221,8 +221,7 @@ def _plan(planned: Planned) -> Iterator[ReadinessCheck | str]:
         text = f"{len(dropped)} of {len(table)} training texts are too long for their audio: see stage 2"
         yield _failed("plan", text)
     world = max(1, planned.gpus)
-    plan = BatchPlan(utterances.durations, utterances.token_counts, utterances.langs, exp.data.plan,
-                     world_size=world, speeds=exp.data.speed_perturb, ids=utterances.ids)  # fmt: skip
+    plan = BatchPlan.of(utterances, exp.data.plan, world_size=world, speeds=exp.data.speed_perturb)
     batches = plan.num_batches(0)
     if batches < exp.train.accumulate:
         yield _failed("plan", f"an epoch has {batches} batches a rank, a step takes {exp.train.accumulate}")

@@ -283,10 +283,12 @@ def batch_plan(
     """This rank's plan of the training data. plan_config: in place of the experiment's, where memory was
     measured."""
     cfg = experiment.data
-    return BatchPlan(
-        utterances.durations, utterances.token_counts, utterances.langs, plan_config or cfg.plan,
-        rank=rank(), world_size=world_size(), speeds=cfg.speed_perturb, ids=utterances.ids,
-    )  # fmt: skip
+    plan = BatchPlan.of(
+        utterances, plan_config or cfg.plan, rank=rank(), world_size=world_size(), speeds=cfg.speed_perturb
+    )
+    if plan.rows is not None and rank() == 0:
+        print(f"train: {plan.rows}")
+    return plan
 
 
 def train_batches(

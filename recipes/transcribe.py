@@ -85,6 +85,10 @@ def _add_input(p: Any) -> None:
     p.add_argument("--channel", type=_channel, default="mix", metavar="N|all|mix", help=text)
     text = "how speech is found: auto (silero's network if installed, else energy), silero, energy, or off"
     p.add_argument("--vad", choices=("auto", "silero", "energy", "off"), default="auto", help=text)
+    text = (
+        "begin each piece of a recording with what LaCT learnt from those before it (data.plan.same_speaker)"
+    )
+    p.add_argument("--remember", action="store_true", help=text)
     text = "decode as the audio comes and print what is recognised so far"
     p.add_argument("--stream", action="store_true", help=text)
     p.add_argument("--mic", action="store_true", help="listen to the microphone until Ctrl-C")
@@ -132,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
         output_dir=args.output_dir, resume=args.resume, words_per_line=args.words_per_line,
         line_length=args.line_length, device=args.device, batch_seconds=args.batch_seconds,
         context=tuple(args.context) if args.context else None, stream=args.stream, mic=args.mic,
-        raw=_raw(args),
+        raw=_raw(args), remember=args.remember,
         search=SearchOptions(
             method=args.method, beam=args.beam, n_best=args.n_best, lm=args.lm, lm_weight=args.lm_weight,
             hotwords=tuple(args.hotwords), hotword_weight=args.hotword_weight,
@@ -153,12 +157,13 @@ class TranscribeOptions:
 
     context: encoder frames that a FastConformer's frame attends to on its left and right, for hours of audio.
     vad: how speech is found; "off" decodes all audio, in overlapping windows if it is long and no `context`
-    is given. raw: the format of samples on stdin that have no header.
+    is given. remember: see `LongAudioConfig`. raw: the format of samples on stdin that have no header.
     """
 
     language: str | None = None
     search: SearchOptions = field(default_factory=SearchOptions)
     vad: Literal["auto", "silero", "energy", "off"] = "auto"
+    remember: bool = False
     channel: Channels = "mix"
     formats: Sequence[str] = ("txt",)
     output_dir: Path | None = None
@@ -200,7 +205,7 @@ class TranscribeOptions:
             raise MayaError("a stream is printed as it is recognised, as --format txt or jsonl")
         unused = {
             "--channel": self.channel != "mix", "--vad": self.vad != "auto",
-            "--batch-seconds": self.batch_seconds is not None,
+            "--batch-seconds": self.batch_seconds is not None, "--remember": self.remember,
         }  # fmt: skip
         if names := [name for name, given in unused.items() if given]:
             raise MayaError(f"{names[0]} is for whole recordings: leave it or --stream out")
@@ -214,6 +219,7 @@ class TranscribeOptions:
             cfg = LongAudioConfig(strategy="whole")
         else:
             cfg = LongAudioConfig(strategy="overlap", window_seconds=WHOLE_SECONDS)
+        cfg.remember = self.remember
         batch = self.batch_seconds or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
         return TranscriptionConfig(max_seconds_per_batch=batch, seconds_ahead=4 * batch, long_audio=cfg)
 
@@ -221,8 +227,9 @@ class TranscribeOptions:
         """The options that change what is written for a recording."""
         return {
             "version": maya.__version__, "language": self.language, "search": self.search.facts(),
-            "vad": self.vad, "context": self.context, "formats": sorted(self.formats),
-            "channel": self.channel, "words_per_line": self.words_per_line, "line_length": self.line_length,
+            "vad": self.vad, "remember": self.remember, "context": self.context,
+            "formats": sorted(self.formats), "channel": self.channel,
+            "words_per_line": self.words_per_line, "line_length": self.line_length,
         }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ import maya
 from maya.audio.load import resample
 from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
-from maya.recipes.adaptation import Speaker, SpeakerModel, choose_rates, compare
+from maya.recipes.adaptation import WAYS, Speaker, SpeakerModel, choose_rates, compare
 from maya.recipes.adaptation_report import Answer, table
 from maya.recipes.corpus_writer import SAMPLE_RATE
 
@@ -94,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=[5.0, 10.0, 20.0, 40.0],
         help="amounts of adaptation speech",
     )
+    text = "ways to adapt beside the model as trained (default: all)"
+    add("--ways", nargs="+", choices=WAYS, default=WAYS, help=text)
     add("--method", default="transducer", choices=("transducer", "ctc"))
     add("--out", type=Path, required=True, help="folder for adaptation.json")
     options = parser.parse_args(arguments)
@@ -108,11 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 read_speakers(options.source, split, trained, options.seed, recognizer.sample_rate)
                 for split in ("test", "dev")
             )
-            rates = rates or choose_rates(recognizer, dev, max(options.seconds), options.method)
+            if "tuning" in options.ways:
+                rates = rates or choose_rates(recognizer, dev, max(options.seconds), options.method)
             for speaker in test:
-                answers += compare(
-                    SpeakerModel(recognizer, speaker, options.method), run.name, options.seconds, rates
-                )
+                model = SpeakerModel(recognizer, speaker, options.method)
+                answers += compare(model, run.name, options.seconds, rates, options.ways)
                 print(f"{run.name}: {speaker.name} done", flush=True)
         options.out.mkdir(parents=True, exist_ok=True)
         chosen = [{"weights": w, "labelled": labelled, "lr": lr} for (w, labelled), lr in rates.items()]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.heads import Prediction
 from maya.heads.classify import LANGUAGE
+from maya.models.speaker_memory import encode_after
 from maya.models.speech_model import SpeechModel
 from maya.text.languages import language_among
 from maya.text.tokenizer import Tokenizer
@@ -203,6 +205,7 @@ class Recognizer:
             pieces=lambda blocks: pieces(self, blocks, cfg),
             joiner=lambda: make_joiner(self, cfg),
             finish=finish,
+            remember=cfg.remember,
         )
 
     def _transcribe_batch(
@@ -213,15 +216,25 @@ class Recognizer:
         decoded = self._decode_batch(samples, languages, decoder=decoder, predictions=False)
         return [row.hypothesis for row in decoded if row.hypothesis is not None]
 
+    def _transcribe_after(
+        self, samples: Tensor, language: str | None, decoder: Method, memory: Any
+    ) -> tuple[Hypothesis, Any]:
+        """The hypothesis of audio (N,) that continues a recording, and the memory after it; None before."""
+        (own,) = self._decode_batch([samples], [language], [memory], decoder=decoder, predictions=False)
+        assert own.hypothesis is not None
+        return own.hypothesis, own.memory
+
     def _decode_batch(
         self,
         samples: list[Tensor],
         languages: Sequence[str | None],
+        memories: Sequence[Any] | None = None,
         *,
         decoder: Method | None,
         predictions: bool,
     ) -> list[Decoded]:
-        """What the model makes of audio (N,) in a language each. `samples` is emptied: hours are large."""
+        """What the model makes of audio (N,) in a language each. `samples` is emptied: hours are large.
+        memories: what the encoder has learnt from earlier audio of each row, see `encode_after`."""
         rows = len(samples)
         seconds = [len(s) / self.sample_rate for s in samples]
         levels = None if decoder is None else [sound_levels(s, self.sample_rate) for s in samples]
@@ -229,7 +242,14 @@ class Recognizer:
             lens = torch.tensor([len(s) for s in samples], device=self.device)
             audio = _padded(samples)
             samples.clear()
-            encoded = self.model.encode_audio(audio.to(self.device), lens, hidden=self.model.hidden)
+            learnt: list[Any] = [None] * rows
+            if memories is None:
+                encoded = self.model.encode_audio(audio.to(self.device), lens, hidden=self.model.hidden)
+            else:
+                feats, feat_lens = self.model.features(audio.to(self.device), lens)
+                encoded, learnt = encode_after(
+                    self.model.encoder, feats, feat_lens, memories, self.model.hidden
+                )
             del audio
             langs, identified = self._languages(encoded, languages)
             labels = predict(self.model, encoded, langs) if predictions else {}
@@ -242,7 +262,9 @@ class Recognizer:
         self.with_text(hyps, method=kind, seconds=seconds, levels=levels)
         return [
             Decoded(
-                hypothesis=hyps[i] if hyps else None, predictions={name: labels[name][i] for name in labels}
+                hypothesis=hyps[i] if hyps else None,
+                memory=learnt[i],
+                predictions={name: labels[name][i] for name in labels},
             )
             for i in range(rows)
         ]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -72,6 +72,7 @@ class Decoded:
 
     hypothesis: Hypothesis | None
     predictions: Mapping[str, Prediction]
+    memory: Any = None  # what the encoder has learnt up to the end of it
 
 
 @config
@@ -87,11 +88,10 @@ class TranscriptionConfig:
     seconds_ahead: PosFloat = 480.0
     long_audio: LongAudioConfig | None = field(default_factory=LongAudioConfig)
 
-    def window(self, sample_rate: int) -> WindowSize:
+    def window(self, sample_rate: int, *, in_order: bool = False) -> WindowSize:
         """The same in samples."""
-        return WindowSize(
-            batch=self.max_seconds_per_batch * sample_rate, ahead=self.seconds_ahead * sample_rate
-        )
+        batch, ahead = self.max_seconds_per_batch * sample_rate, self.seconds_ahead * sample_rate
+        return WindowSize(batch=batch, ahead=ahead, in_order=in_order)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,21 +99,23 @@ class Cutting:
     """How recordings are cut into pieces and their hypotheses joined.
 
     pieces: of blocks of samples. joiner: makes what joins those of a recording. finish: completes a joined
-    hypothesis of so many seconds.
+    hypothesis of so many seconds. remember: see `LongAudioConfig`.
     """
 
     pieces: Callable[[Iterable[Tensor]], Iterator[Piece]]
     joiner: Callable[[], Joiner]
     finish: Callable[[Hypothesis, float], Hypothesis]
+    remember: bool = False
 
 
-DecodeBatch = Callable[[list[Tensor], Sequence[str | None]], list[Decoded]]
+DecodeBatch = Callable[[list[Tensor], Sequence[str | None], list[Any] | None], list[Decoded]]
 
 
 class Transcription:
     """Recordings in, transcripts out, in the order in which they are done.
 
-    decode: called with audio (N,) of each row, a list that it may empty, and the language of each row.
+    decode: called with audio (N,) of each row, a list that it may empty, the language of each row, and what
+    the encoder has learnt from earlier pieces of its track; None where each piece is by itself.
     sample_rate: Hz of the model. model_language: the model's code of a language, as in `Recognizer`. cutting:
     None takes each recording whole.
     """
@@ -133,9 +135,13 @@ class Transcription:
     def run(self, recordings: Iterable[Recording]) -> Generator[Transcript, None, None]:
         """A transcript of each recording, or of each channel. Audio that cannot be read has an `error`."""
         parts: dict[Track, _Parts] = {}
-        for read, batch in read_in_batches(recordings, self._read, self.cfg.window(self.sample_rate)):
+        remember = self.cutting is not None and self.cutting.remember
+        window = self.cfg.window(self.sample_rate, in_order=remember)
+        for read, batch in read_in_batches(recordings, self._read, window):
             touched = dict.fromkeys(read)
-            for slot, decoded in zip(batch, self._decode(batch) if batch else [], strict=True):
+            memories = [parts[s.track].memory if s.track in parts else None for s in batch]
+            decoded_batch = self._decode(batch, memories if remember else None) if batch else []
+            for slot, decoded in zip(batch, decoded_batch, strict=True):
                 parts.setdefault(slot.track, _Parts(self.cutting)).add(slot, decoded)
                 touched[slot.track] = None
             for track in read:
@@ -144,16 +150,18 @@ class Transcription:
             for track in sorted(done, key=lambda track: (track.place, track.channel or 0)):
                 yield self._transcript(track, parts.pop(track))
 
-    def _decode(self, batch: list[Slot]) -> list[Decoded]:
+    def _decode(self, batch: list[Slot], memories: list[Any] | None) -> list[Decoded]:
         """Decode a batch; in halves where the memory does not suffice for all of it."""
         try:
-            return self.decode([slot.samples for slot in batch], [slot.track.language for slot in batch])
+            languages = [slot.track.language for slot in batch]
+            return self.decode([slot.samples for slot in batch], languages, memories)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
         torch.cuda.empty_cache()
         half = len(batch) // 2
-        return self._decode(batch[:half]) + self._decode(batch[half:])
+        first, second = (None, None) if memories is None else (memories[:half], memories[half:])
+        return self._decode(batch[:half], first) + self._decode(batch[half:], second)
 
     def _transcript(self, track: Track, parts: "_Parts") -> Transcript:
         if track.error:
@@ -221,12 +229,14 @@ class _Parts:
         self.hypothesis: Hypothesis | None = None
         self.predictions: Mapping[str, Prediction] = {}
         self.is_read = False
+        self.memory: Any = None  # of the encoder, after the piece that was decoded last
         self.rows: list[tuple[Piece, Hypothesis]] = []  # in order
         self._waiting: dict[int, tuple[Piece, Decoded]] = {}
         self._decoded = self._joined = self._longest = 0
 
     def add(self, slot: Slot, decoded: Decoded) -> None:
         self._decoded += 1
+        self.memory = decoded.memory
         if len(slot.samples) > self._longest:  # the labels of the longest piece stand for the recording
             self._longest, self.predictions = len(slot.samples), decoded.predictions
         if self.joiner is None or decoded.hypothesis is None:

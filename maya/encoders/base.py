@@ -228,15 +228,28 @@ class Encoder(nn.Module):
         kind = getattr(self.cfg, "kind", type(self).__name__)
         raise MayaError(f"an encoder of kind {kind!r} cannot stream; transcribe whole files")
 
-    def adapt(self, x: Tensor, x_lens: Tensor, weights: Any = None) -> tuple[Tensor, Tensor, Any]:
-        """`forward` that continues to learn after an earlier utterance of the same speakers. Returns frames
-        (B, S, D), lens (B,), and the state after this utterance.
+    def adapt(
+        self, x: Tensor, x_lens: Tensor, weights: Any = None, *, rows: Tensor | None = None,
+        hidden: Collection[int] = (),
+    ) -> tuple[Encoded, Any]:  # fmt: skip
+        """`forward` that continues to learn after an earlier utterance of the same speakers. Returns also the
+        state after this utterance.
 
         weights: the state after the earlier utterance, of B rows or of one row for all; None for the first
-        utterance. Raises MayaError for an encoder that does not learn from utterances.
+        utterance. rows (B,) int64: the row of that state that each utterance continues. Raises MayaError for
+        an encoder that does not learn from utterances.
         """
         kind = getattr(self.cfg, "kind", type(self).__name__)
         raise MayaError(f"an encoder of kind {kind!r} does not learn from utterances; tune the model instead")
+
+    def join_memories(self, memories: Sequence[Any]) -> Any:
+        """The states of several utterances, as `adapt` returned them, as one with a row for each; None: a row
+        that begins anew. Only of an encoder that learns from utterances."""
+        raise NotImplementedError
+
+    def split_memory(self, state: Any) -> list[Any]:
+        """The rows of a state, each as a state of its own."""
+        raise NotImplementedError
 
     def stop_updates(self) -> bool:
         """In evaluation learn nothing from utterances any more. False if the encoder never does: it has no

@@ -21,6 +21,7 @@ from maya.heads.base import add_weighted
 from maya.kernels import host, onednn
 from maya.models.adapters import add_adapters, is_adapter, merge_lora
 from maya.models.config import ENCODER, SpeechModelConfig, check, head_context
+from maya.models.speaker_memory import encode_rows
 
 log = logging.getLogger(__name__)
 
@@ -189,10 +190,12 @@ class SpeechModel(nn.Module):
         views: int = 1,
         hidden: Sequence[int] = (),
         warps: Tensor | None = None,
+        row_of: Tensor | None = None,
     ) -> Encoded:
         """audio (B, N), audio_lens (B,) → encoder frames before any language is added.
 
         With `views` 2 each row is there twice, B rows apart, masked in two ways. warps: see `features`.
+        row_of: see `Batch` and `encode_rows`.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and ENCODER not in self.frozen):
             feats, feat_lens = self.features(self.noise(audio, audio_lens), audio_lens, warps)
@@ -201,7 +204,10 @@ class SpeechModel(nn.Module):
                 feats, feat_lens = feats.repeat(views, 1, 1), feat_lens.repeat(views)
             options = {"hidden": hidden} if hidden else {}
             with nullcontext() if self.encoder.quick_layers else onednn.linear_layers(feats):
-                return self.encoder(self.specaugment(feats, feat_lens), feat_lens, **options)
+                feats = self.specaugment(feats, feat_lens)
+                if row_of is not None:
+                    return encode_rows(self.encoder, feats, feat_lens, row_of, views, hidden)
+                return self.encoder(feats, feat_lens, **options)
 
     def with_language(self, encoded: Encoded, langs: Tensor | None) -> Encoded:
         """The frames with the embedding of langs (B,) added: indices, or -1 for unknown."""
@@ -225,7 +231,9 @@ class SpeechModel(nn.Module):
         self.check_rate(batch)
         weights = head_weights(self.cfg.heads, self.step)
         views = self.cfg.views if self.training else 1
-        encoded = self.encode_audio(batch.audio, batch.audio_lens, views, self.hidden, batch.warps)
+        encoded = self.encode_audio(
+            batch.audio, batch.audio_lens, views, self.hidden, batch.warps, batch.row_of
+        )
         encoded = self._with_host_lens(encoded, batch.on_host("audio_lens").repeat(views))
         step = LossStep(step=self.step, generator=generator, views=views)
         return self.losses(encoded, batch, weights=weights, step=step)

@@ -202,7 +202,7 @@ def test_lact_keeps_fast_weights_for_the_same_speaker():
         """Hypothesis, encoder frames and final fast weights of the whole utterance."""
         with torch.inference_mode():
             feats, lens = ours.features(audio[None], torch.tensor([len(audio)]))
-            enc, enc_lens, after = model.encoder.adapt(feats, lens, weights)
+            (enc, enc_lens), after = model.encoder.adapt(feats, lens, weights)
             (hyp,) = greedy(model, Encoded(enc, enc_lens), "transducer", torch.tensor([0]))
         return hyp, enc, after
 

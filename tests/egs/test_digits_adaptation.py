@@ -107,7 +107,7 @@ def test_fast_weights_without_updates_equal_no_adaptation(speaker_model: adaptat
         assert all(isinstance(weights, FastWeights) for weights in fresh)
         audio = [audio for audio, _ in speaker_model.speaker.evaluation]
         feats, lens = speaker_model.model.features(*adaptation._padded(audio))
-        enc, _, _ = encoder.adapt(feats, lens, fresh)  # one row for all utterances
+        (enc, _), _ = encoder.adapt(feats, lens, fresh)  # one row for all utterances
     assert float((plain - enc).abs().max()) < 1e-5
 
 
@@ -156,6 +156,10 @@ def test_every_way_is_in_the_table(speaker_model: adaptation.SpeakerModel, tmp_p
     written.write_text(json.dumps({"answers": [asdict(a) for a in answers]}))
     assert main([str(written)]) == 0
     assert (tmp_path / "a.png").stat().st_size > 10_000 and (tmp_path / "a.md").read_text() == text
+    other = tmp_path / "other.json"
+    other.write_text(written.read_text())
+    assert main([str(written), str(other), "--over", "speakers", "--out", str(tmp_path / "both.png")]) == 0
+    assert "| other: LoRA | given |" in (tmp_path / "both.md").read_text()
     written.write_text("{}")
     assert main([str(written)]) == 1
 

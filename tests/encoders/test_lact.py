@@ -139,7 +139,7 @@ def test_without_updates_at_test_weights_do_not_change():
             assert model.stop_updates()
         first, second = (model(y, lens).frames[:, :40] for y in (x, other))
         assert torch.equal(first, second) != updates
-    before = model.adapt(x, lens)[2][0]
+    before = model.adapt(x, lens)[1][0]
     assert torch.equal(before.w1, model.layers[0].mixer.fast.initial(1).w1)
     plain = FastConformer(FastConformerConfig(d_model=16, n_layers=1, n_heads=2, feat_in=20))
     assert not plain.stop_updates()
@@ -163,14 +163,14 @@ def test_adapt_continues_from_the_previous_utterance():
     model = perturb(open_gates(tiny())).eval()
     x, lens = torch.randn(2, 160, 20), torch.tensor([160, 100])
     plain, plain_lens = model(x, lens)
-    first, first_lens, learnt = model.adapt(x, lens)
+    (first, first_lens), learnt = model.adapt(x, lens)
     torch.testing.assert_close(first, plain)
     assert torch.equal(first_lens, plain_lens) and len(learnt) == 2
-    again, _, learnt_again = model.adapt(x, lens, learnt)
+    (again, _), learnt_again = model.adapt(x, lens, learnt)
     assert not torch.allclose(again, plain, atol=1e-3) and not torch.equal(learnt_again[0].w1, learnt[0].w1)
     # A row is a speaker: the second one alone gives the same.
     row = [type(w)(*(None if t is None else t[1:] for t in w)) for w in learnt]
-    alone, _, _ = model.adapt(x[1:, :100], lens[1:], row)
+    (alone, _), _ = model.adapt(x[1:, :100], lens[1:], row)
     torch.testing.assert_close(alone[0], again[1, : alone.shape[1]], rtol=1e-4, atol=2e-5)
 
 

@@ -79,9 +79,9 @@ def test_fast_weights_can_be_kept_for_the_next_utterance():
     assert state.fast[:, :, 0].any() and not state.fast[:, :, 1].any()
     assert not state.attention.any() and not state.convolution.any() and not state.frames.any()
     # The next utterance of the kept row begins with its weights, as `adapt` does; the other one at the start.
-    whole, _, learnt = model.adapt(x, torch.tensor(lens))
+    (whole, _), learnt = model.adapt(x, torch.tensor(lens))
     torch.testing.assert_close(first, whole[0, : len(first)], rtol=0, atol=1e-5)
-    again, _, _ = model.adapt(x, torch.tensor(lens), learnt)
+    (again, _), _ = model.adapt(x, torch.tensor(lens), learnt)
     (third, fourth), _ = streamed(model, x, lens, [0, 0], lambda: 40, state)
     torch.testing.assert_close(third, again[0, : len(third)], rtol=0, atol=1e-5)
     torch.testing.assert_close(fourth, second, rtol=0, atol=1e-5)

@@ -36,6 +36,8 @@ class Batch:
     ids: B utterance ids
     labels: B values for each name of a label, None where an utterance has none; "speaker" is always there
         where the batch is of prepared data
+    row_of: (B,) int64, or None: utterances with the same number are of one speaker, and an encoder that
+        learns from utterances goes through them in their order with one memory; without, each is by itself
     warps: (B, 3) float32 factors by which the features move formants, see maya.features.warp, or None
     host: of a batch on a device, copies on the CPU by the name of the field; see `on_host`
     """
@@ -49,6 +51,7 @@ class Batch:
     ids: list[str]
     labels: dict[str, list[str | None]] = field(default_factory=dict)
     warps: Tensor | None = None
+    row_of: Tensor | None = None
     host: dict[str, HostCopy] = field(default_factory=dict, repr=False)
 
     @property

@@ -169,9 +169,10 @@ class TrainLoader(Readahead[Job]):
     def _jobs(self, waiting: deque[Job]) -> Iterator[Job]:
         plan = self.plan
         for position in plan.positions(self.start):
-            rows, speeds = plan.take(position)
+            rows, speeds, row_of = plan.take(position)
             factors = [plan.speeds[i] for i in speeds]
-            job = Job(plan.advance(position), position.epoch, rows.tolist(), factors)
+            after, together = plan.advance(position), None if row_of is None else row_of.tolist()
+            job = Job(after, position.epoch, rows.tolist(), factors, together)
             waiting.append(job)
             yield job
 

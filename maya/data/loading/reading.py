@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -22,12 +23,14 @@ _NAMED = 5  # utterances that messages name
 
 
 class Job(NamedTuple):
-    """A batch to be read: the position after it, its epoch, its utterances, and the speed of each."""
+    """A batch to be read: the position after it, its epoch, its utterances, the speed of each, and where they
+    form rows of one speaker the number of the row of each."""
 
     position: Position
     epoch: int
     items: list[int]
     speeds: list[float]
+    row_of: list[int] | None = None
 
 
 class Skipped(NamedTuple):
@@ -93,7 +96,7 @@ class BatchReader(Dataset[Made]):
     def __getitem__(self, job: Job) -> Made:
         skipped: list[Skipped] = []
         try:
-            read = self._read(job.items, job.speeds, job.epoch, skipped)
+            read = self._read(job, skipped)
             if not read and self.stand_in:
                 read = self._stand_in(job, skipped)
         except MayaError as error:
@@ -101,9 +104,9 @@ class BatchReader(Dataset[Made]):
         if not read:
             return Made(job.position, None, skipped)
         u = self.utterances
-        items = [item for item, _ in read]
+        items = [item for item, _, _ in read]
         batch = make_batch(
-            [audio for _, audio in read],
+            [audio for _, audio, _ in read],
             [u.tokens(item) for item in items],
             [int(u.langs[item]) for item in items],
             [u.ids[item] for item in items],
@@ -111,27 +114,28 @@ class BatchReader(Dataset[Made]):
             labels=u.labels(items),
             warps=self.augment.warps([u.ids[item] for item in items], job.epoch) if self.augment else None,
         )
+        if job.row_of is not None:
+            batch.row_of = torch.tensor([row for _, _, row in read])
         return Made(job.position, batch, skipped)
 
-    def _read(
-        self, items: list[int], speeds: list[float], epoch: int, skipped: list[Skipped]
-    ) -> list[tuple[int, Tensor]]:
-        """What can be read of these; the others go to `skipped`."""
+    def _read(self, job: Job, skipped: list[Skipped]) -> list[tuple[int, Tensor, int]]:
+        """What can be read of these utterances, with their rows; the others go to `skipped`."""
         read = []
-        for item, speed in zip(items, speeds, strict=True):
+        rows = job.row_of or [0] * len(job.items)
+        for item, speed, row in zip(job.items, job.speeds, rows, strict=True):
             try:
-                read.append((item, self._audio(item, speed, epoch)))
+                read.append((item, self._audio(item, speed, job.epoch), row))
             except MayaError as error:
                 if not self.may_skip:
                     raise
                 skipped.append(Skipped(self.utterances.ids[item], str(error)))
         return read
 
-    def _stand_in(self, job: Job, skipped: list[Skipped]) -> list[tuple[int, Tensor]]:
+    def _stand_in(self, job: Job, skipped: list[Skipped]) -> list[tuple[int, Tensor, int]]:
         tried: list[Skipped] = []
         for step in range(1, _STAND_INS + 1):
             other = (job.items[0] + step * len(self.utterances) // (_STAND_INS + 1)) % len(self.utterances)
-            if read := self._read([other], [1.0], job.epoch, tried):
+            if read := self._read(Job(job.position, job.epoch, [other], [1.0]), tried):
                 return read
         raise MayaError(
             f"none of {len(skipped) + len(tried)} utterances in a row can be read; is the storage there? "

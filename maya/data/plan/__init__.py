@@ -16,6 +16,9 @@ in milliseconds however large the data, and any batch of any epoch is found by s
 is to seek. When the number of ranks changes within an epoch, the batches that have been trained on are left
 out and the others are dealt to the new ranks as in step 4; the next epoch begins as if nothing had happened.
 
+With `same_speaker` the plan deals out rows of utterances of one speaker instead of single utterances
+(`maya.data.plan.speaker_rows`), in the same way.
+
 `BatchPlan` works on columns; `maya.data.plan.sampler` plans for a CutSet and a DataLoader of torch;
 `maya.data.plan.stream` makes batches under the same caps of data without an end.
 """

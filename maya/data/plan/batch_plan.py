@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +12,7 @@ from maya.data.plan.cells import Cells, make_cells, seconds_bins
 from maya.data.plan.config import PlanConfig, Position, check
 from maya.data.plan.deal import Deal, deal
 from maya.data.plan.epoch import MIN_BATCHES, Draws, Epoch
+from maya.data.plan.speaker_rows import PlannedUtterances, SpeakerRows
 from maya.data.plan.stats import PlanStats, measure
 from maya.errors import MayaError
 
@@ -26,6 +27,7 @@ class _Data(NamedTuple):
     langs: NDArray[np.int16]  # (n,) 0 ... L - 1
     codes: NDArray[np.int64]  # (L,) the language indices that were given
     cells: Cells
+    rows: SpeakerRows | None = None  # what the columns describe, where it is not single utterances
 
 
 class BatchPlan:
@@ -60,6 +62,21 @@ class BatchPlan:
         _check_memory(columns[0], columns[1], Caps(cfg), min(speeds), ids)
         self._begin(_columns(*columns, Caps(cfg)), cfg, rank, world_size, speeds)
 
+    @classmethod
+    def of(
+        cls, utterances: PlannedUtterances, cfg: PlanConfig, *, rank: int = 0, world_size: int = 1,
+        speeds: Sequence[float] = (1.0,),
+    ) -> "BatchPlan":  # fmt: skip
+        """The plan of utterances, with cfg.same_speaker > 1 in rows of one speaker."""
+        rows = SpeakerRows(utterances, cfg) if cfg.same_speaker > 1 else None
+        of: Any = utterances if rows is None else rows
+        plan = cls(
+            of.durations, of.token_counts, of.langs, cfg if rows is None else rows.cfg,
+            rank=rank, world_size=world_size, speeds=speeds, ids=of.ids,
+        )  # fmt: skip
+        plan._data = plan._data._replace(rows=rows)
+        return plan
+
     def _begin(
         self, data: _Data, cfg: PlanConfig, rank: int, world_size: int, speeds: Sequence[float]
     ) -> None:
@@ -80,12 +97,18 @@ class BatchPlan:
 
     def __len__(self) -> int:
         """Number of utterances in the data."""
-        return len(self._data.durations)
+        return len(self.durations)
 
     @property
     def durations(self) -> NDArray[np.float32]:
         """(n,) seconds."""
-        return self._data.durations
+        rows = self._data.rows
+        return self._data.durations if rows is None else np.asarray(rows.utterances.durations)
+
+    @property
+    def rows(self) -> SpeakerRows | None:
+        """What is dealt out with cfg.same_speaker > 1; None for single utterances."""
+        return self._data.rows
 
     def with_speeds(self, speeds: Sequence[float]) -> "BatchPlan":
         """The plan of the same data when utterances are played at these speeds."""
@@ -162,25 +185,28 @@ class BatchPlan:
         if dealt is None:
             raise IndexError(f"nothing is left at {position}")
         batch = dealt.steps[position.batch, self.rank]
-        return self._epoch(position.epoch).draws(
+        draws = self._epoch(position.epoch).draws(
             int(dealt.batches.first[batch]), int(dealt.batches.last[batch])
         )
+        rows = self._data.rows
+        return draws if rows is None else rows.spread(draws, position.epoch)
 
     def stats(self, epoch: int) -> PlanStats:
         """Size, padding and language shares of an epoch over all ranks. Looks at all its utterances."""
         dealt = self._dealt(Position(epoch, 0))
         assert dealt is not None
-        data = self._data
+        data, made = self._data, self._epoch(epoch)
+        draws = made.draws(0, int(made.starts[-1]))
+        if (rows := data.rows) is None:
+            columns = data.durations, data.tokens, data.langs
+            return measure(dealt, draws, *columns, data.codes, self.speeds, self._caps)
+        u, ends = rows.utterances, np.concatenate([[0], np.cumsum(rows.sizes[draws.rows])])
+        batches = dealt.batches._replace(first=ends[dealt.batches.first], last=ends[dealt.batches.last])
+        langs = np.searchsorted(data.codes, u.langs)
         return measure(
-            dealt,
-            self._epoch(epoch),
-            data.durations,
-            data.tokens,
-            data.langs,
-            data.codes,
-            self.speeds,
-            self._caps,
-        )
+            dealt.of_utterances(batches), rows.spread(draws, epoch), self.durations, u.token_counts, langs,
+            data.codes, self.speeds, Caps(rows.given),
+        )  # fmt: skip
 
     def _epoch(self, epoch: int) -> Epoch:
         with self._lock:

@@ -91,6 +91,8 @@ class PlanConfig:
         buckets are divided further by tokens.
     temperature: 0 gives all languages the same hours, 1 leaves them as they are.
     too_long: what to do with an utterance longer than max_seconds: refuse, or make it a batch of its own.
+    same_speaker: utterances of one speaker in a row, see maya.data.plan.speaker_rows. An encoder that learns
+        from utterances (LaCT) goes through a row with one memory. All caps count every utterance of a row.
     cost: the model of cost by which the work of a step is dealt equally to the ranks.
     memory: what a training step may take; None of its terms are caps until they are measured.
     """
@@ -103,6 +105,7 @@ class PlanConfig:
     num_buckets: PosInt = 30
     temperature: Share = 0.3
     too_long: Literal["error", "alone"] = "error"
+    same_speaker: PosInt = 1
     seed: Seed = 0
     cost: CostConfig = field(default_factory=CostConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
@@ -141,5 +144,10 @@ def check(cfg: PlanConfig, speeds: Sequence[float]) -> None:
     caps = {n: getattr(cfg, n) for n in ("max_seconds", "max_utterances", "max_tokens", "max_lattice")}
     if all(value is None for value in caps.values()) and cfg.memory.max_bytes is None:
         raise MayaError(f"the plan has no cap on its batches: set one of {', '.join(caps)}")
+    if cfg.same_speaker > 1:
+        raise MayaError(
+            f"data.plan.same_speaker={cfg.same_speaker} needs the speakers of a prepared table "
+            '(data.source="table"); set it to 1'
+        )
     if not speeds or not min(speeds) > 0:
         raise MayaError(f"speed factors must be positive, not {tuple(speeds)}")

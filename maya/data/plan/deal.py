@@ -1,6 +1,7 @@
 """Dealing batches to ranks: shuffled steps of equal cost, and the rest when the number of ranks changes."""
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,12 @@ class Deal:
         trained = self.batches.first[np.unique(self.steps[:done])]
         remaining = self.batches.take(np.unique(self.steps[done:]))
         return remaining.take(np.flatnonzero(~np.isin(remaining.first, trained)))
+
+    def of_utterances(self, batches: Batches) -> "Deal":
+        """The same steps through `batches`, which count utterances instead of rows of them."""
+        other = copy(self)
+        other.batches = batches
+        return other
 
 
 def deal(

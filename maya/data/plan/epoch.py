@@ -20,7 +20,7 @@ _MIN_BATCHES_BY_TOKENS = 4 * MIN_BATCHES  # of a duration: with fewer, buckets a
 _MAX_WASTE = 1.25
 _STEP_BITS = 4  # 5 % in what tokens add to the share of a batch, or to the cost, part buckets
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are spread evenly
-_WALK, _OFFSETS, _SPEED, _ORDER, _BANDS, DEAL = range(6)  # streams of random numbers
+_WALK, _OFFSETS, _SPEED, _ORDER, _BANDS, DEAL, ROWS = range(7)  # streams of random numbers
 
 
 class Draws(NamedTuple):
@@ -28,6 +28,7 @@ class Draws(NamedTuple):
 
     rows: NDArray[np.int32]  # (m,) utterance indices
     speeds: NDArray[np.uint8]  # (m,) index of the speed factor
+    row_of: NDArray[np.int64] | None = None  # (m,) utterances with the same number are one row of a speaker
 
 
 class Batches(NamedTuple):

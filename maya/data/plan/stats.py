@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from maya.data.plan.caps import Caps
 from maya.data.plan.deal import Deal
-from maya.data.plan.epoch import Epoch
+from maya.data.plan.epoch import Draws
 from maya.text.languages import indexed_language
 
 
@@ -53,11 +53,10 @@ class PlanStats:
 
 
 def measure(
-    dealt: Deal, epoch: Epoch, durations: NDArray[np.float32], tokens: NDArray[np.int32],
-    langs: NDArray[np.int16], codes: NDArray[np.int64], speeds: Sequence[float], caps: Caps,
+    dealt: Deal, draws: Draws, durations: NDArray[np.float32], tokens: NDArray[np.int32],
+    langs: NDArray[np.signedinteger], codes: NDArray[np.int64], speeds: Sequence[float], caps: Caps,
 ) -> PlanStats:  # fmt: skip
-    """Count through an epoch. langs: (n,) index into codes, (L,) language indices."""
-    draws = epoch.draws(0, int(epoch.starts[-1]))
+    """Count through the draws of an epoch. langs: (n,) index into codes, (L,) language indices."""
     played = durations[draws.rows] / np.asarray(speeds, np.float32)[draws.speeds]
     batches = dealt.batches
     given = np.zeros(len(batches.first), np.int64)  # how often each batch is trained on

@@ -28,6 +28,10 @@ class LabelColumns:
         """The names of the labels that some utterance has, and "speaker"."""
         return tuple(self._columns)
 
+    def codes(self, name: str) -> NDArray[np.int32]:
+        """(n,) a number for each value of a label, -1 where a row has none."""
+        return self._columns[name][0]
+
     def batch(self, rows: Sequence[int]) -> dict[str, list[str | None]]:
         """The values of these rows for each name; None where a row has none."""
         return {

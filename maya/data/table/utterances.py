@@ -125,6 +125,12 @@ class Utterances:
     def __len__(self) -> int:
         return len(self.durations)
 
+    @property
+    def speakers(self) -> NDArray[np.int32]:
+        """(n,) a number for each speaker, -1 where an utterance names none."""
+        codes = self.columns.codes("speaker")
+        return codes if self.rows is None else codes[self.rows]
+
     def tokens(self, index: int) -> NDArray[np.int32]:
         """(U,) token ids of an utterance."""
         return self.token_ids[index]

@@ -49,6 +49,8 @@ class LongAudioConfig:
     overlap_seconds: of two windows, and of two pieces that divide continuous speech. join_seconds: a longer
     pause divides speech into two pieces. batch_seconds: audio that is decoded at once, with padding.
     pause_seconds: a longer pause between words begins another segment. vad: None for `speech_defaults()`.
+    remember: each piece begins with what the encoder has learnt from the pieces before it, see
+    `data.plan.same_speaker`: for LaCT trained so, one speaker, and pieces ("vad", "overlap").
     """
 
     strategy: Literal["vad", "overlap", "buffered", "whole"] = "vad"
@@ -57,6 +59,7 @@ class LongAudioConfig:
     join_seconds: NonNegFloat = 1.0
     batch_seconds: PosFloat = 120.0
     pause_seconds: PosFloat = 0.8
+    remember: bool = False
     vad: VADConfig | None = None
     buffer: BufferConfig = field(default_factory=BufferConfig)
 
@@ -76,6 +79,10 @@ class PieceRecognizer(Protocol):
     def _transcribe_batch(
         self, samples: list[Tensor], language: str | None, decoder: Method
     ) -> list[Hypothesis]: ...
+
+    def _transcribe_after(
+        self, samples: Tensor, language: str | None, decoder: Method, memory: Any
+    ) -> tuple[Hypothesis, Any]: ...
 
 
 def pieces(
@@ -122,6 +129,8 @@ def transcribe_long(
     """
     cfg = cfg or LongAudioConfig()
     buffered = cfg.strategy == "buffered"
+    if buffered and cfg.remember:
+        raise MayaError('remember=true needs pieces; set strategy="vad" or "overlap", or remember=false')
     if isinstance(method, str):
         method = recognizer.make_method(recognizer.choose_method(method, stream=buffered))
     language = recognizer.model_language(language)
@@ -129,8 +138,13 @@ def transcribe_long(
         hyp = _buffered(recognizer, method, audio, language, cfg)
     else:
         joiner = make_joiner(recognizer, cfg)
-        rate = recognizer.model.cfg.features.sample_rate
-        for batch in _batches(pieces(recognizer, audio, cfg), cfg.batch_seconds * rate):
+        rate, memory = recognizer.model.cfg.features.sample_rate, None
+        for piece in pieces(recognizer, audio, cfg) if cfg.remember else ():
+            own, memory = recognizer._transcribe_after(piece.samples, language, method, memory)
+            joiner.add(piece, own)
+        for batch in (
+            () if cfg.remember else _batches(pieces(recognizer, audio, cfg), cfg.batch_seconds * rate)
+        ):
             for piece, own in zip(batch, _decode(recognizer, method, batch, language), strict=True):
                 joiner.add(piece, own)
         hyp = joiner.finish()

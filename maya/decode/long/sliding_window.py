@@ -56,10 +56,12 @@ class Slot:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowSize:
     """batch: samples in a batch, padding counted. ahead: samples read and not yet decoded, at least a batch.
-    A single piece may be longer, and `ahead` may be exceeded by what the readers are reading."""
+    A single piece may be longer, and `ahead` may be exceeded by what the readers are reading. in_order: a
+    batch has one piece of a track, and its pieces come in their order."""
 
     batch: float
     ahead: float
+    in_order: bool = False
 
 
 Reading = Iterator[Slot | Track]
@@ -169,7 +171,11 @@ class _WaitingSlots:
         """The batch of the piece that waits longest; empty if none waits."""
         if not self.slots:
             return []
-        chosen = {*batch_of_first([len(slot.samples) for slot in self.slots], self.batch)}
+        numbers = [*range(len(self.slots))]
+        if self.size.in_order:  # the first of each track; those of a track wait in their order
+            numbers = sorted({slot.track: i for i, slot in reversed([*enumerate(self.slots)])}.values())
+        lengths = [len(self.slots[i].samples) for i in numbers]
+        chosen = {numbers[i] for i in batch_of_first(lengths, self.batch)}
         self.batch = min(2 * self.batch, self.size.batch)
         taken = [slot for i, slot in enumerate(self.slots) if i in chosen]
         self.slots = [slot for i, slot in enumerate(self.slots) if i not in chosen]

@@ -4,6 +4,7 @@ FastConformer and LaCT use it; they differ in what mixes the frames. Code that o
 `in_place` and `packed_rows`.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -72,10 +73,11 @@ class ConformerLayer(nn.Module):
         return self.norm_out(x), (mixed, convolved)
 
 
-def checkpointed(layer: nn.Module, x: Tensor, frames: Frames) -> Tensor:
-    """layer(x, frames), computed once more in the backward pass instead of kept; statistics move once."""
+def checkpointed(layer: nn.Module, *inputs: Any, run: Callable[..., Any] | None = None) -> Any:
+    """run(*inputs), by default layer(*inputs), computed once more in the backward pass instead of kept;
+    statistics of the layer move once."""
     contexts = partial(_checkpoint_contexts, layer)
-    return checkpoint(layer, x, frames, use_reentrant=False, context_fn=contexts)
+    return checkpoint(run or layer, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 def _checkpoint_contexts(layer: nn.Module) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ The cost grows linearly with the utterance. The state of a stream has a fixed si
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,31 +84,47 @@ class LaCT(StreamingEncoder, config=LaCTConfig):
         Returns:
             frames (B, S, D), zero at and beyond lens (B,) int64; S = T / factor, each halving rounded up.
         """
+        return self.adapt(x, x_lens, hidden=hidden)[0]
+
+    def adapt(
+        self, x: Tensor, x_lens: Tensor, weights: Sequence[FastWeights] | None = None, *,
+        rows: Tensor | None = None, hidden: Collection[int] = (),
+    ) -> tuple[Encoded, tuple[FastWeights, ...]]:  # fmt: skip
+        """`forward` that continues to learn after an earlier utterance of the same speakers.
+
+        weights: the second result of the call for that utterance, None for the first utterance: the fast
+        weights of each layer, a row for each of the B speakers or one row for all. rows (B,) int64: the row
+        that each utterance continues. In training gradients pass through the weights to the earlier
+        utterance, unless `cfg.detach_memory`.
+        """
         check_hidden(hidden, self.cfg.n_layers)
         recompute = self.cfg.activation_checkpointing and torch.is_grad_enabled()
         x, lens, frames = self._front(x, x_lens)
-        states = {0: x} if 0 in hidden else {}
-        for number, layer in enumerate(self.layers, 1):
-            x = checkpointed(layer, x, frames) if recompute else layer(x, frames)
+        states, learnt = {0: x} if 0 in hidden else {}, list[FastWeights]()
+        before: Sequence[FastWeights | None] = weights or [None] * self.cfg.n_layers
+        for number, (layer, own) in enumerate(zip(self.layers, before, strict=True), 1):
+            run = partial(_remembering, layer, frames=frames)
+            start = _continued(own, len(x), rows)
+            x, after = checkpointed(layer, x, start, run=run) if recompute else run(x, start)
+            learnt.append(after.detach() if self.cfg.detach_memory else after)
             if number in hidden:
                 states[number] = x
-        return Encoded(_masked(x, frames), lens, {n: _masked(y, frames) for n, y in states.items()})
+        encoded = Encoded(_masked(x, frames), lens, {n: _masked(y, frames) for n, y in states.items()})
+        return encoded, tuple(learnt)
 
-    def adapt(
-        self, x: Tensor, x_lens: Tensor, weights: Sequence[FastWeights] | None = None
-    ) -> tuple[Tensor, Tensor, tuple[FastWeights, ...]]:
-        """`forward` that continues to learn after an earlier utterance of the same speakers.
+    def join_memories(self, memories: Sequence[Any]) -> tuple[FastWeights, ...]:
+        joined = []
+        for i, layer in enumerate(self.layers):
+            start = layer.mixer.fast.initial(1)
+            rows = [start if memory is None else memory[i] for memory in memories]
+            joined.append(FastWeights(*map(_stacked, zip(*rows, strict=True))))  # type: ignore[arg-type]
+        return tuple(joined)
 
-        weights: the third result of the call for that utterance, None for the first utterance: the fast
-        weights of each layer, a row for each of the B speakers or one row for all. There is no activation
-        checkpointing.
-        """
-        x, lens, frames = self._front(x, x_lens)
-        before: Sequence[FastWeights | None] = weights or [None] * self.cfg.n_layers
-        memories = [FastMemory(_expanded(w, len(x))) for w in before]
-        for layer, memory in zip(self.layers, memories, strict=True):
-            x = layer(x, frames, memory)
-        return _masked(x, frames), lens, tuple(m.weights for m in memories if m.weights is not None)
+    def split_memory(self, state: Sequence[FastWeights]) -> list[Any]:
+        def row(layer: FastWeights, i: int) -> FastWeights:
+            return FastWeights(*(None if w is None else w[i : i + 1].clone() for w in layer))  # type: ignore[arg-type]
+
+        return [tuple(row(layer, i) for layer in state) for i in range(len(state[0].w0))]
 
     def _front(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor, Frames]:
         """Input (B, S, D) of the layers, its lengths (B,), and the `Frames` that the layers share."""
@@ -165,11 +182,31 @@ class LaCT(StreamingEncoder, config=LaCTConfig):
         return replace(state, fast=fast, learnt=learnt)
 
 
-def _expanded(weights: FastWeights | None, rows: int) -> FastWeights | None:
-    """Weights of one row expanded to `rows` rows without a copy; weights of several rows unchanged."""
+def _remembering(
+    layer: nn.Module, x: Tensor, weights: FastWeights | None, frames: Frames
+) -> tuple[Tensor, FastWeights]:
+    """The layer from these fast weights: its output, and its fast weights after it."""
+    memory = FastMemory(weights)
+    y = layer(x, frames, memory)
+    assert memory.weights is not None
+    return y, memory.weights
+
+
+def _continued(weights: FastWeights | None, count: int, rows: Tensor | None) -> FastWeights | None:
+    """`rows` of the weights, or weights of one row expanded to `count` without a copy, or all of them."""
     if weights is None:
         return None
-    return FastWeights(*(None if w is None else w.expand(rows, *w.shape[1:]) for w in weights))  # type: ignore[arg-type]
+    chosen = (
+        None if w is None else w.expand(count, *w.shape[1:]) if rows is None else w.index_select(0, rows)
+        for w in weights
+    )  # fmt: skip
+    return FastWeights(*chosen)  # type: ignore[arg-type]
+
+
+def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Matrices (1, ...) of rows as one; None is no momentum yet, which is zero."""
+    like = next((x for x in parts if x is not None), None)
+    return None if like is None else torch.cat([torch.zeros_like(like) if x is None else x for x in parts])
 
 
 def _masked(x: Tensor, frames: Frames) -> Tensor:

@@ -62,6 +62,8 @@ class FastWeightConfig:
     base_rate: PosFloat = 10.0
     fast_rotary: bool = False  # rotary positions of queries and keys, from the utterance's start
     update_at_test: bool = True  # False: no learning in evaluation, for comparison
+    learning: bool = True  # False: none in training either: a control with as many parameters
+    detach_memory: bool = False  # in training, no gradient from an utterance to those heard before it
 
 
 def check_fast_weights(cfg: FastWeightConfig, width: int) -> None:
@@ -145,7 +147,7 @@ class FastWeightBranch(nn.Module):
     @property
     def learns(self) -> bool:
         """Whether the fast weights learn in this mode."""
-        return self.training or self.cfg.update_at_test
+        return self.cfg.learning and (self.training or self.cfg.update_at_test)
 
     def stop_updates(self) -> None:
         """Do not learn in evaluation any more."""
@@ -206,6 +208,9 @@ class FastWeightBranch(nn.Module):
             update_weights=cfg.update_weights,
         )
         y = F.rms_norm(y, y.shape[-1:], eps=RMS_EPS) * self.norm
+        if not cfg.learning and self.training:  # DDP waits for a gradient from each parameter
+            unused = [rates, self.step_scale, *([] if gate is None else [gate])]
+            y = y + 0.0 * torch.stack([u.sum() for u in unused]).sum().to(y.dtype)
         return (y * F.silu(self.gate(x))[..., None]).flatten(2), after
 
     def _key(self, x: Tensor, index: int, first: Tensor | None) -> Tensor:
