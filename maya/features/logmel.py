@@ -150,7 +150,8 @@ class LogMel(Features, config=LogMelConfig):
                 start = max(begin, 0)
                 inner = samples[start - begin : end - begin]
                 now = row[start:end].float()
-                torch.sub(now[1:], now[:-1], alpha=self.cfg.preemphasis, out=inner[1:])
+                torch.mul(now[:-1], self.cfg.preemphasis, out=inner[1:])
+                torch.sub(now[1:], inner[1:], out=inner[1:])
                 before = row[start - 1].float() if start else 0.0
                 inner[0] = now[0] - self.cfg.preemphasis * before
                 out[first:last] = self.log_mel_of(samples[None])[0]
