@@ -49,7 +49,7 @@ class QuickLinear(nn.Linear):
 
 def convolution(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """`layer(x)`. On one thread torch computes 1 x 1 kernels without oneDNN, in twice the time."""
-    if not (suits(x) and available()):
+    if layer.kernel_size != (1, 1) or not (suits(x) and available()):
         output: Tensor = layer(x)
         return output
     options = (layer.padding, layer.stride, layer.dilation, layer.groups, "none", [], "")

@@ -35,8 +35,10 @@ class CTCPrefixes:
         """log_probs (B, S, V), lens (B,) frames. Frames beyond `lens` change nothing."""
         device, self._blank_id, self._beam = log_probs.device, blank, beam
         self._events = ctc_events(log_probs, lens, blank=blank, token_beam=token_beam)
-        self._log_probs, self._lens = log_probs.contiguous(), lens
+        self._log_probs = log_probs.contiguous()
         batch, self._most_frames, self._outputs = log_probs.shape
+        self._lens = lens[self._events.order]
+        self._event_places = self._places(self._events.rows, self._events.frames)
         self.blank = torch.full((batch, beam), -torch.inf, device=device, dtype=log_probs.dtype)
         self.blank[:, 0] = 0.0
         self.label = torch.full_like(self.blank, -torch.inf)
@@ -58,9 +60,11 @@ class CTCPrefixes:
     def search(self, *, n_best: int, length_norm: bool) -> list[list[tuple[list[int], float]]]:
         """The tokens and the score of the best prefixes in the end, best first, for each row of the batch.
         length_norm: scores are those per token, the end counted as one."""
+        begin = 0
         for number, active in enumerate(self._events.active):
             self._put_aside(active)
-            self._step(self._events, number, active)
+            self._step(self._events, number, slice(begin, begin + active))
+            begin += active
         self._put_aside(0)
         parts = [torch.cat(column[::-1]) for column in zip(*self._aside, strict=True)]
         self.blank, self.label, text, self._last = parts
@@ -125,30 +129,22 @@ class CTCPrefixes:
 
     def _pass_rest(self) -> None:
         """The frames after the last event of each row."""
-        starts, order = self._events.starts, self._events.order
-        lens = self._lens[order]
-        ends = torch.cat([starts[1:], starts.new_tensor([len(self._events.frames)])])
-        first = torch.zeros_like(starts)
-        if len(self._events.frames):
-            last = self._events.frames[(ends - 1).clamp(min=0)]
-            first = torch.where(ends > starts, last + 1, 0)
-        rest = lens - first
+        rest = self._events.rest
         longest = int(rest.max()) if len(rest) else 0
         if longest > 0:
-            self._pass(first, rest, longest)
+            self._pass(self._lens - rest, rest, longest)
 
-    def _step(self, events: CTCEvents, number: int, active: int) -> None:
-        """The event `number` of each row."""
-        event = events.starts[:active] + number
-        frame, tried = events.frames[event], events.columns[number]
+    def _step(self, events: CTCEvents, number: int, step: slice) -> None:
+        """The event `number` of each row; `step` of all events."""
+        tried = events.columns[number]
         if events.longest_gaps[number]:
-            gaps = events.gaps[event]
-            self._pass(frame - gaps, gaps, events.longest_gaps[number])
-        tokens, log_probs = events.tokens[event, :tried], events.log_probs[event, :tried]
-        total, places = self._total(), self._places(events.order[:active], frame)[:, None]
-        again = self._log_probs.take(places + self._last)
-        longer, gain = self._longer(tokens, log_probs, total, again, events.least[event])
-        blank = total + self._log_probs.take(places + self._blank_id)
+            gaps = events.gaps[step]
+            self._pass(events.frames[step] - gaps, gaps, events.longest_gaps[number])
+        tokens, log_probs = events.tokens[step, :tried], events.log_probs[step, :tried]
+        total = self._total()
+        again = self._log_probs.take(self._event_places[step, None] + self._last)
+        longer, gain = self._longer(tokens, log_probs, total, again, events.least[step])
+        blank = total + events.blanks[step, None]
         label = torch.logaddexp(self.label + again, gain)
         added = self._text_of(tokens)
         texts = torch.cat([self.text, (self.text[:, :, None] + added).flatten(1)], 1)
