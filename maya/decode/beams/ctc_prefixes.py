@@ -39,6 +39,7 @@ class CTCPrefixes:
         batch, self._most_frames, self._outputs = log_probs.shape
         self._lens = lens[self._events.order]
         self._event_places = self._places(self._events.rows, self._events.frames)
+        self._gap_places = self._event_places - self._events.gaps * self._outputs
         self.blank = torch.full((batch, beam), -torch.inf, device=device, dtype=log_probs.dtype)
         self.blank[:, 0] = 0.0
         self.label = torch.full_like(self.blank, -torch.inf)
@@ -55,6 +56,8 @@ class CTCPrefixes:
         self._states_aside: list[State] = []
         self._trace = Trace(blank)
         self._frame_numbers = torch.arange(log_probs.shape[1], device=device)
+        self._frame_places = self._frame_numbers * self._outputs
+        self._last_place = log_probs.numel() - self._outputs
         self._first_prefixes = torch.arange(batch, device=device)[:, None] * beam
 
     def search(self, *, n_best: int, length_norm: bool) -> list[list[tuple[list[int], float]]]:
@@ -102,12 +105,12 @@ class CTCPrefixes:
     def _pass(self, first: Tensor, gaps: Tensor, longest: int) -> None:
         """Frames on which no token is tried: each prefix stays, by blanks or by its last token.
 
-        first, gaps (n,): the first of these frames of each row, and their number, at most `longest`. Of g
-        frames a path repeats the last token on the first m, and takes blank on the others.
+        first, gaps (n,): where the outputs of the first of these frames of each row begin among all log
+        probabilities, and the number of the frames, at most `longest`. Of g frames a path repeats the last
+        token on the first m, and takes blank on the others.
         """
-        rows, steps = self._events.order[: len(first), None], self._frame_numbers[:longest]
-        places = self._places(rows, (first[:, None] + steps).clamp_(max=self._most_frames - 1))
-        outside = steps >= gaps[:, None]
+        places = (first[:, None] + self._frame_places[:longest]).clamp_(max=self._last_place)
+        outside = self._frame_numbers[:longest] >= gaps[:, None]
         blanks = self._log_probs.take(places + self._blank_id).masked_fill_(outside, 0.0)
         again = self._log_probs.take(places[:, None] + self._last[:, :, None])
         repeated = again.sub_(blanks[:, None]).masked_fill_(outside[:, None], 0.0).cumsum(-1)
@@ -117,7 +120,7 @@ class CTCPrefixes:
         # The m-th term is that of m repetitions; there are fewer than there are frames.
         some = self.label.masked_fill(gaps[:, None] == 0, -torch.inf)
         if longest > 1:
-            repetitions = repeated[..., :-1].masked_fill(outside[:, None, 1:], -torch.inf)
+            repetitions = repeated[..., :-1].masked_fill_(outside[:, None, 1:], -torch.inf)
             some = torch.logaddexp(some, self.label + repetitions.logsumexp(-1))
         self.blank = torch.logaddexp(self.blank, some)
         self.label = self.label + repeated[..., -1]
@@ -132,14 +135,14 @@ class CTCPrefixes:
         rest = self._events.rest
         longest = int(rest.max()) if len(rest) else 0
         if longest > 0:
-            self._pass(self._lens - rest, rest, longest)
+            self._pass(self._places(self._events.order, self._lens - rest), rest, longest)
 
     def _step(self, events: CTCEvents, number: int, step: slice) -> None:
         """The event `number` of each row; `step` of all events."""
         tried = events.columns[number]
         if events.longest_gaps[number]:
             gaps = events.gaps[step]
-            self._pass(events.frames[step] - gaps, gaps, events.longest_gaps[number])
+            self._pass(self._gap_places[step], gaps, events.longest_gaps[number])
         tokens, log_probs = events.tokens[step, :tried], events.log_probs[step, :tried]
         total = self._total()
         again = self._log_probs.take(self._event_places[step, None] + self._last)
