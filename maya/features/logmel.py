@@ -137,8 +137,8 @@ class LogMel(Features, config=LogMelConfig):
         return is_free and not self.training and not self.cfg.legacy
 
     def _by_rows(self, audio: Tensor, audio_lens: Tensor, frames: int) -> Tensor:
-        """(B, N), (B,) -> log-mel (B, frames, num_mels), zero beyond each row's frames. Only faster, on a CPU:
-        padding costs nothing, and the spectra of a stretch stay in the cache."""
+        """(B, N), (B,) -> log-mel (B, frames, num_mels), zero beyond each row's frames. This only makes a CPU
+        faster: padding costs nothing, and the spectra of a stretch stay in the cache."""
         feats = torch.zeros(len(audio), frames, self.cfg.num_mels, device=audio.device)
         half, hop = self.cfg.n_fft // 2, self.hop_samples
         for row, length, out in zip(audio, audio_lens.tolist(), feats, strict=True):

@@ -209,7 +209,9 @@ def draws(bench: Bench, refs: Sequence[str], *, count: int, spoken: int, length:
 
     said = phrases(refs)
     if len(said) < spoken:
-        sys.exit(f"the references have {len(said)} phrases of {length} words, not {spoken}; raise --phrase-words")
+        sys.exit(
+            f"the references have {len(said)} phrases of {length} words, not {spoken}; raise --phrase-words"
+        )
     silent = sorted(phrases(text for _, text in bench.train) - said)
     rng, fill = random.Random(seed), min(LIST - spoken, len(silent))
     return [(rng.sample(sorted(said), spoken), rng.sample(silent, fill)) for _ in range(count)]

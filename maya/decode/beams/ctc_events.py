@@ -68,9 +68,7 @@ def ctc_events(log_probs: Tensor, lens: Tensor, *, blank: int, token_beam: float
 
     rows, frames_now = on_device(order[places]), on_device(frames)
     event_least, outputs = least[rows, frames_now], log_probs[rows, frames_now]
-    tokens, scores = _tried(
-        outputs, event_least, on_device(event_counts), blank, int(columns.max(initial=1))
-    )
+    tokens, scores = _tried(outputs, event_least, on_device(event_counts), blank, int(columns.max(initial=1)))
     return CTCEvents(
         order=on_device(order), active=[int((per_row > e).sum()) for e in range(steps)],
         columns=columns.tolist(), rows=rows, frames=frames_now, tokens=tokens, log_probs=scores,
