@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 # Rows of a call. oneDNN prepares a product for each number of rows and each shape of a weight, and torch
 # keeps up to 1024 of them, 0.6 to 2.5 MB each: with calls of any number of rows, memory grew by a gigabyte.
-# Rows that fill no block go through MKL.
+# Fewer rows than the least block go through MKL.
 BLOCKS = (512, 256, 128, 64, 32, 16)
 
 
@@ -47,32 +47,49 @@ class QuickLinear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
+def convolution(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """`layer(x)`. On one thread torch computes 1 x 1 kernels without oneDNN, in twice the time."""
+    if layer.kernel_size != (1, 1) or not (suits(x) and available()):
+        output: Tensor = layer(x)
+        return output
+    options = (layer.padding, layer.stride, layer.dilation, layer.groups, "none", [], "")
+    product: Tensor = torch.ops.mkldnn._convolution_pointwise(x, layer.weight, layer.bias, *options)
+    return product
+
+
 def in_blocks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """`function` of rows, (n, K) → (n, N), over x (..., K) → (..., N), in blocks of which `linear` takes each
     at once. What `function` makes in between stays in the cache, and is not copied."""
     rows = x.reshape(-1, x.shape[-1])
-    sizes = block_sizes(rows.shape[0])
-    if len(sizes) == 1:
+    blocks = blocks_of(rows.shape[0])
+    if len(blocks) == 1:
         y = function(rows)
         return y.view(*x.shape[:-1], y.shape[1])
-    out, begin = None, 0
-    for part in rows.split(sizes):
-        y = function(part)
+    out = None
+    for begin, end in blocks:
+        y = function(rows[begin:end])
         if out is None:
             out = y.new_empty(rows.shape[0], y.shape[1])
-        out[begin : begin + y.shape[0]] = y
-        begin += y.shape[0]
+        out[begin:end] = y
     assert out is not None
     return out.view(*x.shape[:-1], out.shape[1])
 
 
-def block_sizes(rows: int) -> list[int]:
-    """The numbers of rows of each call: `BLOCKS`, and in the end what is less than the last of them."""
-    sizes = []
-    for block in BLOCKS:
-        sizes += [block] * (rows // block)
-        rows %= block
-    return [*sizes, rows] if rows or not sizes else sizes
+def blocks_of(rows: int) -> list[tuple[int, int]]:
+    """The first row and the end of each call, which has as many rows as one of `BLOCKS`.
+
+    The last call may begin within the one before: to compute rows twice costs less than several small calls.
+    For 192 x 768 one of 256 rows takes 0.9 ms, and 128 + 64 + 32 + 16 + 8 rows take 1.4 ms.
+    """
+    blocks, begin = [], 0
+    while rows - begin >= BLOCKS[-1] or (begin and begin < rows):
+        rest = rows - begin
+        nearly_full = [b for b in BLOCKS if rest <= b <= rows and 4 * rest >= 3 * b]
+        size = nearly_full[-1] if nearly_full else max((b for b in BLOCKS if b <= rest), default=BLOCKS[-1])
+        begin = min(begin, rows - size)
+        blocks.append((begin, begin + size))
+        begin += size
+    return blocks or [(0, rows)]
 
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:

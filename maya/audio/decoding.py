@@ -153,7 +153,7 @@ def sample_blocks(source: Source, seconds: float) -> Iterator[tuple[NDArray[np.f
         except DamagedAudio as error:
             raise _failure_of(file) or MayaError(f"cannot decode {name} as audio: it {error}") from None
         return
-    with open_audio(source, name, whole=False) as audio:
+    with open_audio(file, name, whole=False) as audio:  # the same file: a small one was read to its end
         for samples in audio.blocks(max(1, int(seconds * audio.sample_rate))):
             yield samples, audio.sample_rate
 

@@ -116,12 +116,13 @@ def word_edges(anchors: Sequence[Anchor], levels: Levels) -> list[Span | None]:
             continue
         low = max(0, places[begin][0] - _REACH)
         passage = levels[low : places[end - 1][1] + _REACH]
-        if not len(passage) or np.ptp(np.percentile(passage, (5, 95))) < _LEAST_RANGE:
+        bottom, top = np.percentile(passage, (5, 95)) if len(passage) else (0.0, 0.0)
+        if top - bottom < _LEAST_RANGE:
             edges += [None] * (end - begin)
             continue
         last = len(passage) - 1
         inside = [(min(a - low, last), min(max(a, b) - low, last)) for a, b in places[begin:end]]
-        spans = _passage_edges(_Passage(passage), inside, [a.size for a in anchors[begin:end]])
+        spans = _passage_edges(_Passage(passage, bottom, top), inside, [a.size for a in anchors[begin:end]])
         edges += [((low + a) * LEVEL_SECONDS, (low + b) * LEVEL_SECONDS) for a, b in spans]
     return edges
 
@@ -136,10 +137,9 @@ class _Boundary:
 
 
 class _Passage:
-    """Levels (n,) scaled to [0, 1]."""
+    """Levels (n,) scaled to [0, 1], which `low` and `high` become."""
 
-    def __init__(self, levels: Levels) -> None:
-        low, high = np.percentile(levels, (5, 95))
+    def __init__(self, levels: Levels, low: float, high: float) -> None:
         self.levels = np.clip((levels - low) / (high - low), 0, 1).tolist()
         self.quiet = [level < _QUIET for level in self.levels]
 

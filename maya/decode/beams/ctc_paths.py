@@ -73,18 +73,21 @@ def _best_paths(
     texts, frames, size = emissions.shape
     skips = np.zeros((texts, size), bool)
     skips[:, 3::2] = states[:, 3::2] != states[:, 1:-2:2]  # a token may follow another one at once
+    skip_costs = np.where(skips, 0.0, -np.inf).astype(emissions.dtype)
     padded = np.full((texts, size + 2), -np.inf, emissions.dtype)  # two states before the first
-    score = padded[:, 2:]
+    score, before, two_before = padded[:, 2:], padded[:, 1:-1], padded[:, :-2]
     score[:, :2] = emissions[:, 0, :2]
     moves = np.zeros((frames, texts, size), np.int8)
+    by_frame = np.ascontiguousarray(emissions.swapaxes(0, 1))
     ended = {frame: np.flatnonzero(lengths <= frame) for frame in range(int(lengths.min(initial=0)), frames)}
     for frame in range(1, frames):
-        best, move = score.copy(), moves[frame]
-        for back, before in ((1, padded[:, 1:-1]), (2, np.where(skips, padded[:, :-2], -np.inf))):
-            better = before > best
-            best = np.where(better, before, best)
-            move[better] = back
-        best += emissions[:, frame]
+        move = moves[frame]
+        np.greater(before, score, out=move)
+        best = np.maximum(score, before)
+        skipped = two_before + skip_costs
+        np.putmask(move, skipped > best, 2)
+        np.maximum(best, skipped, out=best)
+        best += by_frame[frame]
         over = ended.get(frame)
         if over is not None and len(over):
             best[over], move[over] = score[over], 0

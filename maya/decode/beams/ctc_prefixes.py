@@ -35,8 +35,11 @@ class CTCPrefixes:
         """log_probs (B, S, V), lens (B,) frames. Frames beyond `lens` change nothing."""
         device, self._blank_id, self._beam = log_probs.device, blank, beam
         self._events = ctc_events(log_probs, lens, blank=blank, token_beam=token_beam)
-        self._log_probs, self._lens = log_probs.contiguous(), lens
+        self._log_probs = log_probs.contiguous()
         batch, self._most_frames, self._outputs = log_probs.shape
+        self._lens = lens[self._events.order]
+        self._event_places = self._places(self._events.rows, self._events.frames)
+        self._gap_places = self._event_places - self._events.gaps * self._outputs
         self.blank = torch.full((batch, beam), -torch.inf, device=device, dtype=log_probs.dtype)
         self.blank[:, 0] = 0.0
         self.label = torch.full_like(self.blank, -torch.inf)
@@ -53,14 +56,18 @@ class CTCPrefixes:
         self._states_aside: list[State] = []
         self._trace = Trace(blank)
         self._frame_numbers = torch.arange(log_probs.shape[1], device=device)
+        self._frame_places = self._frame_numbers * self._outputs
+        self._last_place = log_probs.numel() - self._outputs
         self._first_prefixes = torch.arange(batch, device=device)[:, None] * beam
 
     def search(self, *, n_best: int, length_norm: bool) -> list[list[tuple[list[int], float]]]:
         """The tokens and the score of the best prefixes in the end, best first, for each row of the batch.
         length_norm: scores are those per token, the end counted as one."""
+        begin = 0
         for number, active in enumerate(self._events.active):
             self._put_aside(active)
-            self._step(self._events, number, active)
+            self._step(self._events, number, slice(begin, begin + active))
+            begin += active
         self._put_aside(0)
         parts = [torch.cat(column[::-1]) for column in zip(*self._aside, strict=True)]
         self.blank, self.label, text, self._last = parts
@@ -98,12 +105,12 @@ class CTCPrefixes:
     def _pass(self, first: Tensor, gaps: Tensor, longest: int) -> None:
         """Frames on which no token is tried: each prefix stays, by blanks or by its last token.
 
-        first, gaps (n,): the first of these frames of each row, and their number, at most `longest`. Of g
-        frames a path repeats the last token on the first m, and takes blank on the others.
+        first, gaps (n,): where the outputs of the first of these frames of each row begin among all log
+        probabilities, and the number of the frames, at most `longest`. Of g frames a path repeats the last
+        token on the first m, and takes blank on the others.
         """
-        rows, steps = self._events.order[: len(first), None], self._frame_numbers[:longest]
-        places = self._places(rows, (first[:, None] + steps).clamp_(max=self._most_frames - 1))
-        outside = steps >= gaps[:, None]
+        places = (first[:, None] + self._frame_places[:longest]).clamp_(max=self._last_place)
+        outside = self._frame_numbers[:longest] >= gaps[:, None]
         blanks = self._log_probs.take(places + self._blank_id).masked_fill_(outside, 0.0)
         again = self._log_probs.take(places[:, None] + self._last[:, :, None])
         repeated = again.sub_(blanks[:, None]).masked_fill_(outside[:, None], 0.0).cumsum(-1)
@@ -113,7 +120,7 @@ class CTCPrefixes:
         # The m-th term is that of m repetitions; there are fewer than there are frames.
         some = self.label.masked_fill(gaps[:, None] == 0, -torch.inf)
         if longest > 1:
-            repetitions = repeated[..., :-1].masked_fill(outside[:, None, 1:], -torch.inf)
+            repetitions = repeated[..., :-1].masked_fill_(outside[:, None, 1:], -torch.inf)
             some = torch.logaddexp(some, self.label + repetitions.logsumexp(-1))
         self.blank = torch.logaddexp(self.blank, some)
         self.label = self.label + repeated[..., -1]
@@ -125,30 +132,22 @@ class CTCPrefixes:
 
     def _pass_rest(self) -> None:
         """The frames after the last event of each row."""
-        starts, order = self._events.starts, self._events.order
-        lens = self._lens[order]
-        ends = torch.cat([starts[1:], starts.new_tensor([len(self._events.frames)])])
-        first = torch.zeros_like(starts)
-        if len(self._events.frames):
-            last = self._events.frames[(ends - 1).clamp(min=0)]
-            first = torch.where(ends > starts, last + 1, 0)
-        rest = lens - first
+        rest = self._events.rest
         longest = int(rest.max()) if len(rest) else 0
         if longest > 0:
-            self._pass(first, rest, longest)
+            self._pass(self._places(self._events.order, self._lens - rest), rest, longest)
 
-    def _step(self, events: CTCEvents, number: int, active: int) -> None:
-        """The event `number` of each row."""
-        event = events.starts[:active] + number
-        frame, tried = events.frames[event], events.columns[number]
+    def _step(self, events: CTCEvents, number: int, step: slice) -> None:
+        """The event `number` of each row; `step` of all events."""
+        tried = events.columns[number]
         if events.longest_gaps[number]:
-            gaps = events.gaps[event]
-            self._pass(frame - gaps, gaps, events.longest_gaps[number])
-        tokens, log_probs = events.tokens[event, :tried], events.log_probs[event, :tried]
-        total, places = self._total(), self._places(events.order[:active], frame)[:, None]
-        again = self._log_probs.take(places + self._last)
-        longer, gain = self._longer(tokens, log_probs, total, again, events.least[event])
-        blank = total + self._log_probs.take(places + self._blank_id)
+            gaps = events.gaps[step]
+            self._pass(self._gap_places[step], gaps, events.longest_gaps[number])
+        tokens, log_probs = events.tokens[step, :tried], events.log_probs[step, :tried]
+        total = self._total()
+        again = self._log_probs.take(self._event_places[step, None] + self._last)
+        longer, gain = self._longer(tokens, log_probs, total, again, events.least[step])
+        blank = total + events.blanks[step, None]
         label = torch.logaddexp(self.label + again, gain)
         added = self._text_of(tokens)
         texts = torch.cat([self.text, (self.text[:, :, None] + added).flatten(1)], 1)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from maya.encoders.conformer import row_attention
 from maya.encoders.conformer.packed_rows import Rows
 from maya.encoders.positions import sinusoids
 from maya.errors import MayaError
@@ -183,6 +184,8 @@ class RelPositionAttention(nn.Module):
         p = self.split_heads(self.linear_pos, frames.positions)
         if frames.rows is None:
             y = self._attend(q, Keys(k, v, frames.valid), p, frames.span)
+        elif not (self.training or frames.span.limited) and row_attention.takes(frames.rows, q):
+            y = row_attention.attend_rows(frames.rows, q, k, v, p, self.position_biases)
         else:
             rows = zip(frames.rows.split(q), frames.rows.split(k), frames.rows.split(v), strict=True)
             y = frames.rows.join(

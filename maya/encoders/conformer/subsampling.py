@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from maya.errors import MayaError
+from maya.kernels import host, onednn
 from maya.kernels.onednn import QuickLinear
 
 # Limit for the elements of the widest activation of one convolution call. Larger batches are split into
@@ -17,6 +18,8 @@ from maya.kernels.onednn import QuickLinear
 # forward and backward, 2 cores).
 MAX_PART_ELEMENTS = 2**31 - 1
 MAX_PART_ELEMENTS_CPU = 2_500_000
+# Without gradients whole utterances share a part only as far as the cache of a core holds it.
+MAX_ROWS_ELEMENTS_CPU = 1_000_000
 
 Lens = TypeVar("Lens", Tensor, int)
 
@@ -81,6 +84,8 @@ class DepthwiseStridedSubsampling(nn.Module):
         keep = max(1, 2 * limit // (per_frame * self.factor) - self.overlap)
         if on_cpu and part < 2 and not torch.compiler.is_compiling():
             return self._row_by_row(x, lens.tolist(), keep), out_lens
+        if _writes_padding(x, lens):
+            part = min(part, MAX_ROWS_ELEMENTS_CPU // (per_frame * self._halved(frames)))
         parts = zip(x.split(max(1, part)), lens.split(max(1, part)), strict=True)
         rows = [self._stretches(x_part, lens_part, keep) for x_part, lens_part in parts]
         return rows[0] if len(rows) == 1 else torch.cat(rows), out_lens
@@ -97,10 +102,11 @@ class DepthwiseStridedSubsampling(nn.Module):
         # Permuted from (B, T, F, 1), the strides are channels last (those of `x[:, None]` are ambiguous), and
         # all later layers keep that layout: a third less time than channels first.
         x = x.unsqueeze(-1).permute(0, 3, 1, 2)
+        layer: Any
         for layer in self.conv:
             if not isinstance(layer, nn.ReLU):
                 frames, bins = (self._halved(n) for n in x.shape[2:])
-                x = layer(x)
+                x = onednn.convolution(layer, x)
                 if self.causal and layer.stride == (2, 2):
                     x = x[:, :, :frames, :bins]
             elif not masked:
@@ -109,6 +115,11 @@ class DepthwiseStridedSubsampling(nn.Module):
                 assert lens is not None
                 lens = subsampled_lens(lens, 2, self.causal)
                 starts = None if starts is None else starts // 2
+                if starts is None and _writes_padding(x, lens):
+                    x = x.relu_()
+                    for row, n in zip(x, lens.tolist(), strict=True):
+                        row[:, max(0, n) :].zero_()
+                    continue
                 mask = (~_beyond(x.shape[2], lens, starts)).to(x.dtype)[:, None, :, None]
                 plain = self.causal or torch.compiler.is_compiling()
                 x = x.relu() * mask if plain else _ReluMasked.apply(x, mask)
@@ -170,6 +181,12 @@ def init_front(front: DepthwiseStridedSubsampling) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu" if halved else "linear")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def _writes_padding(x: Tensor, lens: Tensor) -> bool:
+    """Whether to zero padding in place: on a CPU, without a gradient, a mask costs two passes over `x`."""
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return host.reads_freely(lens) and x.is_cpu and not (torch.is_grad_enabled() or is_traced)
 
 
 def _beyond(frames: int, lens: Tensor, starts: Tensor | None = None) -> Tensor:
