@@ -6,6 +6,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -168,6 +169,17 @@ def _probe_chunk(chunk: _Chunk) -> tuple[str, bool, list[Entry | Problem]]:
     return name, fresh, results
 
 
+@lru_cache(maxsize=4096)
+def _real_folder(path: str) -> str:
+    return os.path.realpath(path)
+
+
+def _without_links(path: str) -> str:
+    """As os.path.realpath of a file, which would look at all its folders for each of millions of files."""
+    folder, name = os.path.split(path)
+    return os.path.realpath(path) if os.path.islink(path) else os.path.join(_real_folder(folder), name)
+
+
 class FileStatus(NamedTuple):
     """size: bytes; mtime_ns: time of change, in ns since 1970."""
 
@@ -178,7 +190,7 @@ class FileStatus(NamedTuple):
 def audio_path(folder: Path, row: Row) -> str:
     """Where the audio of a row lies, or its tar: an absolute path, or an object in S3 (s3://bucket/key)."""
     name = row.tar or row.audio
-    return name if name.startswith(_S3) else os.path.abspath(folder / name)
+    return name if name.startswith(_S3) else os.path.abspath(os.path.join(folder, name))
 
 
 def look(path: str) -> FileStatus | None:
@@ -242,7 +254,7 @@ def _entry(
     in_tar = row.tar is not None
     return Entry(
         id=row.id,
-        path=path if path.startswith(_S3) else os.path.realpath(path),
+        path=path if path.startswith(_S3) else _without_links(path),
         offset=audio.offset if in_tar else None,
         size=audio.size if in_tar else None,
         member=row.audio if in_tar else None,

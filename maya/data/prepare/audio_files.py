@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from maya.data.corpus.manifest import Row
 from maya.data.measure.probe import audio_path, look
-from maya.data.prepare.columns import first_rows, keys
+from maya.data.prepare.columns import MEMORY, Scratch, first_rows, is_first, keys
 
 NAME = "audio_files.arrow"
 _ABSENT = -1
@@ -88,11 +88,11 @@ def read(path: Path) -> AudioFiles | None:
     return AudioFiles(lambda: (names for names, _ in _batches(path)), stamps)
 
 
-def join(sources: Sequence[Path], path: Path) -> None:
+def join(sources: Sequence[Path], path: Path, scratch: Scratch = MEMORY) -> None:
     """Write the files of several lists as one, each once: with the stamps of the first list that has it."""
-    parts = [keys(names) for source in sources for names, _ in _batches(source)]
-    column = np.concatenate([np.zeros(0, np.uint64), *parts])
-    wanted = first_rows(column) == np.arange(len(column))
+    count = sum(len(names) for source in sources for names, _ in _batches(source))
+    parts = (keys(names) for source in sources for names, _ in _batches(source))
+    wanted = is_first(first_rows(scratch.joined(parts, count, np.uint64), scratch))
     begin, written, names, stamps = 0, 0, list[str](), _stamps([])
     with _writing(path) as writer:
         for some, some_stamps in (batch for source in sources for batch in _batches(source)):

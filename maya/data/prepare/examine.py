@@ -19,14 +19,24 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from maya.data.corpus.manifest import PARTS, Problem, short
+from maya.data.corpus.manifest import PARTS, Problem
 from maya.data.measure.entry import Entry
 from maya.data.measure.flags import check_drop, problem, sort_out
 from maya.data.measure.measured import forget_others
 from maya.data.measure.reasons import TEXT
 from maya.data.measure.workers import cpus, in_processes
 from maya.data.prepare.audio_checks import audio_limits
-from maya.data.prepare.columns import first_rows, met_in, mixed, ranked, text_order
+from maya.data.prepare.columns import (
+    Scratch,
+    counted,
+    first_rows,
+    is_first,
+    met_in,
+    mixed,
+    ranked,
+    sorted_by,
+    text_order,
+)
 from maya.data.prepare.compare import SharedAudio, Suspicions, compare_texts, suspicions
 from maya.data.prepare.config import PrepareConfig
 from maya.data.prepare.earlier import Earlier, corpus_name
@@ -40,6 +50,8 @@ from maya.data.prepare.shards import (
     ShardJob,
     ShardOptions,
     Shards,
+    forget_rows,
+    id_occurs_twice,
     read_problems,
     row_keys,
     shard_jobs,
@@ -238,12 +250,14 @@ def examine(
     options = shard_options(corpus, languages, cfg, keep=keep, made=made, root=root)
     jobs = shard_jobs(options, top / "shards")
     workers = cfg.probe.num_workers or cpus()
-    if earlier is not None:  # before hours of measuring
-        read = in_processes(row_keys, jobs, min(workers, len(jobs)), "reading the corpus")
-        earlier.check_ids(corpus_name(corpus), *map(np.concatenate, zip(*read, strict=True)))
-    shards = Shards(runner(jobs, workers))
-    _check_ids(shards, jobs)
-    del jobs  # with the rows of a corpus that is not divided
+    try:
+        if earlier is not None:  # before hours of measuring
+            read = in_processes(row_keys, jobs, min(workers, len(jobs)), "reading the corpus")
+            earlier.check_ids(corpus_name(corpus), *map(np.concatenate, zip(*read, strict=True)))
+        shards = Shards(runner(jobs, workers), Scratch(top / "merging"))
+        _check_ids(shards, jobs)
+    finally:
+        forget_rows(jobs)
     if earlier is not None:
         earlier.check_audio(corpus_name(corpus), shards)
     if keep is not None:
@@ -262,7 +276,7 @@ def _compared(
     """The checks of all utterances together, and the split."""
     others, selected = _selected(shards, corpus, options.languages)
     work = shards.folders[0].parent.with_name("merging")
-    shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
     noticed, audio = compare_texts(shards, cfg.text_checks, work)
     kept = check_texts(shards, cfg, noticed, work)
     shared = SharedAudio(shards, kept, work)
@@ -333,20 +347,16 @@ def _selected(shards: Shards, corpus: Path, languages: Sequence[str]) -> tuple[C
 def _check_ids(shards: Shards, jobs: Sequence[ShardJob]) -> None:
     """MayaError for an id that two shards have; within a shard, and in a corpus that is not divided, the
     reader says so."""
-    read = shards.row_ids()
-    column, ends = np.concatenate(read), np.cumsum([len(ids) for ids in read])
-    first = first_rows(column)
-    for row in np.flatnonzero(first != np.arange(len(column))).tolist():
+    column, ends = shards.row_ids()
+    first = first_rows(column, shards.scratch)
+    for row in np.flatnonzero(~is_first(first)).tolist():
         pair = []
         for place in (int(first[row]), row):
             number = int(np.searchsorted(ends, place, side="right"))
             rows = jobs[number].read().rows
             pair.append(rows[place - (int(ends[number - 1]) if number else 0)])
         if pair[0].id == pair[1].id:
-            raise MayaError(
-                f"{pair[1].where}: the id {short(pair[1].id)} occurs in {pair[0].where} already; ids must "
-                "differ"
-            )
+            raise MayaError(id_occurs_twice(pair[1], pair[0]))
 
 
 def check_texts(shards: Shards, cfg: PrepareConfig, noticed: Suspicions, work: Path) -> NDArray[np.bool_]:
@@ -406,26 +416,31 @@ def _split(
             column = table.column("id").filter(pa.array(kept[begin : begin + len(table)]))
             yield from column.chunks
 
-    rows = np.flatnonzero(kept)
-    rows = rows[text_order(ids, len(rows))]
-    numbers, codes = shards.languages
-    order, first = ranked(numbers[rows].astype(np.uint64))  # languages in the order of their first ids
+    scratch, (numbers, codes) = shards.scratch, shards.languages
+    rows = scratch.where(kept)
+    rows = scratch.taken(rows, text_order(ids, len(rows), scratch))
+    order, first = ranked(scratch.taken(numbers, rows), scratch)  # languages in the order of their first ids
     languages = [codes[number] for number in numbers[rows[first]].tolist()]
-    ends = np.cumsum(np.bincount(order, minlength=len(languages))).tolist()
-    rows = rows[np.argsort(order, kind="stable")]
+    ends = np.cumsum(counted(order, len(languages))).tolist()
+    rows = sorted_by(order, len(languages), rows, scratch)
     keeps = earlier is not None and earlier.keeps_split(cfg)
-    before = (
-        earlier.parts_of(shards.extra("id")[rows]) if earlier and keeps else np.full(len(rows), -1, np.int8)
-    )
+    before = scratch.full(len(rows), np.int8, _NO_PART)
+    if earlier and keeps:
+        before = earlier.parts_of(scratch.taken(shards.extra("id"), rows))
+
+    def taken(column: NDArray[Any]) -> NDArray[Any]:
+        return scratch.taken(column, rows)
+
     columns = SplitColumns(
         languages=languages,
         ends=ends,
-        seconds=shards.numbers("duration")[rows],
-        speakers=shards.extra("speaker")[rows],
-        texts=shards.extra("text")[rows],
-        named=shards.extra("named")[rows],
+        seconds=taken(shards.numbers("duration")),
+        speakers=taken(shards.extra("speaker")),
+        texts=taken(shards.extra("text")),
+        named=taken(shards.extra("named")),
         earlier=before,
-        groups=groups[rows],
+        groups=taken(groups),
+        scratch=scratch,
     )
     chosen, report = split(columns, cfg, earlier.methods if earlier and keeps else {})
     parts = np.full(len(shards), _NO_PART, np.int8)
@@ -441,13 +456,13 @@ def find_leaks(
     training = parts == PARTS.index("train")
     held = (parts != _NO_PART) & ~training
     columns = (
-        lambda: mixed(shards.languages[0], shards.extra("text")),
+        lambda: mixed(shards.languages[0], shards.extra("text"), scratch=shards.scratch),
         lambda: shards.extra("speaker"),
-        lambda: audio if audio is not None else np.arange(len(parts)),
+        *([lambda: audio] if audio is not None else []),
     )
     flags = np.zeros(len(parts), np.uint8)
     for bit, column in enumerate(columns):
-        flags |= met_in(column().astype(np.uint64), held, training).astype(np.uint8) << bit
+        flags |= met_in(column(), held, training).astype(np.uint8) << bit
     return Leaks(flags, overlaps)
 
 

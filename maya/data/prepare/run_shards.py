@@ -26,15 +26,6 @@ def run_here(jobs: Sequence[ShardJob], workers: int) -> list[Path]:
         return list(_shown(folders, len(jobs)))
 
 
-def run_part(part: int, of: int) -> Runner:
-    """Make shards `part` (from 1), `part` + `of` ... only, as one of `of` jobs that share a disk."""
-
-    def run(jobs: Sequence[ShardJob], workers: int) -> list[Path]:
-        return run_here(jobs[part - 1 :: of], workers)
-
-    return run
-
-
 def require_all(jobs: Sequence[ShardJob], workers: int) -> list[Path]:
     """Make none: raise MayaError where a shard is missing, or was made from another corpus or options."""
     return run_here([replace(job, check=True) for job in jobs], workers)
