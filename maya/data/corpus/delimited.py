@@ -18,6 +18,7 @@ SEPARATORS = "\t|,;"
 LOOKED_AT = 50  # lines that tell the form of a file
 _MOST_LINES = 100  # lines that a cell is followed over, to name where it ends
 _LONGEST_CELL = 131_072  # characters, the limit of Python's csv
+_CARRIAGE_RETURN = "a carriage return lies inside the line; end lines with \\n"
 
 Line = tuple[int, str]  # its number, from 1
 
@@ -43,6 +44,8 @@ class DelimitedFile:
         self.head = list(islice(self._lines(), LOOKED_AT))
         if not self.head:
             raise MayaError(f"{path} is empty; it needs a header line such as file_name,text")
+        if "\r" in self.head[0][1]:
+            raise MayaError(f"{path}:{self.head[0][0]}: {_CARRIAGE_RETURN}")
 
     def _lines(self) -> Iterator[Line]:
         return ((number, line) for number, line in enumerate(read_lines(self.path), start=1) if line.strip())
@@ -60,7 +63,7 @@ class DelimitedFile:
         while (line := coming.take()) is not None:
             number, text = line
             if "\r" in text:
-                yield Record(number, problem="a carriage return lies inside the line; end lines with \\n")
+                yield Record(number, problem=_CARRIAGE_RETURN)
             elif count := _continued(text, coming, separator, width, is_row):
                 passed = [coming.take() or line for _ in range(count)]
                 problem = f"a cell goes on to line {passed[-1][0]}; write each utterance on one line"

@@ -5,6 +5,7 @@ an unknown language) raises MayaError and names the line. Problems of a single u
 maya.data.measure.probe, and cost only that utterance.
 """
 
+import codecs
 import gzip
 import json
 import math
@@ -289,7 +290,8 @@ def read_lines(path: Path, piece: CorpusPiece | None = None) -> Iterator[str]:
                 if number == 1 and raw.startswith(_UTF_16):
                     raise MayaError(f"{path} is UTF-16 text; convert the file to UTF-8")
                 try:
-                    yield raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                    # Joined files have a byte-order mark at the head of each.
+                    yield raw.removeprefix(codecs.BOM_UTF8).decode().rstrip("\r\n")
                 except UnicodeDecodeError:
                     raise MayaError(f"{path}:{number} is not UTF-8 text; convert the file to UTF-8") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
