@@ -159,7 +159,12 @@ class _LhotseReader:
             if (place := lines.get(id)) is None:
                 raise ValueError(f"{name} has no recording {short(id)}; add it there")
             used.add(place[1])
-            self._add(supervision, json.loads(place[0]), 0.0, supervision.get("channel"), number)
+            recording = json.loads(place[0])
+            try:
+                seconds(recording, "duration")
+            except ValueError as error:
+                raise ValueError(f"line {place[1]} of {name}, its recording: {error}") from None
+            self._add(supervision, recording, 0.0, supervision.get("channel"), number)
 
         result = self.collector.add_objects(add, supervisions)
         count, without_text = used.others(lines)

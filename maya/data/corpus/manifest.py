@@ -277,6 +277,7 @@ def read_lines(path: Path, piece: CorpusPiece | None = None) -> Iterator[str]:
     """Lines of a UTF-8 file, or one packed as .gz, without their ends; MayaError names the line at fault.
     piece: those of the file that are read."""
     begin, end, first = (piece.begin, piece.end, piece.first_line) if piece else (0, None, 1)
+    number = first - 1
     try:
         if path.exists() and not path.is_file():  # opening a named pipe would wait for its writer
             raise MayaError(f"{path} is not a file")
@@ -295,7 +296,8 @@ def read_lines(path: Path, piece: CorpusPiece | None = None) -> Iterator[str]:
                 except UnicodeDecodeError:
                     raise MayaError(f"{path}:{number} is not UTF-8 text; convert the file to UTF-8") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise MayaError(f"{path} is not a sound gzip file ({error}); copy or make it again") from None
+        place = f" after line {number}" if number else ""
+        raise MayaError(f"{path} is not a sound gzip file{place} ({error}); copy or make it again") from None
     except OSError as error:
         raise MayaError(f"cannot read {path}: {error.strerror}") from None
 

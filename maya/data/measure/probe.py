@@ -1,5 +1,6 @@
 """Rules for dropping an utterance: its audio must exist, decode, and fit what is claimed and said."""
 
+import errno
 import os.path
 import sys
 import zlib
@@ -180,6 +181,19 @@ def _without_links(path: str) -> str:
     return os.path.realpath(path) if os.path.islink(path) else os.path.join(_real_folder(folder), name)
 
 
+def _absence(path: str, shown: Path | str) -> str:
+    """Why there is no file that can be read."""
+    try:
+        os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
+            return f"no permission to look at {shown}"
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            return f"the link {shown} leads to itself"
+        return f"there is no file {shown}"
+    return f"{shown} is not a file"
+
+
 class FileStatus(NamedTuple):
     """size: bytes; mtime_ns: time of change, in ns since 1970."""
 
@@ -218,7 +232,7 @@ def _measured(folder: Path, row: Row, cfg: ProbeConfig) -> Measured:
     shown: Path | str = path if path.startswith(_S3) else folder / (row.tar or row.audio)
     try:
         if not remote and not os.path.isfile(path):  # Path.is_file raises for a name that is too long
-            raise _Bad("missing_audio", f"there is no file {shown}")
+            raise _Bad("missing_audio", _absence(path, shown))
         audio: Path | ByteRange = ByteRange(path, 0, remote.size) if remote else Path(shown)
         audio = _located(shown, row) if row.tar is not None else audio
         rate, channels, num_samples, sound = _measure(audio, row, cfg)
@@ -285,7 +299,7 @@ def _located(path: Path | str, row: Row) -> ByteRange:
         if row.offset is None or row.size is None:
             member = _look_up(path, row.audio)
             return ByteRange(str(path), member.offset, member.size)
-        header = member_header(path, row.offset)
+        header, end = member_header(path, row.offset), file_stamp(path).size
     except MayaError as error:
         raise _Bad("tar_mismatch", str(error)) from None
     if header is None:
@@ -300,6 +314,9 @@ def _located(path: Path | str, row: Row) -> ByteRange:
             f"at byte {row.offset} of {path} lies {header.name!r} of {header.size} bytes, "
             f"not {row.audio!r} of {row.size} bytes",
         )
+    if row.offset + row.size > end:
+        detail = f"{row.audio!r} ends at byte {row.offset + row.size} of {path}, which has {end} bytes"
+        raise _Bad("tar_mismatch", detail)
     return ByteRange(str(path), row.offset, row.size)
 
 

@@ -280,15 +280,16 @@ def run_shard(job: ShardJob) -> Path:
     Raises MayaError for a piece that cannot be read, and where `job.check` asks for a shard that is missing.
     """
     identity, folder = job.identity(), job.folder
+    problem = f"shard {job.number} of {job.options.corpus} is not prepared, or not with these options"
     if read_json(folder / "facts.json").get("identity") == identity:
         before = audio_files.read(folder / audio_files.NAME)
-        if before is not None and before.now().digest() == before.digest():
+        changed = before.changed(before.now()) if before is not None else ["its list of audio files"]
+        if not changed:
             return folder
+        others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        problem = f"{changed[0]}{others} changed since shard {job.number} was prepared"
     if job.check:
-        raise MayaError(
-            f"shard {job.number} of {job.options.corpus} is not prepared, or its audio changed since; run "
-            "the part that it belongs to again (--part), and then --merge"
-        )
+        raise MayaError(f"{problem}; run the part that it belongs to again (--part), and then --merge")
     cfg, options, read = job.options.cfg, job.options, job.read()
     selected = [row for row in read.rows if not options.languages or row.language in options.languages]
     audio = audio_files.of_rows(options.corpus, selected)  # first: later changes are then noticed

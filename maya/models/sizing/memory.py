@@ -26,7 +26,8 @@ PROCESS_CPU, PROCESS_CUDA = 0.5e9, 2.0e9
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
     """How training is set up. cuda, bf16: where it runs. hold_gradients: with accumulation or under DDP
-    gradients stay in memory through the forward pass. shards: processes over which FSDP2 spreads the model."""
+    gradients stay in memory through the forward pass. shards: processes among which FSDP2 divides the
+    model."""
 
     cuda: bool
     bf16: bool
