@@ -72,7 +72,7 @@ def _memory(report: dict[str, Any]) -> list[str]:
     lines.append(f"peak: {memory[used]['highest_at']}; the experiment trains with {used}")
     if memory["shards"] > 1:
         lines.append(
-            f"FSDP2 spreads weights, gradients and optimizer over {memory['shards']} GPUs (train.parallel); "
+            f"FSDP2 divides weights, gradients and optimizer among {memory['shards']} GPUs (train.parallel); "
             "this was not measured"
         )
     return lines

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,25 +21,20 @@ from numpy.typing import NDArray
 
 from maya.data.corpus.manifest import PARTS, Problem
 from maya.data.measure.entry import Entry
-from maya.data.measure.flags import check_drop, problem, sort_out
+from maya.data.measure.flags import check_drop, sort_out
 from maya.data.measure.measured import forget_others
 from maya.data.measure.reasons import TEXT
 from maya.data.measure.workers import cpus, in_processes
 from maya.data.prepare.audio_checks import audio_limits
 from maya.data.prepare.columns import (
     Scratch,
-    counted,
     first_rows,
     is_first,
-    met_in,
-    mixed,
-    ranked,
-    sorted_by,
-    text_order,
 )
 from maya.data.prepare.compare import SharedAudio, Suspicions, compare_texts, suspicions
 from maya.data.prepare.config import PrepareConfig
 from maya.data.prepare.earlier import Earlier, corpus_name
+from maya.data.prepare.parts import NO_PART, Leaks, find_leaks, split_shards
 from maya.data.prepare.run_shards import Runner, run_here
 from maya.data.prepare.shards import (
     DROPPED,
@@ -57,17 +52,14 @@ from maya.data.prepare.shards import (
     shard_jobs,
     write_problems,
 )
-from maya.data.prepare.split import SplitColumns, SplitConfig, split
-from maya.data.prepare.text_checks import leak_findings, text_findings
+from maya.data.prepare.split import SplitConfig
+from maya.data.prepare.text_checks import text_findings
 from maya.data.report.findings import Findings, Kind
 from maya.data.report.page import Page
 from maya.data.report.statistics import Statistics
 from maya.data.table.table import Table
 from maya.errors import MayaError
 from maya.text.languages import Language, get_language, language_code, language_of_texts
-
-_NO_PART = -1  # of an utterance that is dropped
-_LEAKS = ("text_in_training", "speaker_in_training", "audio_in_training")
 
 
 @dataclass(kw_only=True)
@@ -89,21 +81,21 @@ class Examined:
     splits: dict[str, Any]
     notes: list[str]
     work: Path
-    leaks: "Leaks"
+    leaks: Leaks
     changes: list[str] = field(default_factory=list)
     temporary: TemporaryDirectory[str] | None = None
 
     @property
     def rows(self) -> int:
         """Number of utterances read: kept or dropped."""
-        return int((self.parts != _NO_PART).sum()) + sum(self.counts("dropped").values())
+        return int((self.parts != NO_PART).sum()) + sum(self.counts("dropped").values())
 
     def kept(self) -> Iterator[tuple[Entry, str]]:
         """(utterance, its part) of all that are kept, in the order of the corpus."""
         for begin, table in self.shards.tables():
             numbers = self.parts[begin : begin + len(table)].tolist()
             for entry, number in zip(table.entries(), numbers, strict=True):
-                if number != _NO_PART:
+                if number != NO_PART:
                     yield entry, PARTS[number]
 
     def subsets(self) -> Iterator[str | None]:
@@ -112,7 +104,7 @@ class Examined:
             numbers = self.parts[begin : begin + len(table)].tolist()
             extra = pq.read_table(folder / "extra.parquet", columns=["named", "subset"])
             for number, named, subset in zip(numbers, *(c.to_pylist() for c in extra.columns), strict=True):
-                if number != _NO_PART:
+                if number != NO_PART:
                     yield subset if number == named != PARTS.index("train") else None
 
     def dropped(self) -> Iterator[Problem]:
@@ -123,7 +115,7 @@ class Examined:
     def flags(self) -> Iterator[Problem]:
         """What is suspect about those that are kept."""
         for number, noted in self.shards.problems(SUSPECT):
-            if self.parts[int(self.shards.ends[number]) + noted.row] != _NO_PART:
+            if self.parts[int(self.shards.ends[number]) + noted.row] != NO_PART:
                 yield noted.problem
         yield from (noted.problem for _, noted in self._of_texts(SUSPECT))
         yield from self.leaks.problems(self.shards, self.parts)
@@ -163,7 +155,7 @@ class Examined:
     def refusal(self) -> str | None:
         """The reason to refuse the corpus; None if it can be used."""
         numbers, codes = self.shards.languages
-        usable = np.bincount(numbers[self.parts != _NO_PART], minlength=len(codes))
+        usable = np.bincount(numbers[self.parts != NO_PART], minlength=len(codes))
         count_of = dict(zip(codes, usable.tolist(), strict=True))
         for language, count in sorted(self.selected.items()):
             if not count_of.get(language):
@@ -204,25 +196,6 @@ class Examined:
                 some = table.filter(pc.is_in(table["id"], wanted))
                 texts |= dict(zip(*(c.to_pylist() for c in some.columns), strict=True))
         return texts
-
-
-class Leaks(NamedTuple):
-    """What held-out utterances share with training. flags: (n,) a bit for each of _LEAKS; overlaps: by row,
-    what of the audio is in another part."""
-
-    flags: NDArray[np.uint8]
-    overlaps: dict[int, str]
-
-    def problems(self, shards: Shards, parts: NDArray[np.int8]) -> Iterator[Problem]:
-        """In the order of the corpus."""
-        marked = self.flags > 0
-        marked[list(self.overlaps)] = True
-        for begin, table in shards.tables():
-            rows = np.flatnonzero(marked[begin : begin + len(table)])
-            for row, entry in zip((begin + rows).tolist(), table.entries(rows.tolist()), strict=True):
-                leaks = [name for bit, name in enumerate(_LEAKS) if self.flags[row] >> bit & 1]
-                for finding in leak_findings(PARTS[parts[row]], leaks, self.overlaps.get(row)):
-                    yield problem(entry, finding)
 
 
 def examine(
@@ -280,7 +253,7 @@ def _compared(
     noticed, audio = compare_texts(shards, cfg.text_checks, work)
     kept = check_texts(shards, cfg, noticed, work)
     shared = SharedAudio(shards, kept, work)
-    parts, splits = _split(shards, kept, shared.groups, cfg.split, earlier)
+    parts, splits = split_shards(shards, kept, shared.groups, cfg.split, earlier)
     examined = Examined(
         corpus=corpus,
         cfg=cfg,
@@ -402,76 +375,12 @@ def _texts_of_shard(
     return kept
 
 
-def _split(
-    shards: Shards,
-    kept: NDArray[np.bool_],
-    groups: NDArray[np.int64],
-    cfg: SplitConfig,
-    earlier: Earlier | None,
-) -> tuple[NDArray[np.int8], dict[str, Any]]:
-    """((n,) the part of each utterance, -1 for one that is dropped; the report, see split)."""
-
-    def ids() -> Iterator[pa.Array]:
-        for begin, table in shards.tables():
-            column = table.column("id").filter(pa.array(kept[begin : begin + len(table)]))
-            yield from column.chunks
-
-    scratch, (numbers, codes) = shards.scratch, shards.languages
-    rows = scratch.where(kept)
-    rows = scratch.taken(rows, text_order(ids, len(rows), scratch))
-    order, first = ranked(scratch.taken(numbers, rows), scratch)  # languages in the order of their first ids
-    languages = [codes[number] for number in numbers[rows[first]].tolist()]
-    ends = np.cumsum(counted(order, len(languages))).tolist()
-    rows = sorted_by(order, len(languages), rows, scratch)
-    keeps = earlier is not None and earlier.keeps_split(cfg)
-    before = scratch.full(len(rows), np.int8, _NO_PART)
-    if earlier and keeps:
-        before = earlier.parts_of(scratch.taken(shards.extra("id"), rows))
-
-    def taken(column: NDArray[Any]) -> NDArray[Any]:
-        return scratch.taken(column, rows)
-
-    columns = SplitColumns(
-        languages=languages,
-        ends=ends,
-        seconds=taken(shards.numbers("duration")),
-        speakers=taken(shards.extra("speaker")),
-        texts=taken(shards.extra("text")),
-        named=taken(shards.extra("named")),
-        earlier=before,
-        groups=taken(groups),
-        scratch=scratch,
-    )
-    chosen, report = split(columns, cfg, earlier.methods if earlier and keeps else {})
-    parts = np.full(len(shards), _NO_PART, np.int8)
-    parts[rows] = chosen
-    return parts, report
-
-
-def find_leaks(
-    shards: Shards, parts: NDArray[np.int8], audio: NDArray[np.int64] | None, overlaps: dict[int, str]
-) -> Leaks:
-    """What held-out utterances share with training; texts are compared within a language. audio: (n,) the
-    first utterance with the same audio, None where it is not compared; overlaps: see Leaks."""
-    training = parts == PARTS.index("train")
-    held = (parts != _NO_PART) & ~training
-    columns = (
-        lambda: mixed(shards.languages[0], shards.extra("text"), scratch=shards.scratch),
-        lambda: shards.extra("speaker"),
-        *([lambda: audio] if audio is not None else []),
-    )
-    flags = np.zeros(len(parts), np.uint8)
-    for bit, column in enumerate(columns):
-        flags |= met_in(column(), held, training).astype(np.uint8) << bit
-    return Leaks(flags, overlaps)
-
-
 def _count(task: tuple[str, NDArray[np.int8]]) -> list[Statistics]:
     """The numbers of a shard, for each part. task: its table, and the part of each utterance."""
     path, parts = task
     result = [Statistics() for _ in PARTS]
     for entry, part in zip(Table.open(path).entries(), parts.tolist(), strict=True):
-        if part != _NO_PART:
+        if part != NO_PART:
             result[part].add(entry, PARTS[part])
     return result
 
