@@ -13,6 +13,7 @@ import pytest
 from maya.data.prepare import columns
 from maya.data.prepare.columns import MEMORY, Scratch, counted, first_places, ranked, sorted_by, text_order
 from maya.data.prepare.split import SplitColumns, SplitConfig, split
+from maya.errors import MayaError
 
 
 def utterances(seed: int, scratch: Scratch) -> SplitColumns:
@@ -62,6 +63,17 @@ def test_ranks_and_places(tiny: Scratch) -> None:
     assert (counted(numbers, len(first), tiny) == np.bincount(numbers)).all()
     rows = np.random.default_rng(1).permutation(1000)
     assert (sorted_by(codes, 90, rows, tiny) == rows[np.argsort(codes, kind="stable")]).all()
+
+
+def test_a_full_disk_is_one_sentence(tiny: Scratch, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    with pytest.raises(
+        MayaError, match=r"scratch has no room for 8 MB for a column of 1000000 utterances: No "
+    ):
+        tiny.empty(1_000_000, np.int64)
 
 
 @pytest.mark.parametrize("mixed", [False, True])

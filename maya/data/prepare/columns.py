@@ -8,6 +8,7 @@ equal with a probability of 0.03 %; where that would lose an utterance, the text
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
+
+from maya.errors import MayaError
 
 _AT_ONCE = 1 << 21  # rows that are sorted together
 _IN_MEMORY = 1 << 24  # bytes of a column that need no file
@@ -31,14 +34,21 @@ class Scratch:
         self.folder = folder
 
     def empty(self, rows: int, kind: DTypeLike) -> NDArray[Any]:
-        """(rows,) of any values."""
+        """(rows,) of any values. Raises MayaError where the disk has no room for them."""
         size = rows * np.dtype(kind).itemsize
-        if self.folder is None or size < _IN_MEMORY:
+        if self.folder is None or size < max(_IN_MEMORY, 1):
             return np.empty(rows, kind)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=self.folder) as file:
-            file.truncate(size)
-            return np.asarray(np.memmap(file, kind, "r+", shape=rows))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=self.folder) as file:
+                if hasattr(os, "posix_fallocate"):  # a full disk would end the process when a page is written
+                    os.posix_fallocate(file.fileno(), 0, size)
+                else:
+                    file.truncate(size)
+                return np.asarray(np.memmap(file, kind, "r+", shape=rows))
+        except OSError as error:
+            needed = f"{size // 1_000_000} MB for a column of {rows} utterances"
+            raise MayaError(f"{self.folder} has no room for {needed}: {error.strerror}") from None
 
     def full(self, rows: int, kind: DTypeLike, value: int) -> NDArray[Any]:
         """(rows,) of this value."""

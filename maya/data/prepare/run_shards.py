@@ -61,7 +61,7 @@ def _connect(ray: Any, address: str, workers: int) -> None:
         options |= {"num_cpus": workers, "include_dashboard": False}
     try:
         ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": ":".join(sys.path)}}, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises a bare one where its node starts too slowly
         raise MayaError(f"cannot reach the Ray cluster {address}: {str(error).splitlines()[0]}") from None
 
 
