@@ -1,5 +1,6 @@
 """Manifests that are too long for memory: read once, some rows at a time, with the same rows and errors."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,14 @@ def make(folder: Path, form: str, per_speaker: int = 3) -> list[dict[str, Any]]:
     return rows
 
 
+def in_parts(folder: Path) -> tuple[list[Any], list[str]]:
+    """(what a reader gives one after the other, its notes)."""
+    parts: list[Any] = []
+    options = ReadOptions(sink=lambda *some: parts.append(some))
+    parts.append(read_piece(folder, options))
+    return parts, options.notes
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is long."""
@@ -52,13 +61,11 @@ def test_the_same_rows_a_few_at_a_time(
     notes: list[str] = []
     rows, problems = read_corpus(tmp_path, notes=notes)
     request.getfixturevalue("small")
-    parts: list[Any] = []
-    options = ReadOptions(sink=lambda *some: parts.append(some))
-    parts.append(read_piece(tmp_path, options))
+    parts, noted = in_parts(tmp_path)
     assert len(parts) > 5 and max(len(some) for some, _ in parts) == 4
     assert [row for some, _ in parts for row in some] == rows
     assert [problem for _, some in parts for problem in some] == problems
-    assert options.notes == notes
+    assert noted == notes
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -85,6 +92,24 @@ def test_tables_do_not_depend_on_how_much_is_read_at_once(
             tmp_path / "c", tmp_path / "parts", languages=("en", "hi"), cfg=config(5), part=part, of=2
         )
     assert run("parts", 5, runner=require_all) == whole
+
+
+def test_several_files_stay_in_order(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    for part in ("dev", "train"):
+        make(tmp_path / "l" / part, "lhotse", per_speaker=1)
+        for name in ("recordings", "supervisions"):
+            text = gzip.decompress((tmp_path / "l" / part / f"{name}.jsonl.gz").read_bytes()).decode()
+            text = text.replace("en-0", f"{part}-0").replace("hi-0", f"{part}-1")
+            write(tmp_path / "l" / f"{name}_{part}.jsonl", text)
+    for part in ("test", "train"):
+        make(tmp_path / "t" / part, "metadata.csv", per_speaker=1)
+    before = [read_corpus(tmp_path / form) for form in "lt"]
+    assert [len(rows) for rows, _ in before] == [18, 18]
+    request.getfixturevalue("small")
+    for form, (rows, problems) in zip("lt", before, strict=True):
+        parts, _ = in_parts(tmp_path / form)
+        assert [row for some, _ in parts for row in some] == rows
+        assert [problem for _, some in parts for problem in some] == problems
 
 
 @pytest.mark.usefixtures("small")

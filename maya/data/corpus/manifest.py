@@ -88,7 +88,7 @@ class ReadOptions:
     (see maya.data.corpus.hugging_face). labels: fields or columns of the corpus that hold labels. piece: all
     that is to be read (see maya.data.corpus.pieces); None for everything. first: whether this is the first
     piece, with which the notes about the whole corpus are made. sink: gets what a reader of long files has
-    read, some thousand rows at a time; the reader returns the rest. notes: gets sentences for people. unread:
+    read, some thousand rows at a time; the reader returns the rest, if any. notes: gets sentences for people. unread:
     the number of things of a kind that are not read, and the names of some.
     """
 
@@ -191,7 +191,12 @@ class RowCollector:
             return self.reject(f"the id {row.id!r} occurs in line {self._line_of[row.id]} already", line)
         self._line_of[row.id] = line
         self._rows.append(row)
-        if self._sink is not None and len(self._rows) == _AT_ONCE:
+        if len(self._rows) == _AT_ONCE:
+            self._give()
+
+    def _give(self) -> None:
+        """Give the rows to the sink, if there is one."""
+        if self._sink is not None:
             self._sink(self._rows, self.dropped)
             self._rows, self.dropped, self._line_of, self._sunk = [], [], {}, True
 
@@ -230,6 +235,7 @@ class RowCollector:
         _raise_first(self._problems)
         if not (self._rows or self._sunk or may_be_none):
             raise MayaError(f"{self.path} describes no utterance")
+        self._give()  # before those of other files
         return self._rows
 
 

@@ -24,6 +24,7 @@ _ABSENT = -1
 _THREADS = 16  # network storage answers many questions as fast as one
 _FILES_PER_TASK = 512
 _BATCH = 1 << 18  # files in memory at a time
+_DAMAGED = (pa.ArrowException, OSError, KeyError, ValueError, AttributeError)
 _SCHEMA = pa.schema([("path", pa.binary()), ("size", pa.int64()), ("mtime_ns", pa.int64())])
 
 
@@ -41,12 +42,7 @@ class AudioFiles:
 
     def digest(self) -> str:
         """A short hash of all paths and stamps."""
-        digest = hashlib.sha256()
-        for number, lot in enumerate(self.lots()):
-            names = ("\0" if number else "") + "\0".join(lot)
-            digest.update(names.encode("utf-8", "surrogateescape"))
-        digest.update(np.ascontiguousarray(self.stamps).tobytes())
-        return digest.hexdigest()[:16]
+        return _digest(self.lots(), [self.stamps])
 
     def now(self) -> "AudioFiles":
         """The same files as they are at this moment."""
@@ -82,10 +78,27 @@ def read(path: Path) -> AudioFiles | None:
     """The list that `AudioFiles.write` wrote; None where there is none, or it is damaged."""
     try:
         parts = [stamps for _, stamps in _batches(path)]
-    except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError):
+    except _DAMAGED:
         return None
     stamps = np.concatenate([np.zeros((0, 2), np.int64), *parts])
     return AudioFiles(lambda: (names for names, _ in _batches(path)), stamps)
+
+
+def digest_of(path: Path) -> str:
+    """The digest of the list in a file, "" where it cannot be read; some files are in memory at a time."""
+    try:
+        return _digest((names for names, _ in _batches(path)), (stamps for _, stamps in _batches(path)))
+    except _DAMAGED:
+        return ""
+
+
+def _digest(names: Iterable[list[str]], stamps: Iterable[NDArray[np.int64]]) -> str:
+    digest = hashlib.sha256()
+    for number, lot in enumerate(names):
+        digest.update((("\0" if number else "") + "\0".join(lot)).encode("utf-8", "surrogateescape"))
+    for some in stamps:
+        digest.update(np.ascontiguousarray(some).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def join(sources: Sequence[Path], path: Path, scratch: Scratch = MEMORY) -> None:
