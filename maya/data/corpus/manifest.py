@@ -88,8 +88,8 @@ class ReadOptions:
     (see maya.data.corpus.hugging_face). labels: fields or columns of the corpus that hold labels. piece: all
     that is to be read (see maya.data.corpus.pieces); None for everything. first: whether this is the first
     piece, with which the notes about the whole corpus are made. sink: gets what a reader of long files has
-    read, some thousand rows at a time; the reader returns the rest, if any. notes: gets sentences for people. unread:
-    the number of things of a kind that are not read, and the names of some.
+    read, some thousand rows at a time; the reader returns the rest, if any. notes: gets sentences for people.
+    unread: the number of things of a kind that are not read, and the names of some.
     """
 
     language: str | None = None
