@@ -48,7 +48,7 @@ _FLAC = 140_000 / 8  # bytes a second of 16 kHz speech, about 55 % of its sample
 _TABLES = 400  # bytes of an utterance in the tables, with its findings
 _SHARDS = 250  # bytes of an utterance while it is prepared: shards and measurements
 _PREPARED = 700  # hours of audio that one core checks in an hour: Opus, utterances of 3 s
-_MERGED = 2000  # utterances a second that two cores compare and write
+_MERGED = 20_000  # utterances a second that one core compares and writes
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
