@@ -397,7 +397,7 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
     """The values of a column; each that a dictionary holds is made once."""
     if column.null_count == len(column):
         return [None] * len(column)
-    if not pa.types.is_dictionary(column.type):
+    if not pa.types.is_dictionary(column.type) or any(len(c) < len(c.dictionary) for c in column.chunks):
         return column.to_pylist()
     result: list[Any] = []
     for chunk in column.chunks:
