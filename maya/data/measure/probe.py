@@ -142,6 +142,7 @@ def _chunks(rows: Sequence[Row]) -> Iterator[list[Row]]:
 def _probe_chunk(chunk: _Chunk) -> tuple[str, bool, list[Entry | Problem]]:
     """(name of the file of its measurements, whether they were made now, the result of each row)."""
     folder, rows, cfg, keep = chunk
+    _real_folder.cache_clear()  # a link may lead elsewhere since
     texts = [normalize(row.text, row.language) for row in rows]
     with_text = [row for row, text in zip(rows, texts, strict=True) if text]
     stats = [look(audio_path(folder, row)) for row in with_text]
