@@ -295,10 +295,8 @@ def read_metadata_jsonl(
                 values[name] = str(values[name])
         audio = values.get("audio")
         if not isinstance(audio, str) or not audio:
-            options = ", ".join(COLUMNS["audio"][1:])
-            collector.reject(
-                f"no field holds the path of the audio as text; name it one of {options}", number
-            )
+            others = ", ".join(COLUMNS["audio"][1:])
+            collector.reject(f"no field holds the path of the audio as text; name it one of {others}", number)
             continue
         values["audio"] = str(Path(inside) / audio)
         split = values.get("split", part_in_name(inside))

@@ -51,7 +51,7 @@ class Homes:
         noted already keeps the part. rows: those that count; they add to what was noted so far."""
         own = several_or(pool.speakers, parts, len(pool.people), TRAIN, rows)
         if rows is None:
-            met = np.flatnonzero(own != NONE)
+            met: Numbers = np.flatnonzero(own != NONE)
         else:
             codes = pool.scratch.chosen(pool.speakers, rows)
             met = in_order(codes, len(pool.people), pool.scratch)
