@@ -170,6 +170,15 @@ def kaldi_with(name: str, text: str) -> Break:
     return edit
 
 
+def metadata_jsonl(folder: Path, rows: Rows) -> None:
+    """The third line names no audio."""
+    (folder / "manifest.jsonl").unlink()
+    write(
+        folder / "metadata.jsonl",
+        lines([row | {"audio": row["audio"] if n != 2 else None} for n, row in enumerate(rows)]),
+    )
+
+
 NAN = float("nan")
 REFUSED: dict[str, tuple[Break, str]] = {
     "id twice": (edited(5, id="en-002"), r"manifest.jsonl:6: the id 'en-002' occurs in line 3 already"),
@@ -188,6 +197,7 @@ REFUSED: dict[str, tuple[Break, str]] = {
     ),
     "old Mac": (csv(lambda t: t.replace("\n", "\r")), r"metadata.csv:1: a carriage return lies inside"),
     "id twice, CSV": (csv(lambda t: t + t.splitlines()[1] + "\n"), r":12: the id 'en-000' occurs in line 2"),
+    "no file name": (metadata_jsonl, r"metadata.jsonl:3: no field holds the path of the audio as text; name"),
     "gz cut": (cut_gz("supervisions.jsonl.gz"), r"supervisions.jsonl.gz is not a sound gzip file"),
     "other gz cut": (cut_gz("recordings.jsonl.gz"), r"recordings.jsonl.gz is not a sound gzip file"),
     "lhotse start NaN": (lambda f, r: lhotse(f, r, {}, {"start": NAN}), r"supervisions.*:3: .*'start' must"),
