@@ -30,7 +30,7 @@ MODELS |= {
     ]
 }
 MODELS["CR-CTC"] = lambda: presets.with_cr_ctc(presets.zipformer_low_resource())
-QUICK = ("tiny", "zipformer_low_resource", "lact_tiny, tdt", "xxlarge")
+QUICK = ("tiny", "xxlarge")
 
 
 def planned(model: SpeechModelConfig, **options: Any) -> dict[str, Any]:
