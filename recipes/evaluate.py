@@ -202,7 +202,7 @@ def read_rows(manifest: Path, language: str | None) -> list[Row]:
             f"there is no manifest {manifest}: give a file of JSON lines, a .csv file or a folder"
         )
     if manifest.suffix.lower() in (".csv", ".tsv"):
-        return read_metadata_csv(manifest, language)
+        return read_metadata_csv(manifest, ReadOptions(language=language))
     if is_nemo(manifest):
         return read_nemo([manifest], ReadOptions(language=language))
     first = next((line for line in read_lines(manifest) if line.strip()), "{}")
@@ -212,7 +212,7 @@ def read_rows(manifest: Path, language: str | None) -> list[Row]:
         raise MayaError(f"{manifest}:1: {error}; a manifest holds a JSON object a line") from None
     if {"id", "language", "text", "audio"} <= fields.keys():
         return read_manifest(manifest)
-    return read_metadata_jsonl(manifest, language)
+    return read_metadata_jsonl(manifest, ReadOptions(language=language))
 
 
 def _files(audio: list[Path], references: list[str], language: str | None) -> list[Row]:

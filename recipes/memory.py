@@ -18,6 +18,7 @@ from maya.data.plan.caps import Caps
 from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
 from maya.files import write_json
+from maya.models.sizing import meta_model, parameters
 from maya.recipes.experiment import Experiment
 from maya.recipes.experiment_file import import_recorded
 from maya.train.checkpoints.checkpoint import step_checkpoints
@@ -25,6 +26,7 @@ from maya.train.distributed import gather_objects, rank, world_size
 from maya.train.failure import OutOfMemory, smaller_batches
 from maya.train.memory.probe import with_memory
 from maya.train.memory.steps import Order
+from maya.train.sharding import sharding_wanted
 
 
 def plan_within_memory(
@@ -73,6 +75,10 @@ def _measured(
     seconds = float(utterances.durations.max()) / min(experiment.data.speed_perturb)
     tokens = int(utterances.token_counts.max())
     print(f"train: measuring memory for up to {seconds:.1f} s and {tokens} tokens", flush=True)
+    if world_size() > 1 and sharding_wanted(
+        experiment.train, sum(parameters(meta_model(experiment.model)).values())
+    ):
+        print("train: memory is measured without FSDP2, in which each GPU holds less: the cap is low")
     bf16 = accelerator.mixed_precision == "bf16"
     order = Order.of(
         experiment.model, experiment.train, accelerator.device, bf16=bf16, world_size=world_size(),

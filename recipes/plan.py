@@ -40,6 +40,7 @@ from maya.recipes.ready import LOGS, TRAINING, WEIGHTS
 from maya.recipes.recorded import experiment_of
 from maya.recipes.train import outside_limits, usable
 from maya.text.load import load_tokenizer
+from maya.train.sharding import sharding_wanted
 
 _BATCHES = 2000  # of the data's plan, of which the memory is computed
 _GB, _DAY = 1e9, 86400.0
@@ -47,7 +48,7 @@ _FLAC = 140_000 / 8  # bytes a second of 16 kHz speech, about 55 % of its sample
 _TABLES = 400  # bytes of an utterance in the tables, with its findings
 _SHARDS = 250  # bytes of an utterance while it is prepared: shards and measurements
 _PREPARED = 700  # hours of audio that one core checks in an hour: Opus, utterances of 3 s
-_MERGED = 2000  # utterances a second that two cores compare and write
+_MERGED = 20_000  # utterances a second that one core compares and writes
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
@@ -131,7 +132,8 @@ def plan(
     report |= _on_paper(experiment, cfg, setup, gpu, allowed)
     report["resources"] = _resources(experiment, setup, report)
     if batches is not None:
-        batches |= _memory_of_batches(batches.pop("shapes"), cfg, _training(experiment, setup, gpu), allowed)
+        training = _training(experiment, setup, gpu, sum(report["parameters"].values()))
+        batches |= _memory_of_batches(batches.pop("shapes"), cfg, training, allowed)
         report["data"] = batches
     print(plan_text(report, setup, gpu, cfg))
     if json_file is not None:
@@ -139,16 +141,18 @@ def plan(
     return report
 
 
-def _training(experiment: Experiment, setup: Setup, gpu: Gpu) -> Training:
+def _training(experiment: Experiment, setup: Setup, gpu: Gpu, parameters_of: int) -> Training:
     hold = experiment.train.accumulate > 1 or setup.gpus > 1
-    return Training(cuda=True, bf16=gpu.precision == "bf16", hold_gradients=hold)
+    shards = setup.gpus if sharding_wanted(experiment.train, parameters_of) else 1
+    return Training(cuda=True, bf16=gpu.precision == "bf16", hold_gradients=hold, shards=shards)
 
 
 def _on_paper(
     experiment: Experiment, cfg: SpeechModelConfig, setup: Setup, gpu: Gpu, allowed: float
 ) -> dict[str, Any]:
     """All that follows from sizes. allowed: bytes of a GPU that training may take."""
-    model, training = meta_model(cfg), _training(experiment, setup, gpu)
+    model = meta_model(cfg)
+    training = _training(experiment, setup, gpu, sum(parameters(model).values()))
     seconds, tokens = setup.seconds, max(1, round(setup.seconds * setup.tokens_per_second))
     frames = count_frames(cfg, seconds)[1]
     largest = largest_batch(memory(cfg, training, model), allowed, frames, tokens, seconds=seconds)
@@ -166,7 +170,7 @@ def _on_paper(
             for kind in ("forward", "training")
         },
         "batch": {"seconds": seconds, "tokens": tokens, "frames": frames, "utterances": batch},
-        "memory": sides | {"used": used},
+        "memory": sides | {"used": used, "shards": training.shards},
         "largest_batch": {"utterances": largest, "padded_seconds": largest * seconds},
         "time": _time(experiment, setup, gpu, work, batch),
     }

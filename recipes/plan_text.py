@@ -69,7 +69,13 @@ def _memory(report: dict[str, Any]) -> list[str]:
     rows.append(("largest batch, padded seconds", *(f"{s:,.0f}" for s in seconds)))
     size = f"{batch['utterances']} utterances, {batch['utterances'] * batch['seconds']:.0f} s"
     lines = text_table((f"GB at {size}", "all kept", "checkpointed"), rows)
-    return [*lines, f"peak: {memory[used]['highest_at']}; the experiment trains with {used}"]
+    lines.append(f"peak: {memory[used]['highest_at']}; the experiment trains with {used}")
+    if memory["shards"] > 1:
+        lines.append(
+            f"FSDP2 divides weights, gradients and optimizer among {memory['shards']} GPUs (train.parallel); "
+            "this was not measured"
+        )
+    return lines
 
 
 def _time(report: dict[str, Any]) -> list[str]:

@@ -102,8 +102,7 @@ def prepare(
         corpus, out, languages=experiment.languages, cfg=experiment.prepare, runner=runner, root=root
     )
     print(report.table())
-    prepared = audio_files.read(out / audio_files.NAME)
-    audio = prepared.digest() if prepared else ""
+    audio = audio_files.digest_of(out / audio_files.NAME)
     mark_done(marker, inputs | {"audio": audio, "tables": _tables(out)})
 
 

@@ -33,10 +33,15 @@ class Language:
 
     def owns(self, char: str) -> bool:
         """Whether the letter `char` belongs to this language's script; True if the script is not known."""
-        if not self.ranges:
-            return not self.script or script_of(char) in ("", self.script)
-        point = ord(char)
-        return any(low <= point <= high for low, high in self.ranges)
+        return _owns(self.script, self.ranges, char)
+
+
+@lru_cache(maxsize=1 << 16)
+def _owns(script: str, ranges: tuple[tuple[int, int], ...], char: str) -> bool:
+    if not ranges:
+        return not script or script_of(char) in ("", script)
+    point = ord(char)
+    return any(low <= point <= high for low, high in ranges)
 
 
 # Devanagari has an extension block; Latin is ASCII, Latin-1 and the two extensions (names, loans).

@@ -31,14 +31,18 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
+def sharding_wanted(cfg: TrainConfig, parameters: int) -> bool:
+    """Whether a training over several processes shards a model of so many parameters."""
+    return cfg.parallel == "fsdp" or (cfg.parallel == "auto" and parameters > ABOVE)
+
+
 def shard(model: SpeechModel, cfg: TrainConfig, accelerator: Accelerator) -> None:
     """Spread the model over the ranks if `cfg.parallel` asks for it. Do so before the optimizer is made.
 
     FSDP2 takes no scalars and no parameter that two units share. Each rank holds these whole, see
     `average_whole_gradients`. Raises MayaError for what cannot be trained so.
     """
-    wanted = cfg.parallel == "fsdp" or (cfg.parallel == "auto" and count_parameters(model) > ABOVE)
-    if not wanted or not dist.is_initialized():
+    if not sharding_wanted(cfg, count_parameters(model)) or not dist.is_initialized():
         return
     names = Counter(p for _, p in model.named_parameters(remove_duplicate=False))
     whole = {p for p, count in names.items() if p.ndim == 0 or count > 1}

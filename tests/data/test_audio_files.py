@@ -32,6 +32,7 @@ def test_a_saved_list_is_read_back(tmp_path: Path) -> None:
     again = audio_files.read(tmp_path / "list")
     assert again is not None and again.paths == names and again.digest() == files.digest()
     assert np.array_equal(again.stamps, files.stamps)
+    assert audio_files.digest_of(tmp_path / "list") == files.digest()
     audio_files.of_paths([]).write(tmp_path / "empty")
     empty = audio_files.read(tmp_path / "empty")
     assert empty is not None and not empty.paths and not empty.changed(empty.now())

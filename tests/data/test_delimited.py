@@ -6,7 +6,7 @@ import pytest
 
 from maya.data.corpus.delimited import DelimitedFile
 from maya.data.corpus.folder import describing_files, read_corpus
-from maya.data.corpus.manifest import Row
+from maya.data.corpus.manifest import ReadOptions, Row
 from maya.data.corpus.metadata import read_metadata_csv
 from maya.errors import MayaError
 from tests.data.making import rows_of, write_tone
@@ -48,7 +48,9 @@ def test_stray_quotes_between_tabs(tmp_path: Path, order: int) -> None:
     """An unclosed quote never hides another utterance, whatever line follows."""
     written = STRAY[::order]
     lines = [f"c{i}.wav\t{cell}" for i, (cell, _) in enumerate(written)]
-    rows = read_metadata_csv(table(tmp_path, "path\tsentence\n" + "\n".join(lines)), "en")
+    rows = read_metadata_csv(
+        table(tmp_path, "path\tsentence\n" + "\n".join(lines)), ReadOptions(language="en")
+    )
     assert texts(rows) == [(f"c{i}", text) for i, (_, text) in enumerate(written)]
     assert [row.where.rpartition(":")[2] for row in rows] == [str(i + 2) for i in range(len(written))]
 
@@ -65,7 +67,7 @@ def test_stray_quotes_between_commas(tmp_path: Path, separator: str) -> None:
         '"Another': '"Another',
     }
     lines = [f"file_name{separator}text", *(f"a{i}.wav{separator}{cell}" for i, cell in enumerate(cells))]
-    rows = read_metadata_csv(table(tmp_path, "\r\n".join(lines) + "\r\n"), "en")
+    rows = read_metadata_csv(table(tmp_path, "\r\n".join(lines) + "\r\n"), ReadOptions(language="en"))
     assert [row.text for row in rows] == list(cells.values())
 
 
@@ -87,7 +89,7 @@ def test_stray_quotes_between_commas(tmp_path: Path, separator: str) -> None:
 )
 def test_damaged_tables_are_named(tmp_path: Path, lines: list[str], message: str) -> None:
     with pytest.raises(MayaError, match=r"metadata\.csv" + message):
-        read_metadata_csv(table(tmp_path, "\n".join(lines) + "\n"), "en")
+        read_metadata_csv(table(tmp_path, "\n".join(lines) + "\n"), ReadOptions(language="en"))
 
 
 @pytest.mark.parametrize(
@@ -101,12 +103,12 @@ def test_damaged_tables_are_named(tmp_path: Path, lines: list[str], message: str
 )
 def test_other_encodings_are_named(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(MayaError, match=message):
-        read_metadata_csv(table(tmp_path, data), "en")
+        read_metadata_csv(table(tmp_path, data), ReadOptions(language="en"))
 
 
 def test_capitals_marks_and_line_ends_in_the_header(tmp_path: Path) -> None:
     text = '\ufeff\r\n"PATH"\tSentence \tCLIENT_ID\tLocale\t\r\n\r\na.wav\tone\u2028two\x0bx\ts1\ten-US\t\r\n'
-    (row,) = read_metadata_csv(table(tmp_path, text))
+    (row,) = read_metadata_csv(table(tmp_path, text), ReadOptions())
     assert (row.id, row.text, row.speaker, row.language) == ("a", "one\u2028two\x0bx", "s1", "en")
 
 

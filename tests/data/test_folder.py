@@ -27,7 +27,7 @@ def test_metadata_csv(tmp_path: Path, separator: str) -> None:
 def test_metadata_columns_and_quotes(tmp_path: Path) -> None:
     text = 'id,audio,text,language,split\n1,a.wav,"one, ""two""",en,test\n2,hi/b.wav,दो,,train\n'
     (tmp_path / "metadata.csv").write_text(text, encoding="utf-8")
-    rows = read_metadata_csv(tmp_path / "metadata.csv")
+    rows = read_metadata_csv(tmp_path / "metadata.csv", ReadOptions())
     assert [(r.id, r.text, r.language, r.split) for r in rows] == [
         ("1", 'one, "two"', "en", "test"),
         ("2", "दो", "hi", "train"),
@@ -50,7 +50,7 @@ def test_metadata_columns_and_quotes(tmp_path: Path) -> None:
 def test_bad_metadata_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "metadata.csv").write_text(text, encoding="utf-8")
     with pytest.raises(MayaError, match=r"metadata\.csv.*" + message):
-        read_metadata_csv(tmp_path / "metadata.csv")
+        read_metadata_csv(tmp_path / "metadata.csv", ReadOptions())
 
 
 def test_pairs_at_any_depth(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_bad_csv_is_named(tmp_path: Path) -> None:
     path = tmp_path / "metadata.csv"
     path.write_text('file_name,text\na.wav,"' + "x" * 200_000)
     with pytest.raises(MayaError, match=r"metadata\.csv:2: not CSV \(field larger"):
-        read_metadata_csv(path, "en")
+        read_metadata_csv(path, ReadOptions(language="en"))
     path.write_text("file_name,text\n/,x\n../../a.wav,y\n")
     with pytest.raises(MayaError, match=r"metadata\.csv:3: the path '\.\./\.\./a\.wav' leaves"):
-        read_metadata_csv(path, "en")
+        read_metadata_csv(path, ReadOptions(language="en"))

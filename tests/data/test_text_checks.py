@@ -12,7 +12,7 @@ from maya.data.measure.entry import Entry
 from maya.data.measure.reasons import LEAKS
 from maya.data.measure.reasons import TEXT as REASONS
 from maya.data.prepare.config import PrepareConfig
-from maya.data.prepare.examine import find_leaks
+from maya.data.prepare.parts import find_leaks
 from maya.data.prepare.prepare import prepare_corpus
 from maya.data.prepare.text_checks import (
     TextCheckConfig,

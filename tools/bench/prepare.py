@@ -2,11 +2,11 @@
 
     python -m tools.bench.prepare --corpus ../shared/corpora/digits --work exp/bench-prepare --rows 1000000
 
-The recordings of a real corpus are linked (hard links) until there are enough rows, and a manifest gives each
-its own name, a text in the words of its language and one of many speakers. `maya prepare` runs in a process
-group of its own, which is killed (SIGKILL) when a part of the shards is ready, and is started again. Memory
-is the sum of all its processes (PSS), looked at twice a second. Writes prepare.md and .json into
-docs/benchmarks (--out); a result replaces that of the same number of rows and options.
+The recordings of a real corpus are put into a tar, which is linked (hard links) until there are enough rows,
+and a manifest gives each its own name, a text in the words of its language and one of many speakers. `maya
+prepare` runs in a process group of its own, which is killed (SIGKILL) when a part of the shards is ready, and
+is started again. Memory is the sum of all its processes (PSS), looked at twice a second. Writes prepare.md
+and .json into docs/benchmarks (--out); a result replaces that of the same number of rows and options.
 """
 
 import json
@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,13 +26,12 @@ from typing import Any
 import numpy as np
 
 from maya.data.corpus.folder import read_corpus
-from maya.data.corpus.manifest import PARTS, Row
+from maya.data.corpus.manifest import PARTS
 from maya.data.measure.probe import ProbeConfig, probe
 from maya.data.prepare.prepare import probed_path
 from maya.data.table.table import Table, part_path
 from tools.bench.common import PAGES, command_of, machine, markdown, parser_of, write_pages
 
-_FOLDER = 10_000  # links in a folder
 _PER_SPEAKER = 500  # rows
 _EVERY = 0.5  # seconds between two looks at the memory
 
@@ -71,25 +71,30 @@ def make_corpus(source: Path, folder: Path, rows: int) -> None:
     words = {
         code: sorted({r.text for r in read if r.language == code}) for code in {r.language for r in read}
     }
-    by_id: dict[str, Row] = {row.id: row for row in read}
     rng = random.Random(0)
-    (folder / "audio").mkdir(parents=True)
-    for number, entry in enumerate(kept):  # hard links stay on one file system
-        shutil.copyfile(entry.path, folder / f"{number}{Path(entry.path).suffix}")
+    folder.mkdir(parents=True)
+    places = _tar(folder / "00000.tar", [entry.path for entry in kept])
     with (folder / "manifest.jsonl").open("w", encoding="utf-8") as file:
         for number in range(rows):
-            place = number % len(kept)
-            entry, row = kept[place], by_id[kept[place].id]
-            name = f"audio/{number // _FOLDER:05d}/{number % _FOLDER:04d}{Path(entry.path).suffix}"
-            if number % _FOLDER == 0:
-                (folder / name).parent.mkdir()
-            os.link(folder / f"{place}{Path(entry.path).suffix}", folder / name)
-            spoken = " ".join(rng.choices(words[row.language], k=1 + int(2 * entry.duration)))
-            speaker = f"{row.language}-{rng.randrange(max(3, rows // _PER_SPEAKER))}"
-            line = {"id": f"u{number:09d}", "language": row.language, "text": spoken, "speaker": speaker,
-                    "audio": name}  # fmt: skip
+            tar, place = divmod(number, len(kept))
+            if place == 0 and tar:
+                os.link(folder / "00000.tar", folder / f"{tar:05d}.tar")
+            entry = kept[place]
+            code, spoken = entry.language, rng.choices(words[entry.language], k=1 + int(2 * entry.duration))
+            speaker = f"{code}-{rng.randrange(max(3, rows // _PER_SPEAKER))}"
+            line = {"id": f"u{number:09d}", "language": code, "text": " ".join(spoken), "speaker": speaker,
+                    "tar": f"{tar:05d}.tar", **places[place]}  # fmt: skip
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     (folder / "ready").touch()
+
+
+def _tar(path: Path, files: Sequence[str]) -> list[dict[str, Any]]:
+    """Write files into a tar; name, offset and size of each."""
+    with tarfile.open(path, "w") as tar:
+        for number, file in enumerate(files):
+            tar.add(file, f"{number:05d}{Path(file).suffix}")
+    with tarfile.open(path) as tar:
+        return [{"audio": m.name, "offset": m.offset_data, "size": m.size} for m in tar.getmembers()]
 
 
 def memory_of(group: int) -> float:

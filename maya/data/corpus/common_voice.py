@@ -47,7 +47,7 @@ def _rows(folder: Path, path: Path, options: ReadOptions) -> list[Row]:
             problem = "has no column" if name not in header else "has several columns"
             raise MayaError(f"{path}:1: the table {problem} {name!r}; download it again")
     place = {name: header.index(name) for name in (*_COLUMNS, "locale") if name in header}
-    collector = RowCollector(path)
+    collector = RowCollector(path, sink=options.sink)
     inside = path.parent.relative_to(folder)
     part = path.stem if path.stem in _PARTS else None
 

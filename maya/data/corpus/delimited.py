@@ -5,16 +5,22 @@ named: the two would otherwise be told apart by chance, and utterances between t
 """
 
 import csv
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from maya.data.corpus.manifest import read_lines
 from maya.errors import MayaError
 
 SEPARATORS = "\t|,;"
+LOOKED_AT = 50  # lines that tell the form of a file
 _MOST_LINES = 100  # lines that a cell is followed over, to name where it ends
 _LONGEST_CELL = 131_072  # characters, the limit of Python's csv
+_CARRIAGE_RETURN = "a carriage return lies inside the line; end lines with \\n"
+
+Line = tuple[int, str]  # its number, from 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,41 +34,61 @@ class Record:
 
 
 class DelimitedFile:
-    """The lines of a file that are not empty, and the character that separates their cells.
+    """The lines of a file that are not empty, read when they are needed. head: the first of them.
 
     Raises MayaError for a file without lines, or that is not UTF-8 text.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines = list(enumerate(read_lines(path), start=1))
-        self.lines = [(number, line) for number, line in self.lines if line.strip()]
-        if not self.lines:
+        self.head = list(islice(self._lines(), LOOKED_AT))
+        if not self.head:
             raise MayaError(f"{path} is empty; it needs a header line such as file_name,text")
+        if "\r" in self.head[0][1]:
+            raise MayaError(f"{path}:{self.head[0][0]}: {_CARRIAGE_RETURN}")
+
+    def _lines(self) -> Iterator[Line]:
+        return ((number, line) for number, line in enumerate(read_lines(self.path), start=1) if line.strip())
 
     def first(self, separator: str) -> list[str]:
         """The cells of the first line."""
-        return _cells(self.lines[0][1], separator, None)
+        return _cells(self.head[0][1], separator, None)
 
     def records(
         self, separator: str, width: int, is_row: Callable[[Sequence[str]], bool], skip: int = 1
     ) -> Iterator[Record]:
         """The lines after the first `skip`, each with `width` cells or a problem. is_row: whether cells look
         like an utterance's, which tells a stray quotation mark from a cell over several lines."""
-        lines = self.lines[skip:]
-        place = 0
-        while place < len(lines):
-            number, line = lines[place]
-            if "\r" in line:
-                yield Record(number, problem="a carriage return lies inside the line; end lines with \\n")
-            elif (end := _continued(lines, place, separator, width, is_row)) > place:
-                last = lines[end][0]
-                problem = f"a cell goes on to line {last}; write each utterance on one line"
+        coming = _Coming(islice(self._lines(), skip, None))
+        while (line := coming.take()) is not None:
+            number, text = line
+            if "\r" in text:
+                yield Record(number, problem=_CARRIAGE_RETURN)
+            elif count := _continued(text, coming, separator, width, is_row):
+                passed = [coming.take() or line for _ in range(count)]
+                problem = f"a cell goes on to line {passed[-1][0]}; write each utterance on one line"
                 yield Record(number, problem=problem)
-                place = end
             else:
-                yield _record(number, line, separator, width)
-            place += 1
+                yield _record(number, text, separator, width)
+
+
+class _Coming:
+    """Lines, of which the next can be looked at before they are taken."""
+
+    def __init__(self, lines: Iterator[Line]) -> None:
+        self._lines, self._seen = lines, deque[Line]()
+
+    def take(self) -> Line | None:
+        return self._seen.popleft() if self._seen else next(self._lines, None)
+
+    def look(self, most: int) -> Iterator[Line]:
+        """The next lines."""
+        for place in range(most):
+            if place == len(self._seen):
+                if (line := next(self._lines, None)) is None:
+                    return
+                self._seen.append(line)
+            yield self._seen[place]
 
 
 def _record(number: int, line: str, separator: str, width: int) -> Record:
@@ -114,29 +140,23 @@ def _without_marks(cell: str) -> str:
 
 
 def _continued(
-    lines: Sequence[tuple[int, str]],
-    place: int,
-    separator: str,
-    width: int,
-    is_row: Callable[[Sequence[str]], bool],
+    line: str, coming: _Coming, separator: str, width: int, is_row: Callable[[Sequence[str]], bool]
 ) -> int:
-    """The place of the line in which a quoted cell of this line ends; `place` itself if it ends in it.
+    """The number of lines on which a quoted cell of this line goes on; 0 if it ends in it.
 
     Lines that are utterances themselves are no part of a cell: the quotation mark is then a stray one.
     """
-    line = lines[place][1]
-    if separator == "|" or not _opens(line, separator):
-        return place
+    if separator == "|" or '"' not in line or not _opens(line, separator):
+        return 0
     record = line
-    for end in range(place + 1, min(place + _MOST_LINES, len(lines))):
-        other = lines[end][1]
+    for count, (_, other) in enumerate(coming.look(_MOST_LINES - 1), start=1):
         record += "\n" + other
         cells = _cells(other, separator, width)
         if len(cells) == width and is_row(cells):
-            return place
+            return 0
         if '"' in other and not _opens(record, separator):
-            return end
-    return place
+            return count
+    return 0
 
 
 def _opens(text: str, separator: str) -> bool:

@@ -121,7 +121,7 @@ def unread_notes(options: Iterable[ReadOptions]) -> list[str]:
 def read_piece(corpus: Path, options: ReadOptions) -> Result:
     """As `read_corpus`, of options.piece, which may have no rows, or of all; notes are left in `options`."""
     rows, problems = _read(corpus, options)
-    return rows, [_writable_problem(problem) for problem in problems]
+    return rows, [writable_problem(problem) for problem in problems]
 
 
 def _read(corpus: Path, options: ReadOptions) -> Result:
@@ -130,7 +130,7 @@ def _read(corpus: Path, options: ReadOptions) -> Result:
         raise MayaError(f"there is no corpus folder {corpus}")
     if form is not None:
         rows, problems = form.read(corpus, options)
-        if not rows and options.piece is None:
+        if not rows and options.piece is None and options.sink is None:
             unusable = f"; {len(problems)} cannot be used: {problems[0].detail}" if problems else ""
             raise MayaError(f"{corpus} describes no utterance that can be used{unusable}")
         if corpus.is_file():
@@ -156,7 +156,8 @@ def _beside(folder: Path, row: Row) -> Row:
     return replace(row, audio=str(folder / row.audio))
 
 
-def _writable_problem(problem: Problem) -> Problem:
+def writable_problem(problem: Problem) -> Problem:
+    """With texts that can be written to a file."""
     return replace(problem, **{name: writable(text) for name, text in asdict(problem).items()})
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maya.data.corpus.common import folder_language, unused
+from maya.data.corpus.line_table import Line, UsedLines, Value, line_table
 from maya.data.corpus.manifest import Problem, ReadOptions, Result, RowCollector, read_lines, short
 from maya.errors import MayaError
 
@@ -30,9 +31,10 @@ def read_kaldi(folder: Path, options: ReadOptions) -> Result:
     MayaError for a command in wav.scp (a line with |), for what lies in an archive, and for files that do not
     fit each other's form.
     """
-    language = options.language
-    waves = _table(folder / "wav.scp")
-    segments = _segments(folder / "segments", waves) if (folder / "segments").is_file() else None
+    language, cut_up = options.language, UsedLines()
+    waves, segments = _table(folder / "wav.scp"), None
+    if (folder / "segments").is_file():
+        segments = _segments(folder / "segments", waves, cut_up)
     if not (folder / "text").is_file():
         raise MayaError(f"{folder} has a wav.scp and no file named text; it is needed to know what is said")
     texts = _table(folder / "text", may_be_empty=True)
@@ -44,32 +46,35 @@ def read_kaldi(folder: Path, options: ReadOptions) -> Result:
         name: _table(folder / f"utt2{name}") for name in options.labels if (folder / f"utt2{name}").is_file()
     }
     channels = _channels(folder / "reco2file_and_channel", waves)
-    collector, dropped = RowCollector(folder / "text"), []
-    for id, (text, line) in texts.items():
+    collector, dropped = RowCollector(folder / "text", sink=options.sink), []
+    for line, id, text in _lines(folder / "text"):
         where = f"{folder / 'text'}:{line}"
-        values: dict[str, Any] = {field: table[id][0] for field, table in extra.items() if id in table}
-        values["labels"] = {name: table[id][0] for name, table in labels.items() if id in table}
+        values: dict[str, Any] = {field: own[0] for field, table in extra.items() if (own := table.get(id))}
+        values["labels"] = {name: own[0] for name, table in labels.items() if (own := table.get(id))}
         place: Mapping[str, float] = {}
-        if segments is None and id in waves:
-            recording = id
-        elif segments is not None and id in segments:
-            recording, place = segments[id]
+        if segments is None:
+            recording, wave = id, waves.get(id)
+        elif segment := segments.get(id):
+            recording, place = _segment(folder / "segments", *segment)
+            wave = waves[recording]
         else:
+            wave = None
+        if wave is None:
             what = "no line in wav.scp" if segments is None else "no line in segments"
             dropped.append(_drop(id, values.get("language", language), "missing_audio", what, where))
             continue
-        path = _path(folder / "wav.scp", *waves[recording])
+        path = _path(folder / "wav.scp", *wave)
         if "language" not in values:
             values["language"] = language or folder_language(Path(path), where)
         channel = {"channel": channels[recording]} if recording in channels else {}
         collector.add({"id": id, "text": text, "audio": path, **values, **channel, **place}, line)
     if segments is not None:
-        cut_up = {recording for recording, _ in segments.values()}
-        whole = [name for name in waves if name not in cut_up]
-        options.notes.extend(unused(whole, "recordings of wav.scp have no segment"))
-    for id in (waves if segments is None else segments).keys() - texts.keys():
-        code = extra["language"].get(id, (language, 0))[0]
-        dropped.append(_drop(id, code, "no_transcript", "no line in text", str(folder)))
+        count, whole = cut_up.others(waves)
+        options.notes.extend(unused(whole, "recordings of wav.scp have no segment", count))
+    for id in waves if segments is None else segments:
+        if id not in texts:
+            code = extra["language"].get(id, (language, 0))[0]
+            dropped.append(_drop(id, code, "no_transcript", "no line in text", str(folder)))
     return collector.rows(), sorted(dropped, key=lambda problem: problem.id)
 
 
@@ -79,21 +84,20 @@ def _drop(id: str, language: str | None, reason: str, what: str, where: str) -> 
     )
 
 
-def _table(path: Path, may_be_empty: bool = False) -> dict[str, tuple[str, int]]:
+def _table(path: Path, may_be_empty: bool = False) -> Mapping[str, Value]:
     """(what follows the first word, line) by first word; MayaError for a line without it or a word twice."""
-    table: dict[str, tuple[str, int]] = {}
-    for number, name, rest in _lines(path):
-        if not rest and not may_be_empty:
-            raise MayaError(f"{path}:{number}: nothing follows {short(name)}; complete or remove the line")
-        if name in table:
-            raise MayaError(
-                f"{path}:{number}: {short(name)} occurs in line {table[name][1]} already; remove one"
-            )
-        table[name] = rest, number
-    return table
+
+    def lines() -> Iterator[Line]:
+        for number, name, rest in _lines(path):
+            if not rest and not may_be_empty:
+                problem = f"nothing follows {short(name)}; complete or remove the line"
+                raise MayaError(f"{path}:{number}: {problem}")
+            yield number, name, rest
+
+    return line_table(path, lines())
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
+def _lines(path: Path) -> Iterator[Line]:
     """(number, first word, the rest) of the lines that are not empty."""
     for number, line in enumerate(read_lines(path), start=1):
         words = line.split(maxsplit=1)
@@ -101,14 +105,16 @@ def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
             yield number, words[0], words[1].strip() if len(words) == 2 else ""
 
 
-def _channels(path: Path, waves: Mapping[str, tuple[str, int]]) -> dict[str, int]:
+def _channels(path: Path, waves: Mapping[str, Value]) -> dict[str, int]:
     """The channel of recordings that share a file, from reco2file_and_channel (A is 0, B is 1).
 
     It describes the files a corpus was delivered in. These are the files of wav.scp only where two recordings
     are one file there; else every channel has a file of its own already.
     """
+    if not path.is_file():
+        return {}
     shared = {audio for audio, count in Counter(audio for audio, _ in waves.values()).items() if count > 1}
-    if not shared or not path.is_file():
+    if not shared:
         return {}
     channels = {}
     for recording, (rest, number) in _table(path).items():
@@ -123,27 +129,36 @@ def _channels(path: Path, waves: Mapping[str, tuple[str, int]]) -> dict[str, int
     return channels
 
 
-def _segments(path: Path, waves: Mapping[str, object]) -> dict[str, tuple[str, dict[str, float]]]:
-    """By utterance: its recording, and the start, duration and channel within it."""
-    segments = {}
-    for id, (rest, number) in _table(path).items():
-        words = rest.split()
-        try:
-            recording, start, end = words[0], float(words[1]), float(words[2])
-            channel = int(words[3]) if len(words) == 4 else -1  # -1: none is named
-            sound = len(words) in (3, 4) and 0 <= start < 1e12 and (end == -1 or start < end < 1e12)
-        except (IndexError, ValueError):
-            sound = False
-        if not sound or channel < -1:
-            raise MayaError(
-                f"{path}:{number}: it must read UTTERANCE RECORDING START END, in seconds, the end after the "
-                "start or -1 for that of the recording, and may name a CHANNEL, counted from 0"
-            )
-        if recording not in waves:
-            raise MayaError(f"{path}:{number}: wav.scp has no recording {short(recording)}; add it there")
-        place: dict[str, float] = {"start": start} if end == -1 else {"start": start, "duration": end - start}
-        segments[id] = recording, place | ({"channel": channel} if channel >= 0 else {})
-    return segments
+def _segments(path: Path, waves: Mapping[str, Value], cut_up: UsedLines) -> Mapping[str, Value]:
+    """The lines of segments by utterance, checked. cut_up: gets the lines of their recordings in wav.scp."""
+
+    def lines() -> Iterator[Line]:
+        for number, id, rest in _lines(path):
+            recording, _ = _segment(path, rest, number)
+            if (wave := waves.get(recording)) is None:
+                raise MayaError(f"{path}:{number}: wav.scp has no recording {short(recording)}; add it there")
+            cut_up.add(wave[1])
+            yield number, id, rest
+
+    return line_table(path, lines())
+
+
+def _segment(path: Path, rest: str, number: int) -> tuple[str, dict[str, float]]:
+    """The recording of a line of segments, and the start, duration and channel within it."""
+    words = rest.split()
+    try:
+        recording, start, end = words[0], float(words[1]), float(words[2])
+        channel = int(words[3]) if len(words) == 4 else -1  # -1: none is named
+        sound = len(words) in (3, 4) and 0 <= start < 1e12 and (end == -1 or start < end < 1e12)
+    except (IndexError, ValueError):
+        sound = False
+    if not sound or channel < -1:
+        raise MayaError(
+            f"{path}:{number}: it must read UTTERANCE RECORDING START END, in seconds, the end after the "
+            "start or -1 for that of the recording, and may name a CHANNEL, counted from 0"
+        )
+    place: dict[str, float] = {"start": start} if end == -1 else {"start": start, "duration": end - start}
+    return recording, place | ({"channel": channel} if channel >= 0 else {})
 
 
 def _path(scp: Path, value: str, line: int) -> str:

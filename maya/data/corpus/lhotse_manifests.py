@@ -1,7 +1,8 @@
 """lhotse manifests on disk: recordings with supervisions, or cuts, as JSON lines, packed with gzip or not."""
 
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from maya.data.corpus.common import (
     unused,
     within,
 )
+from maya.data.corpus.line_table import Line, UsedLines, Value, line_table
 from maya.data.corpus.manifest import (
     ReadOptions,
     Result,
@@ -27,6 +29,7 @@ from maya.data.corpus.manifest import (
 from maya.errors import MayaError
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")
+_NAMED = 3  # names that a note lists
 
 
 def lhotse_manifests(folder: Path) -> list[tuple[Path, Path | None]]:
@@ -109,7 +112,8 @@ def rows_of_supervisions(
     """As `read_lhotse`, of supervisions and of recordings by id; both as lhotse writes them down. name: used
     in messages, with the number of the supervision."""
     reader = _LhotseReader(name, options, part, subset)
-    return reader.joined(enumerate(supervisions, start=1), recordings, str(name))
+    lines = {id: (json.dumps(recording), n) for n, (id, recording) in enumerate(recordings.items(), start=1)}
+    return reader.joined(enumerate(supervisions, start=1), lines, str(name))
 
 
 class _LhotseReader:
@@ -118,43 +122,53 @@ class _LhotseReader:
     def __init__(self, path: Path, options: ReadOptions, part: str | None, subset: str | None) -> None:
         self.path, self.options, self.part = path, options, part
         self.subset = subset if part is not None and subset is not None and subset.lower() != part else None
-        self.collector = RowCollector(path)
-        self.without_text: list[str] = []  # cuts
+        self.collector = RowCollector(path, sink=options.sink)
+        self.without_text = 0  # cuts
+        self.named: list[str] = []  # the first of them
 
     def cuts(self) -> Result:
         result = self.collector.add_objects(self._add_cut)
-        self.options.notes.extend(unused(self.without_text, f"cuts of {self.path.name} have no supervision"))
+        what = f"cuts of {self.path.name} have no supervision"
+        self.options.notes.extend(unused(self.named, what, self.without_text))
         return result
 
     def supervisions(self, path: Path) -> Result:
-        recordings: dict[str, dict[str, Any]] = {}
-        for number, line in enumerate(read_lines(path), start=1):
-            try:
-                if line.strip():
-                    recording = parse_object(line)
-                    if recordings.setdefault(id := _text(recording, "id"), recording) != recording:
-                        raise ValueError(f"there is another recording {short(id)} before it; rename one")
-            except ValueError as error:
-                raise MayaError(f"{path}:{number}: {error}") from None
-        return self.joined(self.collector.objects(), recordings, path.name)
+
+        def lines() -> Iterator[Line]:
+            for number, line in enumerate(read_lines(path), start=1):
+                try:
+                    if line.strip():
+                        recording = parse_object(line)
+                        yield number, _text(recording, "id"), json.dumps(recording, sort_keys=True)
+                except ValueError as error:
+                    raise MayaError(f"{path}:{number}: {error}") from None
+
+        twice = "there is another recording {name} before it; rename one"
+        return self.joined(self.collector.objects(), line_table(path, lines(), twice), path.name)
 
     def joined(
-        self, supervisions: Iterable[tuple[int, dict[str, Any]]], recordings: Mapping[str, Any], name: str
+        self, supervisions: Iterable[tuple[int, dict[str, Any]]], lines: Mapping[str, Value], name: str
     ) -> Result:
-        """Rows of numbered supervisions; `name` stands for the recordings in messages."""
+        """Rows of numbered supervisions. lines: of the recordings, as JSON; `name` stands for them in
+        messages."""
 
-        used: set[str] = set()
+        used = UsedLines()
 
         def add(supervision: dict[str, Any], number: int) -> None:
             id = _text(supervision, "recording_id")
-            used.add(id)
-            if id not in recordings:
+            if (place := lines.get(id)) is None:
                 raise ValueError(f"{name} has no recording {short(id)}; add it there")
-            self._add(supervision, recordings[id], 0.0, supervision.get("channel"), number)
+            used.add(place[1])
+            recording = json.loads(place[0])
+            try:
+                seconds(recording, "duration")
+            except ValueError as error:
+                raise ValueError(f"line {place[1]} of {name}, its recording: {error}") from None
+            self._add(supervision, recording, 0.0, supervision.get("channel"), number)
 
         result = self.collector.add_objects(add, supervisions)
-        without_text = [id for id in recordings if id not in used]
-        self.options.notes.extend(unused(without_text, f"recordings of {name} have no supervision"))
+        count, without_text = used.others(lines)
+        self.options.notes.extend(unused(without_text, f"recordings of {name} have no supervision", count))
         return result
 
     def _add_cut(self, cut: dict[str, Any], line: int) -> None:
@@ -170,7 +184,8 @@ class _LhotseReader:
             raise ValueError("the cut has no list of supervisions; they tell what is said")
         begin = seconds(cut, "start")
         if not supervisions:
-            self.without_text.append(str(cut.get("id")))
+            self.without_text += 1
+            self.named = [*self.named, str(cut.get("id"))][:_NAMED]
         for supervision in supervisions:
             # The channels of a MonoCut's supervisions are its own.
             channel = supervision.get("channel") if kind == "MultiCut" else None

@@ -5,6 +5,7 @@ an unknown language) raises MayaError and names the line. Problems of a single u
 maya.data.measure.probe, and cost only that utterance.
 """
 
+import codecs
 import gzip
 import json
 import math
@@ -27,6 +28,7 @@ _LABEL_COLUMN = "label_"  # of a table: label_emotion holds the label "emotion"
 _MAX_LINE = 1 << 24  # bytes; a line without an end would be read into memory whole
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte-order marks
 _NAMED = 3  # names that a note lists
+_AT_ONCE = 10_000  # rows
 _MAX_NUMBER = 1 << 62  # of bytes or Hz; what fits into a table's column
 
 
@@ -75,6 +77,7 @@ class Problem:
 
 
 Result = tuple[list[Row], list[Problem]]  # utterances, and those that cannot be used
+Sink = Callable[[list[Row], list[Problem]], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,8 +87,9 @@ class ReadOptions:
     language: of utterances whose corpus does not name one. made: the folder for audio that lies inside tables
     (see maya.data.corpus.hugging_face). labels: fields or columns of the corpus that hold labels. piece: all
     that is to be read (see maya.data.corpus.pieces); None for everything. first: whether this is the first
-    piece, with which the notes about the whole corpus are made. notes: gets sentences for people. unread: the
-    number of things of a kind that are not read, and the names of some.
+    piece, with which the notes about the whole corpus are made. sink: gets what a reader of long files has
+    read, some thousand rows at a time; the reader returns the rest, if any. notes: gets sentences for people.
+    unread: the number of things of a kind that are not read, and the names of some.
     """
 
     language: str | None = None
@@ -93,6 +97,7 @@ class ReadOptions:
     labels: Sequence[str] = ()
     piece: CorpusPiece | None = None
     first: bool = True
+    sink: "Sink | None" = None
     notes: list[str] = field(default_factory=list)
     unread: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
 
@@ -145,13 +150,19 @@ def labels_in(values: Mapping[str, Any], names: Sequence[str]) -> Any:
 class RowCollector:
     """Collects the rows of a file and everything that is wrong with them.
 
-    dropped: utterances that cannot be used; a wrong line makes the whole file unusable instead.
+    dropped: utterances that cannot be used; a wrong line makes the whole file unusable instead. sink: gets
+    the rows (see ReadOptions); whether an id occurs twice is then known of those between two calls only.
     """
 
     def __init__(
-        self, path: Path, languages: Sequence[str] | None = None, piece: CorpusPiece | None = None
+        self,
+        path: Path,
+        languages: Sequence[str] | None = None,
+        piece: CorpusPiece | None = None,
+        sink: Sink | None = None,
     ) -> None:
-        self.path, self.languages, self.piece = path, languages, piece
+        self.path, self.languages, self.piece, self._sink = path, languages, piece, sink
+        self._sunk = False
         self.dropped: list[Problem] = []
         self._rows: list[Row] = []
         self._problems: list[str] = []
@@ -172,13 +183,22 @@ class RowCollector:
     def add(self, values: dict[str, Any], line: int, subset: str | None = None) -> None:
         """Check the values of one line and keep them."""
         try:
-            row = replace(_row(values, f"{self.path}:{line}", self.languages), subset=subset)
+            row = _row(values, f"{self.path}:{line}", self.languages)
+            row = row if subset is None else replace(row, subset=subset)
         except ValueError as error:
             return self.reject(str(error), line)
         if row.id in self._line_of:
             return self.reject(f"the id {row.id!r} occurs in line {self._line_of[row.id]} already", line)
         self._line_of[row.id] = line
         self._rows.append(row)
+        if len(self._rows) == _AT_ONCE:
+            self._give()
+
+    def _give(self) -> None:
+        """Give the rows to the sink, if there is one."""
+        if self._sink is not None:
+            self._sink(self._rows, self.dropped)
+            self._rows, self.dropped, self._line_of, self._sunk = [], [], {}, True
 
     def add_objects(
         self,
@@ -213,8 +233,9 @@ class RowCollector:
     def rows(self, may_be_none: bool = False) -> list[Row]:
         """All rows; MayaError if a line was wrong, or if there is no row (unless may_be_none)."""
         _raise_first(self._problems)
-        if not self._rows and not may_be_none:
+        if not (self._rows or self._sunk or may_be_none):
             raise MayaError(f"{self.path} describes no utterance")
+        self._give()  # before those of other files
         return self._rows
 
 
@@ -262,6 +283,7 @@ def read_lines(path: Path, piece: CorpusPiece | None = None) -> Iterator[str]:
     """Lines of a UTF-8 file, or one packed as .gz, without their ends; MayaError names the line at fault.
     piece: those of the file that are read."""
     begin, end, first = (piece.begin, piece.end, piece.first_line) if piece else (0, None, 1)
+    number = first - 1
     try:
         if path.exists() and not path.is_file():  # opening a named pipe would wait for its writer
             raise MayaError(f"{path} is not a file")
@@ -275,11 +297,13 @@ def read_lines(path: Path, piece: CorpusPiece | None = None) -> Iterator[str]:
                 if number == 1 and raw.startswith(_UTF_16):
                     raise MayaError(f"{path} is UTF-16 text; convert the file to UTF-8")
                 try:
-                    yield raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                    # Joined files have a byte-order mark at the head of each.
+                    yield raw.removeprefix(codecs.BOM_UTF8).decode().rstrip("\r\n")
                 except UnicodeDecodeError:
                     raise MayaError(f"{path}:{number} is not UTF-8 text; convert the file to UTF-8") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise MayaError(f"{path} is not a sound gzip file ({error}); copy or make it again") from None
+        place = f" after line {number}" if number else ""
+        raise MayaError(f"{path} is not a sound gzip file{place} ({error}); copy or make it again") from None
     except OSError as error:
         raise MayaError(f"cannot read {path}: {error.strerror}") from None
 

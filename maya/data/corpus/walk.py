@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,10 +47,11 @@ class Walk:
         return notes
 
 
-def walk(folder: Path) -> Walk:
+def walk(folder: Path, each: Callable[[Path], None] | None = None) -> Walk:
     """Look through a folder. A folder that several paths lead to is read under the one without links, or the
-    first of them."""
+    first of them. each: gets every file, in no special order; the result then lists none."""
     result = Walk()
+    keep = each or result.files.append
     read: dict[tuple[int, int], Path] = {}
     folders, links = deque([folder]), deque[Path]()
     while folders or links:
@@ -73,7 +74,7 @@ def walk(folder: Path) -> Walk:
                 if entry.is_dir():
                     (links if entry.is_symlink() else folders).append(inner)
                 elif entry.is_file():
-                    result.files.append(inner)
+                    keep(inner)
                 elif entry.is_symlink():
                     result.broken.append(inner)
             except OSError:  # a link to itself

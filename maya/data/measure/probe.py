@@ -1,11 +1,13 @@
 """Rules for dropping an utterance: its audio must exist, decode, and fit what is claimed and said."""
 
+import errno
 import os.path
 import sys
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -140,6 +142,7 @@ def _chunks(rows: Sequence[Row]) -> Iterator[list[Row]]:
 def _probe_chunk(chunk: _Chunk) -> tuple[str, bool, list[Entry | Problem]]:
     """(name of the file of its measurements, whether they were made now, the result of each row)."""
     folder, rows, cfg, keep = chunk
+    _real_folder.cache_clear()  # a link may lead elsewhere since
     texts = [normalize(row.text, row.language) for row in rows]
     with_text = [row for row, text in zip(rows, texts, strict=True) if text]
     stats = [look(audio_path(folder, row)) for row in with_text]
@@ -168,6 +171,30 @@ def _probe_chunk(chunk: _Chunk) -> tuple[str, bool, list[Entry | Problem]]:
     return name, fresh, results
 
 
+@lru_cache(maxsize=4096)
+def _real_folder(path: str) -> str:
+    return os.path.realpath(path)
+
+
+def _without_links(path: str) -> str:
+    """As os.path.realpath of a file, which would look at all its folders for each of millions of files."""
+    folder, name = os.path.split(path)
+    return os.path.realpath(path) if os.path.islink(path) else os.path.join(_real_folder(folder), name)
+
+
+def _absence(path: str, shown: Path | str) -> str:
+    """Why there is no file that can be read."""
+    try:
+        os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
+            return f"no permission to look at {shown}"
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            return f"the link {shown} leads to itself"
+        return f"there is no file {shown}"
+    return f"{shown} is not a file"
+
+
 class FileStatus(NamedTuple):
     """size: bytes; mtime_ns: time of change, in ns since 1970."""
 
@@ -178,7 +205,7 @@ class FileStatus(NamedTuple):
 def audio_path(folder: Path, row: Row) -> str:
     """Where the audio of a row lies, or its tar: an absolute path, or an object in S3 (s3://bucket/key)."""
     name = row.tar or row.audio
-    return name if name.startswith(_S3) else os.path.abspath(folder / name)
+    return name if name.startswith(_S3) else os.path.abspath(os.path.join(folder, name))
 
 
 def look(path: str) -> FileStatus | None:
@@ -206,7 +233,7 @@ def _measured(folder: Path, row: Row, cfg: ProbeConfig) -> Measured:
     shown: Path | str = path if path.startswith(_S3) else folder / (row.tar or row.audio)
     try:
         if not remote and not os.path.isfile(path):  # Path.is_file raises for a name that is too long
-            raise _Bad("missing_audio", f"there is no file {shown}")
+            raise _Bad("missing_audio", _absence(path, shown))
         audio: Path | ByteRange = ByteRange(path, 0, remote.size) if remote else Path(shown)
         audio = _located(shown, row) if row.tar is not None else audio
         rate, channels, num_samples, sound = _measure(audio, row, cfg)
@@ -242,7 +269,7 @@ def _entry(
     in_tar = row.tar is not None
     return Entry(
         id=row.id,
-        path=path if path.startswith(_S3) else os.path.realpath(path),
+        path=path if path.startswith(_S3) else _without_links(path),
         offset=audio.offset if in_tar else None,
         size=audio.size if in_tar else None,
         member=row.audio if in_tar else None,
@@ -273,7 +300,7 @@ def _located(path: Path | str, row: Row) -> ByteRange:
         if row.offset is None or row.size is None:
             member = _look_up(path, row.audio)
             return ByteRange(str(path), member.offset, member.size)
-        header = member_header(path, row.offset)
+        header, end = member_header(path, row.offset), file_stamp(path).size
     except MayaError as error:
         raise _Bad("tar_mismatch", str(error)) from None
     if header is None:
@@ -288,6 +315,9 @@ def _located(path: Path | str, row: Row) -> ByteRange:
             f"at byte {row.offset} of {path} lies {header.name!r} of {header.size} bytes, "
             f"not {row.audio!r} of {row.size} bytes",
         )
+    if row.offset + row.size > end:
+        detail = f"{row.audio!r} ends at byte {row.offset + row.size} of {path}, which has {end} bytes"
+        raise _Bad("tar_mismatch", detail)
     return ByteRange(str(path), row.offset, row.size)
 
 

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from maya.data.corpus.manifest import Row
 from maya.data.measure.probe import audio_path, look
-from maya.data.prepare.columns import first_rows, keys
+from maya.data.prepare.columns import MEMORY, Scratch, first_rows, is_first, keys
 
 NAME = "audio_files.arrow"
 _ABSENT = -1
 _THREADS = 16  # network storage answers many questions as fast as one
 _FILES_PER_TASK = 512
 _BATCH = 1 << 18  # files in memory at a time
+_DAMAGED = (pa.ArrowException, OSError, KeyError, ValueError, AttributeError)
 _SCHEMA = pa.schema([("path", pa.binary()), ("size", pa.int64()), ("mtime_ns", pa.int64())])
 
 
@@ -41,12 +42,7 @@ class AudioFiles:
 
     def digest(self) -> str:
         """A short hash of all paths and stamps."""
-        digest = hashlib.sha256()
-        for number, lot in enumerate(self.lots()):
-            names = ("\0" if number else "") + "\0".join(lot)
-            digest.update(names.encode("utf-8", "surrogateescape"))
-        digest.update(np.ascontiguousarray(self.stamps).tobytes())
-        return digest.hexdigest()[:16]
+        return _digest(self.lots(), [self.stamps])
 
     def now(self) -> "AudioFiles":
         """The same files as they are at this moment."""
@@ -82,17 +78,34 @@ def read(path: Path) -> AudioFiles | None:
     """The list that `AudioFiles.write` wrote; None where there is none, or it is damaged."""
     try:
         parts = [stamps for _, stamps in _batches(path)]
-    except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError):
+    except _DAMAGED:
         return None
     stamps = np.concatenate([np.zeros((0, 2), np.int64), *parts])
     return AudioFiles(lambda: (names for names, _ in _batches(path)), stamps)
 
 
-def join(sources: Sequence[Path], path: Path) -> None:
+def digest_of(path: Path) -> str:
+    """The digest of the list in a file, "" where it cannot be read; some files are in memory at a time."""
+    try:
+        return _digest((names for names, _ in _batches(path)), (stamps for _, stamps in _batches(path)))
+    except _DAMAGED:
+        return ""
+
+
+def _digest(names: Iterable[list[str]], stamps: Iterable[NDArray[np.int64]]) -> str:
+    digest = hashlib.sha256()
+    for number, lot in enumerate(names):
+        digest.update((("\0" if number else "") + "\0".join(lot)).encode("utf-8", "surrogateescape"))
+    for some in stamps:
+        digest.update(np.ascontiguousarray(some).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def join(sources: Sequence[Path], path: Path, scratch: Scratch = MEMORY) -> None:
     """Write the files of several lists as one, each once: with the stamps of the first list that has it."""
-    parts = [keys(names) for source in sources for names, _ in _batches(source)]
-    column = np.concatenate([np.zeros(0, np.uint64), *parts])
-    wanted = first_rows(column) == np.arange(len(column))
+    count = sum(len(names) for source in sources for names, _ in _batches(source))
+    parts = (keys(names) for source in sources for names, _ in _batches(source))
+    wanted = is_first(first_rows(scratch.joined(parts, count, np.uint64), scratch))
     begin, written, names, stamps = 0, 0, list[str](), _stamps([])
     with _writing(path) as writer:
         for some, some_stamps in (batch for source in sources for batch in _batches(source)):

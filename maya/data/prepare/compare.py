@@ -18,9 +18,10 @@ from maya.data.corpus.manifest import PARTS
 from maya.data.measure.entry import Entry
 from maya.data.measure.flags import Finding
 from maya.data.measure.overlaps import overlap_groups, overlaps
-from maya.data.prepare.columns import Keys, mixed, occurs_twice
+from maya.data.prepare.columns import Keys, blocks, mixed, occurs_twice
 from maya.data.prepare.shards import Shards
 from maya.data.prepare.text_checks import (
+    FITTED,
     TextCheckConfig,
     rate_finding,
     repeated_texts,
@@ -83,8 +84,8 @@ def together(
 ) -> Iterator[tuple[dict[str, int], list[Entry]]]:
     """(row of each id, utterances in order) in lots: those of `rows` whose key another one of them has too.
     column: the key of each of these rows."""
-    alike = occurs_twice(column)
-    rows, column = rows[alike], column[alike]
+    alike, scratch = occurs_twice(column), shards.scratch
+    rows, column = scratch.chosen(rows, alike), scratch.chosen(column, alike)
     lots = 1 + len(rows) // _TOGETHER
     if not len(rows):
         return
@@ -93,12 +94,10 @@ def together(
         yield {entry.id: row for row, entry in lot}, [entry for _, entry in lot]
         return
     spill, stream = Spill(folder), picked(shards, rows)
-    numbers = (mixed(column) % np.uint64(lots)).astype(np.int64)
     for begin in range(0, len(rows), _TOGETHER):
         by_lot: dict[int, list[Any]] = {}
-        for number, (row, entry) in zip(
-            numbers[begin : begin + _TOGETHER].tolist(), islice(stream, _TOGETHER), strict=True
-        ):
+        numbers = (mixed(column[begin : begin + _TOGETHER]) % np.uint64(lots)).tolist()
+        for number, (row, entry) in zip(numbers, islice(stream, _TOGETHER), strict=True):
             by_lot.setdefault(number, []).append([row, *(entry[place] for place in _PLACES)])
         for number, values in by_lot.items():
             spill.add(number, values)
@@ -143,17 +142,18 @@ def compare_texts(
     """Findings that several utterances give; and (n,) the first utterance with the same audio, None where
     audio is not compared."""
     noticed = Suspicions(shards, folder / "findings")
-    languages, _ = shards.languages
+    languages, scratch = shards.languages[0], shards.scratch
     for findings in _rates(shards, cfg):
         noticed.add(findings, 0)
-    rows = np.flatnonzero(shards.extra("words") >= cfg.repeat_min_words)
-    column = mixed(languages[rows], shards.extra("speaker")[rows], shards.extra("text")[rows])
+    rows = scratch.where(shards.extra("words") >= cfg.repeat_min_words)
+    compared = languages, shards.extra("speaker"), shards.extra("text")
+    column = mixed(*(scratch.taken(column, rows) for column in compared), scratch=scratch)
     for rows_of, entries in together(shards, column, rows, folder / "texts"):
         repeated = repeated_texts(entries, cfg.repeat_min_words)
         noticed.add(((rows_of[name], finding) for name, finding in repeated), 1)
     if not cfg.compare_audio:
         return noticed, None
-    first = np.arange(len(shards))
+    first = scratch.where(np.ones(len(shards), np.bool_))
     for rows_of, entries in together(shards, shards.extra("audio"), first, folder / "audio"):
         twins = same_audio(entries)
         noticed.add(((rows_of[name], finding) for name, finding in twin_findings(entries, twins)), 2)
@@ -166,13 +166,14 @@ def _rates(shards: Shards, cfg: TextCheckConfig) -> Iterator[list[tuple[int, Fin
     """Texts that are far too long or short for their audio, by language."""
     languages, codes = shards.languages
     lengths = (pc.utf8_length(table.column("text")).to_numpy() for _, table in shards.tables())
-    characters = np.concatenate([*lengths]).astype(np.int32)
+    characters = shards.scratch.joined(lengths, len(shards), np.int32)
     seconds = shards.numbers("duration")
     for number in range(len(codes)):
-        rows = np.flatnonzero(languages == number)
+        rows = shards.scratch.where(languages == number)
         if len(rows) < cfg.rate_min_utterances:
             continue
-        usual = usual_duration(characters[rows].astype(np.float64), seconds[rows])
+        some = rows[:: -(-len(rows) // FITTED)]
+        usual = usual_duration(characters[some].astype(np.float64), seconds[some])
         for begin in range(0, len(rows), _TOGETHER):
             some = rows[begin : begin + _TOGETHER]
             lengths_of = characters[some].astype(np.float64)
@@ -189,10 +190,11 @@ class SharedAudio:
     must keep in one part, -1 for none."""
 
     def __init__(self, shards: Shards, kept: NDArray[np.bool_], folder: Path) -> None:
-        self.groups = np.full(len(shards), -1, np.int64)
+        scratch = shards.scratch
+        self.groups = scratch.full(len(shards), np.int64, -1)
         self._spill = Spill(folder / "overlaps")
-        rows = np.flatnonzero(kept)
-        column = shards.extra("recording")[rows]
+        rows = scratch.where(kept)
+        column = scratch.taken(shards.extra("recording"), rows)
         for rows_of, entries in together(shards, column, rows, folder / "recordings"):
             shared = list(overlaps(entries))
             for name, root in overlap_groups(shared).items():
@@ -207,7 +209,8 @@ class SharedAudio:
 
     def notes(self) -> list[str]:
         """A sentence for people; none where nothing is shared."""
-        members = self.groups[self.groups >= 0]
+        parts = (self.groups[some] for some in blocks(len(self.groups)))
+        members = np.concatenate([np.zeros(0, np.int64), *(part[part >= 0] for part in parts)])
         if not len(members):
             return []
         count = len(np.unique(members))

@@ -1,6 +1,6 @@
 """Drawing the speakers and texts of dev and test in a language. Parts are numbers of PARTS, -1 for none."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,7 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maya.data.corpus.manifest import PARTS
-from maya.data.prepare.columns import Keys, ranked, running_sum
+from maya.data.prepare.columns import (
+    MEMORY,
+    Keys,
+    Numbers,
+    Scratch,
+    blocks,
+    counted,
+    first_places,
+    ranked,
+    running_sum,
+    summed,
+)
 
 NONE, TRAIN, DEV, TEST = -1, *(PARTS.index(part) for part in ("train", "dev", "test"))
 HELD_OUT = (TEST, DEV)  # drawn in this order
@@ -29,39 +40,46 @@ class Wanted(NamedTuple):
 class Homes:
     """The part of each speaker met so far, and the order in which they were met."""
 
-    def __init__(self, speakers: int) -> None:
-        self.part = np.full(speakers, NONE, np.int8)
-        self.order = np.full(speakers, np.iinfo(np.int64).max)
+    def __init__(self, speakers: int, scratch: Scratch = MEMORY) -> None:
+        self.part = scratch.full(speakers, np.int8, NONE)
+        self.order = scratch.full(speakers, np.int64, np.iinfo(np.int64).max)
         self._count = 0
         self._mixed = np.zeros(speakers, np.bool_)
 
-    def add(self, people: NDArray[np.integer], parts: Parts, extend: bool = False) -> None:
+    def add(self, pool: "Pool", parts: Parts, rows: NDArray[np.bool_] | None = None) -> None:
         """Note the speaker and part of each utterance: train for a speaker of several parts. A speaker who is
-        noted already keeps the part, unless `extend` adds to what was noted so far."""
-        if not len(people):
-            return
-        codes, first = ranked(people.astype(np.uint64))
-        own = several_or(codes, parts, len(first), TRAIN)
-        who = people[first]
+        noted already keeps the part. rows: those that count; they add to what was noted so far."""
+        own = several_or(pool.speakers, parts, len(pool.people), TRAIN, rows)
+        if rows is None:
+            met: Numbers = np.flatnonzero(own != NONE)
+        else:
+            codes = pool.scratch.chosen(pool.speakers, rows)
+            met = in_order(codes, len(pool.people), pool.scratch)
+            several = several_or(pool.speakers, parts, len(pool.people), TEST + 1, rows)
+            noted = self.part[pool.people]
+            differs = (several > TEST) | ((noted != NONE) & (own != NONE) & (noted != own))
+            self._mixed[pool.people[differs]] = True
+        who = pool.people[met]
         new = self.part[who] == NONE
-        if extend:
-            lot = np.zeros(len(first), np.bool_)
-            lot[codes[parts != own[codes]]] = True  # in several parts
-            self._mixed[who] |= lot | (~new & (self.part[who] != own))
-        self.part[who[new]] = own[new]
+        self.part[who[new]] = own[met][new]
         self.order[who[new]] = self._count + np.arange(int(new.sum()))
         self._count += int(new.sum())
 
     def close(self) -> None:
-        """What was extended is complete."""
+        """What rows added is complete."""
         self.part[self._mixed] = TRAIN
 
 
-def several_or(codes: NDArray[np.integer], parts: Parts, count: int, other: int) -> Parts:
-    """(count,) the only part of the utterances of each code, `other` where they have several, -1 for none."""
+def several_or(
+    codes: Numbers, parts: Parts, count: int, other: int, rows: NDArray[np.bool_] | None = None
+) -> Parts:
+    """(count,) the only part of the utterances of each code, `other` where they have several, -1 for none.
+    rows: those that count; all by default."""
     low, high = np.full(count, 127, np.int8), np.full(count, NONE, np.int8)
-    np.minimum.at(low, codes, parts)
-    np.maximum.at(high, codes, parts)
+    for some in blocks(len(codes)):
+        here = some if rows is None else some.start + np.flatnonzero(rows[some])
+        np.minimum.at(low, codes[here], parts[here])
+        np.maximum.at(high, codes[here], parts[here])
     return np.where(high == NONE, NONE, np.where(low == high, low, other)).astype(np.int8)
 
 
@@ -71,7 +89,7 @@ class Pool:
 
     seconds: (n,); speakers, texts: (n,) numbers from 0 in the order in which they first occur; people: the
     number of each speaker in all languages; named, settled: (n,) parts that the corpus gives, and those of an
-    earlier split.
+    earlier split. text_count: texts that differ.
     """
 
     seconds: NDArray[np.float64]
@@ -80,20 +98,34 @@ class Pool:
     texts: NDArray[np.int32]
     named: Parts
     settled: Parts
+    text_count: int
+    scratch: Scratch
 
     @classmethod
     def of(
-        cls, seconds: NDArray[np.float64], people: NDArray[np.integer], texts: Keys, named: Parts
+        cls, seconds: NDArray[np.float64], people: Numbers, texts: Keys, named: Parts, scratch: Scratch
     ) -> "Pool":
-        speakers, first = ranked(people.astype(np.uint64))
+        speakers, first = ranked(people, scratch)
+        words, firsts = ranked(texts, scratch)
         return cls(
             seconds=seconds,
             speakers=speakers,
-            people=people[first],
-            texts=ranked(texts)[0],
+            people=scratch.taken(people, first),
+            texts=words,
             named=named,
-            settled=np.full(len(seconds), NONE, np.int8),
+            settled=scratch.full(len(seconds), np.int8, NONE),
+            text_count=len(firsts),
+            scratch=scratch,
         )
+
+    def of_rows(
+        self, free: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+        """(speakers, texts, seconds) of these rows."""
+        if free.all():
+            return self.speakers, self.texts, self.seconds
+        chosen = self.scratch.chosen
+        return chosen(self.speakers, free), chosen(self.texts, free), chosen(self.seconds, free)
 
     @property
     def freedom(self) -> int:
@@ -110,23 +142,35 @@ class Pool:
         noted = home.part[self.people]
         return np.where(noted != NONE, noted, given).astype(np.int8)
 
-    def taken_order(self, home: Homes) -> NDArray[np.int64]:
-        """(speakers,) ranks of those who are taken: sums of seconds depend on the order in the last bit."""
-        order = home.order[self.people]
+    def taken_order(self, home: Homes, placed: Numbers) -> NDArray[np.int64]:
+        """(placed,) ranks of these who are taken: sums of seconds depend on the order in the last bit."""
+        order = home.order[self.people[placed]]
         codes, first = np.unique(self.speakers[self.named > TRAIN], return_index=True)
-        order[codes] = first - len(self.seconds)
+        place = np.minimum(np.searchsorted(codes, placed), len(codes) - 1)
+        named = codes[place] == placed if len(codes) else np.zeros(len(placed), np.bool_)
+        order[named] = first[place[named]] - len(self.seconds)
         return order
 
 
 class _Groups:
     """Rows by their codes."""
 
-    def __init__(self, codes: NDArray[np.integer], count: int) -> None:
-        self._rows = np.argsort(codes, kind="stable")
-        self._ends = np.cumsum(np.bincount(codes, minlength=count))
+    def __init__(self, codes: Numbers, values: Numbers | None = None) -> None:
+        rows = np.argsort(codes, kind="stable")
+        self._codes, self._values = codes[rows], rows if values is None else values[rows]
 
-    def __getitem__(self, code: int) -> NDArray[np.int64]:
-        return self._rows[self._ends[code - 1] if code else 0 : self._ends[code]]
+    def __getitem__(self, code: int) -> NDArray[Any]:
+        """Their numbers, or their values where these are given."""
+        return self._values[np.searchsorted(self._codes, code) : np.searchsorted(self._codes, code, "right")]
+
+
+def _texts_of(drawn: Iterable[int], codes: Numbers, texts: Numbers, count: int) -> _Groups:
+    """The texts of these speakers, by speaker."""
+    mask = np.zeros(count, np.bool_)
+    mask[list(drawn)] = True
+    rows = [some.start + np.flatnonzero(mask[codes[some]]) for some in blocks(len(codes))]
+    chosen = np.concatenate([*rows, np.zeros(0, np.int64)])
+    return _Groups(codes[chosen], texts[chosen])
 
 
 def draw_speakers(
@@ -134,24 +178,31 @@ def draw_speakers(
 ) -> Parts | None:
     """(speakers,) the parts of the speakers drawn; None if no draw fills each part and leaves min_train.
     free: (n,) utterances whose part the corpus does not name."""
-    rows, count = np.flatnonzero(free), len(pool.people)
-    codes, texts = pool.speakers[rows], pool.texts[rows]
-    order = _in_order(codes)
-    seconds: NDArray[np.float64] = np.bincount(codes, pool.seconds[rows], count).astype(np.float64)
-    total, groups, readings = running_sum(seconds[order]), _Groups(codes, count), np.bincount(texts)
+    scratch, count = pool.scratch, len(pool.people)
+    codes, texts, lengths = pool.of_rows(free)
+    order = in_order(codes, count, scratch)
+    seconds, readings = summed(codes, lengths, count, scratch), counted(texts, pool.text_count, scratch)
+    total = 0.0
+    for some in blocks(len(order)):
+        total = running_sum(seconds[order[some]], total)
     placed_ones = order[np.isin(taken[order], list(wanted.target))]
-    placed_ones = placed_ones[np.argsort(pool.taken_order(home)[placed_ones], kind="stable")]
+    placed_ones = placed_ones[np.argsort(pool.taken_order(home, placed_ones), kind="stable")]
     placed = {int(s): int(taken[s]) for s in placed_ones}
     undecided = order[taken[order] == NONE]
-    best: tuple[float, dict[int, int]] | None = None
+    draws: list[dict[int, int]] = []
     for _ in range(_DRAWS):
         part_of = placed | _fill(undecided, seconds, wanted.target, placed, rng)
         held = {part: _sum(seconds, part_of, part) for part in wanted.target}
-        if min(held.values()) == 0 or total - sum(held.values()) < wanted.min_train:
-            continue
-        miss = sum(abs(held[part] - target) / target for part, target in wanted.target.items())
+        if min(held.values()) > 0 and total - sum(held.values()) >= wanted.min_train:
+            draws.append(part_of)
+    groups = _texts_of({speaker for draw in draws for speaker in draw}, codes, texts, count)
+    best: tuple[float, dict[int, int]] | None = None
+    for part_of in draws:
+        miss = sum(
+            abs(_sum(seconds, part_of, part) - target) / target for part, target in wanted.target.items()
+        )
         drawn = np.concatenate([groups[speaker] for speaker in part_of])
-        read, times = np.unique(texts[drawn], return_counts=True)
+        read, times = np.unique(drawn, return_counts=True)
         repeated = int(times[times < readings[read]].sum())  # also in what is left for training
         cost = miss + round(repeated / len(drawn), 4)
         if best is None or cost < best[0]:
@@ -167,10 +218,23 @@ def _sum(seconds: NDArray[np.float64], part_of: dict[int, int], part: int) -> fl
     return sum(float(seconds[speaker]) for speaker, own in part_of.items() if own == part)
 
 
-def _in_order(codes: NDArray[np.integer]) -> NDArray[Any]:
+def in_order(codes: Numbers, count: int, scratch: Scratch) -> NDArray[np.int32]:
     """The codes, each once, in the order in which they first occur."""
-    values, first = np.unique(codes, return_index=True)
-    return values[np.argsort(first)]
+    first = first_places(codes, count, scratch)
+    present = scratch.chosen(_numbered(count), first < len(codes))
+    places = first[present]
+    return present if (places[1:] > places[:-1]).all() else present[np.argsort(places)]
+
+
+def _numbered(count: int) -> NDArray[np.int32]:
+    return np.arange(count, dtype=np.int32)
+
+
+def _shuffled(count: int, rng: np.random.Generator) -> NDArray[np.int32]:
+    """As rng.permutation(count), in half the memory."""
+    result = _numbered(count)
+    rng.shuffle(result)
+    return result
 
 
 def _fill(
@@ -181,44 +245,47 @@ def _fill(
     rng: np.random.Generator,
 ) -> dict[int, int]:
     """Draw speakers for each part until it has about its target; at least one, the shortest if none fits."""
-    order = undecided[rng.permutation(len(undecided))]
+    order = _shuffled(len(undecided), rng)
     drawn: dict[int, int] = {}
     for part, target_seconds in target.items():
         have = _sum(seconds, placed, part)
-        for speaker in _items(order):
+        for speaker in _items(undecided, order):
             if have >= target_seconds:
                 break
             if speaker not in drawn and have + seconds[speaker] <= 1.25 * target_seconds:
                 drawn[speaker] = part
                 have += float(seconds[speaker])
-        remaining = order[~np.isin(order, list(drawn))] if have == 0 else ()
-        if len(remaining):
-            drawn[int(remaining[np.argmin(seconds[remaining])])] = part
+        if have == 0:
+            remaining = undecided[order]
+            remaining = remaining[~np.isin(remaining, list(drawn))]
+            if len(remaining):
+                drawn[int(remaining[np.argmin(seconds[remaining])])] = part
     return drawn
 
 
-def _items(values: NDArray[Any]) -> Iterator[int]:
-    """The values one by one; as a rule only the first are needed of millions."""
-    for begin in range(0, len(values), _AT_ONCE):
-        yield from values[begin : begin + _AT_ONCE].tolist()
+def _items(values: NDArray[Any], order: Numbers) -> Iterator[int]:
+    """The values in this order; as a rule only the first are needed of millions."""
+    for begin in range(0, len(order), _AT_ONCE):
+        yield from values[order[begin : begin + _AT_ONCE]].tolist()
 
 
 def draw_texts(pool: Pool, free: NDArray[np.bool_], wanted: Wanted, rng: np.random.Generator) -> Parts:
     """(texts,) the parts of the texts drawn; none if there are too few texts for all parts."""
-    rows = np.flatnonzero(free)
-    codes, count = pool.texts[rows], int(pool.texts.max(initial=-1)) + 1
-    result, texts = np.full(count, NONE, np.int8), _in_order(codes)
+    _, codes, lengths = pool.of_rows(free)
+    count = pool.text_count
+    result, texts = np.full(count, NONE, np.int8), in_order(codes, count, pool.scratch)
     if len(texts) <= len(wanted.target):
         return result
-    seconds = np.bincount(codes, pool.seconds[rows], count)
-    order, place = texts[rng.permutation(len(texts))], len(texts)
+    seconds = summed(codes, lengths, count, pool.scratch)
+    order, place = _shuffled(len(texts), rng), len(texts)
     for number, (part, target_seconds) in enumerate(wanted.target.items()):
         have = 0.0
         kept_back = len(wanted.target) - number  # a text for each part still to come, training included
         while have < target_seconds and place > kept_back:
             place -= 1
-            result[order[place]] = part
-            have += float(seconds[order[place]])
+            text = texts[order[place]]
+            result[text] = part
+            have += float(seconds[text])
     return result
 
 
@@ -238,7 +305,7 @@ def extend_texts(pool: Pool, wanted: Wanted, home: Homes, rng: np.random.Generat
     names, first = ranked(
         np.where(of_text, pool.texts[fresh], len(part_of_text) + speakers).astype(np.uint64)
     )
-    groups = _Groups(names, len(first))
+    groups = _Groups(names)
     spare = running_sum(pool.seconds) - wanted.min_train  # of held-out data
     parts = np.full(len(settled), NONE, np.int8)
     for number in rng.permutation(len(first)).tolist():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,17 +19,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from maya.data.corpus.manifest import PARTS, Problem, short
+from maya.data.corpus.manifest import PARTS, Problem
 from maya.data.measure.entry import Entry
-from maya.data.measure.flags import check_drop, problem, sort_out
+from maya.data.measure.flags import check_drop, sort_out
 from maya.data.measure.measured import forget_others
 from maya.data.measure.reasons import TEXT
 from maya.data.measure.workers import cpus, in_processes
 from maya.data.prepare.audio_checks import audio_limits
-from maya.data.prepare.columns import first_rows, met_in, mixed, ranked, text_order
+from maya.data.prepare.columns import (
+    Scratch,
+    first_rows,
+    is_first,
+)
 from maya.data.prepare.compare import SharedAudio, Suspicions, compare_texts, suspicions
 from maya.data.prepare.config import PrepareConfig
 from maya.data.prepare.earlier import Earlier, corpus_name
+from maya.data.prepare.parts import NO_PART, Leaks, find_leaks, split_shards
 from maya.data.prepare.run_shards import Runner, run_here
 from maya.data.prepare.shards import (
     DROPPED,
@@ -40,22 +45,21 @@ from maya.data.prepare.shards import (
     ShardJob,
     ShardOptions,
     Shards,
+    forget_rows,
+    id_occurs_twice,
     read_problems,
     row_keys,
     shard_jobs,
     write_problems,
 )
-from maya.data.prepare.split import SplitColumns, SplitConfig, split
-from maya.data.prepare.text_checks import leak_findings, text_findings
+from maya.data.prepare.split import SplitConfig
+from maya.data.prepare.text_checks import text_findings
 from maya.data.report.findings import Findings, Kind
 from maya.data.report.page import Page
 from maya.data.report.statistics import Statistics
 from maya.data.table.table import Table
 from maya.errors import MayaError
 from maya.text.languages import Language, get_language, language_code, language_of_texts
-
-_NO_PART = -1  # of an utterance that is dropped
-_LEAKS = ("text_in_training", "speaker_in_training", "audio_in_training")
 
 
 @dataclass(kw_only=True)
@@ -77,21 +81,21 @@ class Examined:
     splits: dict[str, Any]
     notes: list[str]
     work: Path
-    leaks: "Leaks"
+    leaks: Leaks
     changes: list[str] = field(default_factory=list)
     temporary: TemporaryDirectory[str] | None = None
 
     @property
     def rows(self) -> int:
         """Number of utterances read: kept or dropped."""
-        return int((self.parts != _NO_PART).sum()) + sum(self.counts("dropped").values())
+        return int((self.parts != NO_PART).sum()) + sum(self.counts("dropped").values())
 
     def kept(self) -> Iterator[tuple[Entry, str]]:
         """(utterance, its part) of all that are kept, in the order of the corpus."""
         for begin, table in self.shards.tables():
             numbers = self.parts[begin : begin + len(table)].tolist()
             for entry, number in zip(table.entries(), numbers, strict=True):
-                if number != _NO_PART:
+                if number != NO_PART:
                     yield entry, PARTS[number]
 
     def subsets(self) -> Iterator[str | None]:
@@ -100,7 +104,7 @@ class Examined:
             numbers = self.parts[begin : begin + len(table)].tolist()
             extra = pq.read_table(folder / "extra.parquet", columns=["named", "subset"])
             for number, named, subset in zip(numbers, *(c.to_pylist() for c in extra.columns), strict=True):
-                if number != _NO_PART:
+                if number != NO_PART:
                     yield subset if number == named != PARTS.index("train") else None
 
     def dropped(self) -> Iterator[Problem]:
@@ -111,7 +115,7 @@ class Examined:
     def flags(self) -> Iterator[Problem]:
         """What is suspect about those that are kept."""
         for number, noted in self.shards.problems(SUSPECT):
-            if self.parts[int(self.shards.ends[number]) + noted.row] != _NO_PART:
+            if self.parts[int(self.shards.ends[number]) + noted.row] != NO_PART:
                 yield noted.problem
         yield from (noted.problem for _, noted in self._of_texts(SUSPECT))
         yield from self.leaks.problems(self.shards, self.parts)
@@ -151,7 +155,7 @@ class Examined:
     def refusal(self) -> str | None:
         """The reason to refuse the corpus; None if it can be used."""
         numbers, codes = self.shards.languages
-        usable = np.bincount(numbers[self.parts != _NO_PART], minlength=len(codes))
+        usable = np.bincount(numbers[self.parts != NO_PART], minlength=len(codes))
         count_of = dict(zip(codes, usable.tolist(), strict=True))
         for language, count in sorted(self.selected.items()):
             if not count_of.get(language):
@@ -194,25 +198,6 @@ class Examined:
         return texts
 
 
-class Leaks(NamedTuple):
-    """What held-out utterances share with training. flags: (n,) a bit for each of _LEAKS; overlaps: by row,
-    what of the audio is in another part."""
-
-    flags: NDArray[np.uint8]
-    overlaps: dict[int, str]
-
-    def problems(self, shards: Shards, parts: NDArray[np.int8]) -> Iterator[Problem]:
-        """In the order of the corpus."""
-        marked = self.flags > 0
-        marked[list(self.overlaps)] = True
-        for begin, table in shards.tables():
-            rows = np.flatnonzero(marked[begin : begin + len(table)])
-            for row, entry in zip((begin + rows).tolist(), table.entries(rows.tolist()), strict=True):
-                leaks = [name for bit, name in enumerate(_LEAKS) if self.flags[row] >> bit & 1]
-                for finding in leak_findings(PARTS[parts[row]], leaks, self.overlaps.get(row)):
-                    yield problem(entry, finding)
-
-
 def examine(
     corpus: Path,
     *,
@@ -238,12 +223,14 @@ def examine(
     options = shard_options(corpus, languages, cfg, keep=keep, made=made, root=root)
     jobs = shard_jobs(options, top / "shards")
     workers = cfg.probe.num_workers or cpus()
-    if earlier is not None:  # before hours of measuring
-        read = in_processes(row_keys, jobs, min(workers, len(jobs)), "reading the corpus")
-        earlier.check_ids(corpus_name(corpus), *map(np.concatenate, zip(*read, strict=True)))
-    shards = Shards(runner(jobs, workers))
-    _check_ids(shards, jobs)
-    del jobs  # with the rows of a corpus that is not divided
+    try:
+        if earlier is not None:  # before hours of measuring
+            read = in_processes(row_keys, jobs, min(workers, len(jobs)), "reading the corpus")
+            earlier.check_ids(corpus_name(corpus), *map(np.concatenate, zip(*read, strict=True)))
+        shards = Shards(runner(jobs, workers), Scratch(top / "merging"))
+        _check_ids(shards, jobs)
+    finally:
+        forget_rows(jobs)
     if earlier is not None:
         earlier.check_audio(corpus_name(corpus), shards)
     if keep is not None:
@@ -262,11 +249,11 @@ def _compared(
     """The checks of all utterances together, and the split."""
     others, selected = _selected(shards, corpus, options.languages)
     work = shards.folders[0].parent.with_name("merging")
-    shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
     noticed, audio = compare_texts(shards, cfg.text_checks, work)
     kept = check_texts(shards, cfg, noticed, work)
     shared = SharedAudio(shards, kept, work)
-    parts, splits = _split(shards, kept, shared.groups, cfg.split, earlier)
+    parts, splits = split_shards(shards, kept, shared.groups, cfg.split, earlier)
     examined = Examined(
         corpus=corpus,
         cfg=cfg,
@@ -333,20 +320,16 @@ def _selected(shards: Shards, corpus: Path, languages: Sequence[str]) -> tuple[C
 def _check_ids(shards: Shards, jobs: Sequence[ShardJob]) -> None:
     """MayaError for an id that two shards have; within a shard, and in a corpus that is not divided, the
     reader says so."""
-    read = shards.row_ids()
-    column, ends = np.concatenate(read), np.cumsum([len(ids) for ids in read])
-    first = first_rows(column)
-    for row in np.flatnonzero(first != np.arange(len(column))).tolist():
+    column, ends = shards.row_ids()
+    first = first_rows(column, shards.scratch)
+    for row in np.flatnonzero(~is_first(first)).tolist():
         pair = []
         for place in (int(first[row]), row):
             number = int(np.searchsorted(ends, place, side="right"))
             rows = jobs[number].read().rows
             pair.append(rows[place - (int(ends[number - 1]) if number else 0)])
         if pair[0].id == pair[1].id:
-            raise MayaError(
-                f"{pair[1].where}: the id {short(pair[1].id)} occurs in {pair[0].where} already; ids must "
-                "differ"
-            )
+            raise MayaError(id_occurs_twice(pair[1], pair[0]))
 
 
 def check_texts(shards: Shards, cfg: PrepareConfig, noticed: Suspicions, work: Path) -> NDArray[np.bool_]:
@@ -392,71 +375,12 @@ def _texts_of_shard(
     return kept
 
 
-def _split(
-    shards: Shards,
-    kept: NDArray[np.bool_],
-    groups: NDArray[np.int64],
-    cfg: SplitConfig,
-    earlier: Earlier | None,
-) -> tuple[NDArray[np.int8], dict[str, Any]]:
-    """((n,) the part of each utterance, -1 for one that is dropped; the report, see split)."""
-
-    def ids() -> Iterator[pa.Array]:
-        for begin, table in shards.tables():
-            column = table.column("id").filter(pa.array(kept[begin : begin + len(table)]))
-            yield from column.chunks
-
-    rows = np.flatnonzero(kept)
-    rows = rows[text_order(ids, len(rows))]
-    numbers, codes = shards.languages
-    order, first = ranked(numbers[rows].astype(np.uint64))  # languages in the order of their first ids
-    languages = [codes[number] for number in numbers[rows[first]].tolist()]
-    ends = np.cumsum(np.bincount(order, minlength=len(languages))).tolist()
-    rows = rows[np.argsort(order, kind="stable")]
-    keeps = earlier is not None and earlier.keeps_split(cfg)
-    before = (
-        earlier.parts_of(shards.extra("id")[rows]) if earlier and keeps else np.full(len(rows), -1, np.int8)
-    )
-    columns = SplitColumns(
-        languages=languages,
-        ends=ends,
-        seconds=shards.numbers("duration")[rows],
-        speakers=shards.extra("speaker")[rows],
-        texts=shards.extra("text")[rows],
-        named=shards.extra("named")[rows],
-        earlier=before,
-        groups=groups[rows],
-    )
-    chosen, report = split(columns, cfg, earlier.methods if earlier and keeps else {})
-    parts = np.full(len(shards), _NO_PART, np.int8)
-    parts[rows] = chosen
-    return parts, report
-
-
-def find_leaks(
-    shards: Shards, parts: NDArray[np.int8], audio: NDArray[np.int64] | None, overlaps: dict[int, str]
-) -> Leaks:
-    """What held-out utterances share with training; texts are compared within a language. audio: (n,) the
-    first utterance with the same audio, None where it is not compared; overlaps: see Leaks."""
-    training = parts == PARTS.index("train")
-    held = (parts != _NO_PART) & ~training
-    columns = (
-        lambda: mixed(shards.languages[0], shards.extra("text")),
-        lambda: shards.extra("speaker"),
-        lambda: audio if audio is not None else np.arange(len(parts)),
-    )
-    flags = np.zeros(len(parts), np.uint8)
-    for bit, column in enumerate(columns):
-        flags |= met_in(column().astype(np.uint64), held, training).astype(np.uint8) << bit
-    return Leaks(flags, overlaps)
-
-
 def _count(task: tuple[str, NDArray[np.int8]]) -> list[Statistics]:
     """The numbers of a shard, for each part. task: its table, and the part of each utterance."""
     path, parts = task
     result = [Statistics() for _ in PARTS]
     for entry, part in zip(Table.open(path).entries(), parts.tolist(), strict=True):
-        if part != _NO_PART:
+        if part != NO_PART:
             result[part].add(entry, PARTS[part])
     return result
 

@@ -18,8 +18,8 @@ from maya.data.prepare import audio_files
 from maya.data.prepare.config import PrepareConfig
 from maya.data.prepare.earlier import corpus_name, read_earlier, split_options
 from maya.data.prepare.examine import Examined, examine, shard_options
-from maya.data.prepare.run_shards import Runner, run_here, run_part
-from maya.data.prepare.shards import shard_jobs
+from maya.data.prepare.run_shards import Runner, run_here
+from maya.data.prepare.shards import forget_rows, forget_shards, shard_jobs
 from maya.data.report.page import Page, draw
 from maya.data.report.text_table import table
 from maya.data.table.table import Table, TableWriter, part_path
@@ -146,8 +146,8 @@ def _prepare_corpus(
         changes=examined.changes,
     )
     _write(out_dir, examined, report, page)
-    for folder in (examined.work, keep / "shards"):  # the measurements stay
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(examined.work, ignore_errors=True)
+    forget_shards(keep / "shards")  # the measurements stay
     return report
 
 
@@ -165,7 +165,11 @@ def prepare_part(
     of these shards. prepare_corpus, called when all parts are done, finds them beside `out_dir`."""
     keep = probed_path(out_dir)
     options = shard_options(corpus_dir, languages, cfg, keep=keep, made=made_path(out_dir), root=root)
-    return len(run_part(part, of)(shard_jobs(options, keep / "shards"), cfg.probe.num_workers or cpus()))
+    jobs = shard_jobs(options, keep / "shards", part=part, of=of)
+    try:
+        return len(run_here(jobs, cfg.probe.num_workers or cpus()))
+    finally:
+        forget_rows(jobs)
 
 
 def made_path(out: Path) -> Path:
@@ -195,7 +199,9 @@ def _write(out: Path, examined: Examined, report: PrepareReport, page: Page) -> 
             (partial / "report.json").write_text(json.dumps(numbers, ensure_ascii=False), encoding="utf-8")
             (partial / "report.html").write_text(draw(page), encoding="utf-8")
             audio_files.join(
-                [folder / audio_files.NAME for folder in examined.shards.folders], partial / audio_files.NAME
+                [folder / audio_files.NAME for folder in examined.shards.folders],
+                partial / audio_files.NAME,
+                examined.shards.scratch,
             )
             summary = {name: value for name, value in asdict(report).items() if name != "changes"}
             write_json(partial / "summary.json", summary)

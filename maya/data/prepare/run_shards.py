@@ -26,15 +26,6 @@ def run_here(jobs: Sequence[ShardJob], workers: int) -> list[Path]:
         return list(_shown(folders, len(jobs)))
 
 
-def run_part(part: int, of: int) -> Runner:
-    """Make shards `part` (from 1), `part` + `of` ... only, as one of `of` jobs that share a disk."""
-
-    def run(jobs: Sequence[ShardJob], workers: int) -> list[Path]:
-        return run_here(jobs[part - 1 :: of], workers)
-
-    return run
-
-
 def require_all(jobs: Sequence[ShardJob], workers: int) -> list[Path]:
     """Make none: raise MayaError where a shard is missing, or was made from another corpus or options."""
     return run_here([replace(job, check=True) for job in jobs], workers)
@@ -70,7 +61,7 @@ def _connect(ray: Any, address: str, workers: int) -> None:
         options |= {"num_cpus": workers, "include_dashboard": False}
     try:
         ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": ":".join(sys.path)}}, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises a bare one where its node starts too slowly
         raise MayaError(f"cannot reach the Ray cluster {address}: {str(error).splitlines()[0]}") from None
 
 

@@ -12,11 +12,14 @@ first that is missing:
 """
 
 import hashlib
+import json
 import shutil
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -28,14 +31,14 @@ from numpy.typing import NDArray
 
 from maya.audio.byte_ranges import read_range
 from maya.config import to_dict
-from maya.data.corpus.folder import label_notes, pieces_of, read_piece, unread_notes
-from maya.data.corpus.manifest import PARTS, Problem, ReadOptions, Row, writable
+from maya.data.corpus.folder import label_notes, pieces_of, read_piece, unread_notes, writable_problem
+from maya.data.corpus.manifest import PARTS, Problem, ReadOptions, Row, read_lines, short, writable
 from maya.data.corpus.pieces import CorpusPiece, grouped
 from maya.data.measure.entry import Entry
 from maya.data.measure.probe import probe_rows
 from maya.data.prepare import audio_files
 from maya.data.prepare.audio_checks import check_audio
-from maya.data.prepare.columns import key, keys, labels_key
+from maya.data.prepare.columns import MEMORY, Scratch, key, keys, labels_key, occurs_twice
 from maya.data.prepare.config import PrepareConfig
 from maya.data.table.table import Table, write_table
 from maya.errors import MayaError
@@ -45,6 +48,9 @@ from maya.text.languages import language_code
 _VERSION = 1  # of what a shard holds
 _MOST = 4000  # shards
 _FIRST_BYTES = 1 << 16
+READ_ROWS = "read-"  # how folders with rows begin
+_ROW, _PROBLEM = "row", "problem"
+_ROW_FIELDS, _PROBLEM_FIELDS = [*Row.__dataclass_fields__], [*Problem.__dataclass_fields__]
 READ, PROBED, DROPPED, SUSPECT = range(4)  # where a problem was noticed: SUSPECT utterances are kept
 _PROBLEMS = pa.schema(
     [
@@ -97,7 +103,15 @@ class ShardOptions:
     def read(self, reading: ReadOptions) -> tuple[list[Row], list[Problem]]:
         """The rows of a piece, or of all, and what cannot be used."""
         rows, problems = read_piece(self.corpus, reading)
-        return [_moved(row, self.root) for row in rows] if self.root else rows, problems
+        return [*map(self.moved, rows)], problems
+
+    def moved(self, row: Row) -> Row:
+        """The row with its audio, or its tar, under `root` unless it has an absolute place."""
+        name = row.tar or row.audio
+        if not self.root or name.startswith(("/", "s3://")):
+            return row
+        place = f"{self.root.rstrip('/')}/{name}"
+        return replace(row, tar=place) if row.tar else replace(row, audio=place)
 
     def reading(self, piece: CorpusPiece | None = None, first: bool = True) -> ReadOptions:
         labels = tuple(self.cfg.labels)
@@ -111,15 +125,6 @@ class ShardOptions:
         return [_VERSION, corpus, self.root, probing, checks, self.languages, self.language, self.cfg.labels]
 
 
-def _moved(row: Row, root: str) -> Row:
-    """The row with its audio, or its tar, under `root` unless it has an absolute place."""
-    name = row.tar or row.audio
-    if name.startswith(("/", "s3://")):
-        return row
-    place = f"{root.rstrip('/')}/{name}"
-    return replace(row, tar=place) if row.tar else replace(row, audio=place)
-
-
 class RowsRead(NamedTuple):
     """What was read of a corpus: its rows, those that cannot be used, and how it was read."""
 
@@ -130,21 +135,26 @@ class RowsRead(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """A shard to be made: pieces of the corpus, or rows that were read already. check: raise MayaError where
-    it is not made yet."""
+    """A shard to be made: pieces of the corpus, or `rows`, a file of rows that were read already (see
+    ReadRows), with notes on how. check: raise MayaError where it is not made yet."""
 
     number: int
     folder: Path
     options: ShardOptions
     pieces: tuple[CorpusPiece, ...] = ()
-    given: RowsRead | None = None
+    rows: Path | None = None
+    reading: ReadOptions | None = None
     quiet: bool = False
     check: bool = False
 
     def read(self) -> RowsRead:
-        if self.given is not None:
-            return self.given
-        result = RowsRead([], [], [])
+        result = RowsRead([], [], [self.reading] if self.reading else [])
+        if self.rows is not None:
+            for kind, *values in map(json.loads, read_lines(self.rows)):
+                if kind == _ROW:
+                    result.rows.append(Row(**dict(zip(_ROW_FIELDS, values, strict=True))))
+                else:
+                    result.problems.append(Problem(**dict(zip(_PROBLEM_FIELDS, values, strict=True))))
         for place, piece in enumerate(self.pieces):
             reading = self.options.reading(piece, first=self.number == place == 0)
             rows, problems = self.options.read(reading)
@@ -159,26 +169,109 @@ class ShardJob:
             digest.update(f"{piece.path}:{piece.first_line}\n".encode("utf-8", "surrogateescape"))
             for block in piece.blocks():
                 digest.update(block)
-        for item in (*self.given.rows, *self.given.problems) if self.given else ():
-            digest.update(repr(item).encode("utf-8", "backslashreplace"))
+        for block in CorpusPiece(self.rows).blocks() if self.rows else ():
+            digest.update(block)
         return json_sha256([self.options.identity(), digest.hexdigest()])
 
 
-def shard_jobs(options: ShardOptions, folder: Path, *, check: bool = False) -> list[ShardJob]:
-    """The shards of a corpus, in `folder`. A corpus that cannot be divided is read now."""
-    pieces = grouped(pieces_of(options.corpus, options.cfg.shard_rows), _MOST)
-    made: list[dict[str, Any]] = [{"pieces": some} for some in pieces]
-    if not pieces:
-        reading, size = options.reading(), options.cfg.shard_rows
-        rows, problems = options.read(reading)
-        made = [
-            {"given": RowsRead(rows[i : i + size], [] if i else problems, [] if i else [reading])}
-            for i in range(0, len(rows), size)
+class ReadRows:
+    """The rows of a corpus that cannot be read in pieces, in files of `size` rows, each for a shard, as JSON
+    lines. They are read once, and only some thousand are in memory. part, of: keep those of every `of`-th
+    shard only, beginning with number `part` (from 0)."""
+
+    def __init__(self, options: ShardOptions, folder: Path, part: int = 0, of: int = 1) -> None:
+        self.options, self.folder, self._part, self._of = options, folder, part, of
+        self.reading = replace(options.reading(), sink=self._add)
+        self.rows = 0
+        self._keys = array("Q")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._add(*read_piece(options.corpus, self.reading))
+        if not self.rows:
+            options.read(options.reading())  # says why
+        self._check_ids()
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.jsonl"
+
+    def jobs(self, folder: Path, check: bool) -> list[ShardJob]:
+        """The shards that are kept."""
+        reading = replace(self.reading, sink=None)
+        return [
+            ShardJob(
+                number=number,
+                folder=folder / f"{number:06d}",
+                options=self.options,
+                rows=self.path(number),
+                reading=None if number else reading,
+                check=check,
+            )
+            for number in range(self._part, -(-self.rows // self.options.cfg.shard_rows), self._of)
         ]
+
+    def _add(self, rows: list[Row], problems: list[Problem]) -> None:
+        size = self.options.cfg.shard_rows
+        while rows:
+            some, rows = rows[: size - self.rows % size], rows[size - self.rows % size :]
+            moved = map(self.options.moved, some)
+            self._write(self.rows, [(_ROW, *(getattr(row, name) for name in _ROW_FIELDS)) for row in moved])
+            self._keys.extend(key(row.id) for row in some)
+            self.rows += len(some)
+        written = [(_PROBLEM, *astuple(writable_problem(problem))) for problem in problems]
+        self._write(max(0, self.rows - 1), written)
+
+    def _write(self, row: int, lines: Sequence[tuple[Any, ...]]) -> None:
+        """Add lines to the file of the shard that this row belongs to."""
+        number = row // self.options.cfg.shard_rows
+        if lines and number % self._of == self._part:
+            with self.path(number).open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line, default=dict) + "\n" for line in lines)
+
+    def _check_ids(self) -> None:
+        """MayaError for an id that occurs twice, of which the reader itself notices only those close by."""
+        column = np.frombuffer(self._keys, np.uint64)
+        if not (twice := set(column[occurs_twice(column)].tolist())):
+            return
+        first: dict[str, Row] = {}
+
+        def look(rows: list[Row], problems: list[Problem]) -> None:
+            for row in rows:
+                if key(row.id) in twice and (other := first.setdefault(row.id, row)) is not row:
+                    raise MayaError(id_occurs_twice(row, other))
+
+        look(*read_piece(self.options.corpus, replace(self.options.reading(), sink=look)))
+
+
+def id_occurs_twice(row: Row, first: Row) -> str:
+    """The sentence for people."""
+    return f"{row.where}: the id {short(row.id)} occurs in {first.where} already; ids must differ"
+
+
+def shard_jobs(
+    options: ShardOptions, folder: Path, *, part: int = 1, of: int = 1, check: bool = False
+) -> list[ShardJob]:
+    """The shards of a corpus, in `folder`, or every `of`-th of them from number `part` (from 1). A corpus
+    that cannot be divided is read now; its rows are in a folder read-* beside `folder`, until forget_rows
+    removes it."""
+    pieces = grouped(pieces_of(options.corpus, options.cfg.shard_rows), _MOST)
+    if not pieces:
+        keep = folder.with_name(f"{READ_ROWS}{uuid4().hex[:12]}")
+        return ReadRows(options, keep, part - 1, of).jobs(folder, check)
     return [
-        ShardJob(number=number, folder=folder / f"{number:06d}", options=options, check=check, **contents)
-        for number, contents in enumerate(made)
-    ]
+        ShardJob(number=n, folder=folder / f"{n:06d}", options=options, pieces=some, check=check)
+        for n, some in enumerate(pieces)
+    ][part - 1 :: of]
+
+
+def forget_rows(jobs: Iterable[ShardJob]) -> None:
+    """Remove the rows that were read for these shards."""
+    for folder in {job.rows.parent for job in jobs if job.rows}:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def forget_shards(folder: Path) -> None:
+    """Remove the shards, and rows that killed processes left there."""
+    for path in (folder, *folder.parent.glob(f"{READ_ROWS}*")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def run_shard(job: ShardJob) -> Path:
@@ -187,15 +280,16 @@ def run_shard(job: ShardJob) -> Path:
     Raises MayaError for a piece that cannot be read, and where `job.check` asks for a shard that is missing.
     """
     identity, folder = job.identity(), job.folder
+    problem = f"shard {job.number} of {job.options.corpus} is not prepared, or not with these options"
     if read_json(folder / "facts.json").get("identity") == identity:
         before = audio_files.read(folder / audio_files.NAME)
-        if before is not None and before.now().digest() == before.digest():
+        changed = before.changed(before.now()) if before is not None else ["its list of audio files"]
+        if not changed:
             return folder
+        others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        problem = f"{changed[0]}{others} changed since shard {job.number} was prepared"
     if job.check:
-        raise MayaError(
-            f"shard {job.number} of {job.options.corpus} is not prepared, or its audio changed since; run "
-            "the part that it belongs to again (--part), and then --merge"
-        )
+        raise MayaError(f"{problem}; run the part that it belongs to again (--part), and then --merge")
     cfg, options, read = job.options.cfg, job.options, job.read()
     selected = [row for row in read.rows if not options.languages or row.language in options.languages]
     audio = audio_files.of_rows(options.corpus, selected)  # first: later changes are then noticed
@@ -281,10 +375,10 @@ def with_code(dropped: Problem) -> Problem:
 
 
 class Shards:
-    """All shards of a corpus, whose utterances are numbered through."""
+    """All shards of a corpus, whose utterances are numbered through. scratch: for their columns."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self.folders = list(folders)
+    def __init__(self, folders: Sequence[Path], scratch: Scratch = MEMORY) -> None:
+        self.folders, self.scratch = list(folders), scratch
         self.facts = [read_json(folder / "facts.json") for folder in folders]
         counts = [len(Table.open(folder / "entries.parquet")) for folder in folders]
         self.ends = np.cumsum([0, *counts])
@@ -304,15 +398,22 @@ class Shards:
     def extra(self, name: str) -> NDArray[Any]:
         """(n,) a column of extra.parquet."""
         files = (folder / "extra.parquet" for folder in self.folders)
-        return np.concatenate([pq.read_table(file, columns=[name])[name].to_numpy() for file in files])
+        return self._column(pq.read_table(file, columns=[name])[name].to_numpy() for file in files)
 
-    def row_ids(self) -> list[NDArray[np.uint64]]:
-        """By shard, the keys of the ids of all rows that were read."""
-        return [pq.read_table(folder / "rows.parquet")["id"].to_numpy() for folder in self.folders]
+    def row_ids(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """(the keys of the ids of all rows that were read; where those of each shard end)."""
+        files = [folder / "rows.parquet" for folder in self.folders]
+        ends = np.cumsum([pq.read_metadata(file).num_rows for file in files])
+        parts = (pq.read_table(file)["id"].to_numpy() for file in files)
+        return self.scratch.joined(parts, int(ends[-1]), np.uint64), ends
 
     def numbers(self, name: str) -> NDArray[Any]:
         """(n,) a column of the tables."""
-        return np.concatenate([table.numbers(name) for _, table in self.tables()])
+        return self._column(table.numbers(name) for _, table in self.tables())
+
+    def _column(self, parts: Iterator[NDArray[Any]]) -> NDArray[Any]:
+        first = next(parts)
+        return self.scratch.joined(chain([first], parts), len(self), first.dtype)
 
     @cached_property
     def languages(self) -> tuple[NDArray[np.int16], list[str]]:
@@ -322,7 +423,7 @@ class Shards:
         for _, table in self.tables():
             numbers, names = table.codes("language")
             parts.append(np.array([codes.setdefault(n, len(codes)) for n in names], np.int16)[numbers])
-        return np.concatenate([np.zeros(0, np.int16), *parts]), list(codes)
+        return self.scratch.joined(parts, len(self), np.int16), list(codes)
 
     def problems(self, *stages: int) -> Iterator[tuple[int, Noted]]:
         """(number of its shard, problem) of each of these stages, one stage after the other."""

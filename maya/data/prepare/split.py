@@ -20,8 +20,9 @@ A corpus that grew keeps its earlier split. Every utterance stays in its part. A
 speaker (in a language split by text: of a held-out text) joins that part. Other new speakers or texts are
 drawn for dev and test while these are short of their shares, and are training data otherwise.
 
-Utterances come as columns, about 60 bytes each, so that 10^8 of them can be split (see maya.data.prepare.draw
-for the draws).
+Utterances come as columns. Long ones lie in files (see columns.Scratch), so that 10^8 utterances can be split
+in some hundred MB: a few bytes a speaker and an utterance are in memory (see maya.data.prepare.draw for the
+draws). Of utterances that share audio, and of new texts of a corpus that grew, more is kept.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 
 from maya.config import config
 from maya.data.corpus.manifest import PARTS
-from maya.data.prepare.columns import Keys, ranked, running_sum
+from maya.data.prepare.columns import MEMORY, Keys, Scratch, blocks, ranked, running_sum
 from maya.data.prepare.draw import (
     DEV,
     HELD_OUT,
@@ -67,6 +68,9 @@ class SplitConfig:
     fresh: bool = False
 
 
+Ranks = tuple[NDArray[np.int32], NDArray[np.int64]]  # see columns.ranked
+
+
 @dataclass(kw_only=True, slots=True)
 class SplitColumns:
     """n utterances to be split: language after language, each in the order of its ids.
@@ -74,7 +78,7 @@ class SplitColumns:
     languages: in the order of their first ids; ends: of each language's rows. seconds: (n,). speakers, texts:
     (n,) keys (see columns). named, earlier: (n,) parts that the corpus gives and that an earlier split gave,
     as numbers of PARTS, -1 for none. groups: (n,) the same number for utterances that have audio in common,
-    -1 for none.
+    -1 for none. scratch: for more columns.
     """
 
     languages: Sequence[str]
@@ -85,6 +89,7 @@ class SplitColumns:
     named: NDArray[np.int8]
     earlier: NDArray[np.int8]
     groups: NDArray[np.int64]
+    scratch: Scratch = MEMORY
 
     def slices(self) -> Iterator[tuple[str, slice]]:
         for language, begin, end in zip(self.languages, [0, *self.ends], self.ends, strict=False):
@@ -105,19 +110,19 @@ def split(
             f"split shares dev={cfg.dev:g} and test={cfg.test:g} leave less than min_train={cfg.min_train:g} "
             "of the data for training"
         )
-    speakers = joined(columns.speakers, columns.groups)
-    texts = joined(columns.texts, columns.groups)
-    everyone, _ = ranked(speakers)
-    home = Homes(int(everyone.max(initial=-1)) + 1)
+    scratch = columns.scratch
+    speakers = joined(columns.speakers, columns.groups, scratch)
+    texts = joined(columns.texts, columns.groups, scratch)
+    everyone, first = ranked(speakers, scratch)
+    home = Homes(len(first), scratch)
     pools: dict[str, Pool] = {}
     parts = np.empty(len(columns.seconds), np.int8)
     for language, rows in columns.slices():
-        pool = Pool.of(columns.seconds[rows], everyone[rows], texts[rows], columns.named[rows])
+        pool = Pool.of(columns.seconds[rows], everyone[rows], texts[rows], columns.named[rows], scratch)
         pool.settled = _settled(pool, columns.earlier[rows])
         pools[language] = pool
     for pool in pools.values():
-        kept = pool.settled != NONE
-        home.add(pool.people[pool.speakers[kept]], pool.settled[kept], extend=True)
+        home.add(pool, pool.settled, pool.settled != NONE)
     home.close()
     where = dict(columns.slices())
     report: dict[str, Any] = {}
@@ -128,16 +133,16 @@ def split(
             chosen, method = _extended(pool, (methods or {}).get(language, ""), cfg, home, rng)
         else:
             chosen, method = _drawn(pool, cfg, home, rng)
-        home.add(pool.people[pool.speakers], chosen)
+        home.add(pool, chosen)
         rows = where[language]
         parts[rows] = chosen
-        report[language] = {"method": method} | _describe(
-            chosen, columns.seconds[rows], columns.speakers[rows], columns.texts[rows]
-        )
+        del pool
+        names, words = ranked(columns.speakers[rows], scratch), ranked(columns.texts[rows], scratch)
+        report[language] = {"method": method} | _describe(chosen, columns.seconds[rows], names, words)
     return parts, {language: report[language] for language in sorted(report)}
 
 
-def joined(column: Keys, groups: NDArray[np.int64]) -> Keys:
+def joined(column: Keys, groups: NDArray[np.int64], scratch: Scratch = MEMORY) -> Keys:
     """The keys, with one common key for those of a group, and for all that groups connect."""
     rows = np.flatnonzero(groups >= 0)
     if not len(rows):
@@ -155,10 +160,12 @@ def joined(column: Keys, groups: NDArray[np.int64]) -> Keys:
     renamed = np.array(sorted((value, root(value)) for value in name if root(value) != value), np.uint64)
     if not len(renamed):
         return column
-    result = column.copy()
-    place = np.minimum(np.searchsorted(renamed[:, 0], column), len(renamed) - 1)
-    hit = renamed[place, 0] == column
-    result[hit] = renamed[place[hit], 1]
+    result = scratch.joined((column[some] for some in blocks(len(column))), len(column), np.uint64)
+    for some in blocks(len(column)):
+        own = result[some]
+        place = np.minimum(np.searchsorted(renamed[:, 0], own), len(renamed) - 1)
+        hit = renamed[place, 0] == own
+        own[hit] = renamed[place[hit], 1]
     return result
 
 
@@ -188,7 +195,7 @@ def _extended(
 ) -> tuple[NDArray[np.int8], str]:
     """Parts of the utterances of a language of which some are settled, and the method."""
     wanted = _wanted(pool, cfg)
-    held = np.isin(pool.named, HELD_OUT)
+    held = pool.named > TRAIN
     pool.settled = np.where(held, pool.named, pool.settled).astype(np.int8)
     fresh = pool.settled == NONE
     way = method.rpartition("+")[2]
@@ -210,7 +217,7 @@ def _extended(
 def _extended_speakers(pool: Pool, wanted: Wanted, home: Homes, rng: np.random.Generator) -> NDArray[np.int8]:
     """Held-out parts of the new utterances of held-out speakers, and of the new speakers drawn for a part
     that is short of its target."""
-    free = ~np.isin(pool.named, HELD_OUT)
+    free = pool.named <= TRAIN
     taken = pool.taken(home)
     kept = free & (pool.settled != NONE)
     own = several_or(pool.speakers[kept], pool.settled[kept], len(pool.people), TRAIN)
@@ -227,7 +234,7 @@ def _drawn(
     """Parts of the utterances of a language that has no earlier split, and the method."""
     wanted = _wanted(pool, cfg)
     chosen = np.maximum(pool.named, TRAIN).astype(np.int8)
-    free = ~np.isin(pool.named, HELD_OUT)
+    free = pool.named <= TRAIN
     if not wanted.target or not free.any():
         return chosen, "manifest" if wanted.named else "train"
     # A speaker whom the corpus puts into one part is not drawn for another.
@@ -241,36 +248,36 @@ def _drawn(
     return chosen, f"manifest+{method}" if wanted.named else method
 
 
-def _describe(
-    parts: NDArray[np.int8], seconds: NDArray[np.float64], speakers: Keys, texts: Keys
-) -> dict[str, Any]:
-    """Sizes of the parts, and what they share with training.
+def _describe(parts: NDArray[np.int8], seconds: NDArray[np.float64], *columns: Ranks) -> dict[str, Any]:
+    """Sizes of the parts, and what they share with training. columns: speakers and texts, ranked.
 
     text_overlap: share of the utterances of dev and test whose text is also read in training;
     speaker_overlap: the same of speakers.
     """
-    names, words = ranked(speakers)[0], ranked(texts)[0]
-    members = {part: np.flatnonzero(parts == number) for number, part in enumerate(PARTS)}
-
-    def shared(codes: NDArray[np.int32]) -> dict[str, float]:
-        trained = np.zeros(int(codes.max(initial=-1)) + 1, np.bool_)
-        trained[codes[members["train"]]] = True
-        return {part: _share(trained[codes[members[part]]]) for part in (PARTS[DEV], PARTS[TEST])}
-
-    return {
-        "parts": {
-            part: {
-                "utterances": len(rows),
-                "seconds": round(running_sum(seconds[rows]), 3),
-                "speakers": len(np.unique(names[rows])),
-                "texts": len(np.unique(words[rows])),
-            }
-            for part, rows in members.items()
-        },
-        "text_overlap": shared(words),
-        "speaker_overlap": shared(names),
+    counts, overlaps = [], []
+    for codes, first in columns:
+        met = np.zeros((len(PARTS), len(first)), np.bool_)
+        for some in blocks(len(parts)):
+            met[parts[some], codes[some]] = True
+        counts.append(met.sum(axis=1).tolist())
+        shared = dict.fromkeys(HELD_OUT, 0)
+        for some in blocks(len(parts)):
+            trained = met[TRAIN][codes[some]]
+            for part in shared:
+                shared[part] += int(np.count_nonzero(trained & (parts[some] == part)))
+        overlaps.append(shared)
+    sizes = [int(np.count_nonzero(parts == number)) for number in range(len(PARTS))]
+    described = {
+        part: {
+            "utterances": sizes[number],
+            "seconds": round(running_sum(seconds, mask=parts == number), 3),
+            "speakers": counts[0][number],
+            "texts": counts[1][number],
+        }
+        for number, part in enumerate(PARTS)
     }
-
-
-def _share(flags: NDArray[np.bool_]) -> float:
-    return round(int(flags.sum()) / len(flags), 4) if len(flags) else 0.0
+    speakers, texts = (
+        {PARTS[part]: round(some[part] / sizes[part], 4) if sizes[part] else 0.0 for part in (DEV, TEST)}
+        for some in overlaps
+    )
+    return {"parts": described, "text_overlap": texts, "speaker_overlap": speakers}

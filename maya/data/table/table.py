@@ -43,6 +43,7 @@ _OPTIONAL = (
 _LATER = ("channel", "labels")  # columns that tables of earlier releases lack; they count as empty
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 _HELD_GROUPS = 4
+_FEW = 8  # rows of a group, which are read one by one
 _CONTENT = ("id", "language", "text", "duration")
 
 
@@ -247,8 +248,12 @@ class Table:
             read.validate(full=True)
         return read
 
+    @cached_property
+    def _lacking(self) -> frozenset[str]:
+        return frozenset(n for n in _LATER if self._file.schema_arrow.get_field_index(n) < 0)
+
     def _lacks(self, name: str) -> bool:
-        return name in _LATER and self._file.schema_arrow.get_field_index(name) < 0
+        return name in self._lacking
 
     def numbers(self, name: str) -> NDArray[Any]:
         """A column of numbers: (n,) int64, float64, or float32 of how it sounds. Where there is none: NaN,
@@ -289,33 +294,47 @@ class Table:
         `for language, text in table.read("language", "text")`."""
         for group in range(self._file.num_row_groups):
             some = self._group(group, [name for name in names if not self._lacks(name)])
-            empty = [None] * len(some)
-            columns = [empty if self._lacks(name) else some.column(name).to_pylist() for name in names]
-            if "labels" in names:
-                place = names.index("labels")
-                columns[place] = [dict(pairs or ()) for pairs in columns[place]]
-            yield from zip(*columns, strict=True)
+            yield from self._values(some, names)
+
+    def _values(self, some: pa.Table, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """The values of these columns, row by row."""
+        columns = [_values(some.column(n)) if n not in self._lacking else [None] * len(some) for n in names]
+        if "labels" in names:
+            place = names.index("labels")
+            columns[place] = [dict(pairs or ()) for pairs in columns[place]]
+        return zip(*columns, strict=True)
 
     def entries(self, rows: Iterable[int] | None = None) -> Iterator[Entry]:
         """All rows in order, or those with these numbers, cheap where they lie near each other."""
         if rows is None:
             yield from itertools.starmap(Entry, self.read(*Entry._fields))
-        else:
-            yield from map(self.entry, rows)
+            return
+        for group, some in itertools.groupby(rows, self._group_of):
+            wanted = list(some)
+            if len(wanted) < _FEW:
+                yield from map(self.entry, wanted)
+            else:
+                held = self._held(group).take(np.array(wanted) - self._ends[group])
+                yield from itertools.starmap(Entry, self._values(held, Entry._fields))
 
     def entry(self, row: int) -> Entry:
         """One row. IndexError where there is none."""
+        group = self._group_of(row)
+        held = self._held(group).slice(row - int(self._ends[group]), 1)
+        return Entry(*next(self._values(held, Entry._fields)))
+
+    def _group_of(self, row: int) -> int:
         if not 0 <= row < len(self):
             raise IndexError(row)
-        group = int(np.searchsorted(self._ends, row, side="right")) - 1
+        return int(np.searchsorted(self._ends, row, side="right")) - 1
+
+    def _held(self, group: int) -> pa.Table:
+        """All columns of a group of rows, of which the last few are kept."""
         if group not in self._groups:
-            self._groups[group] = self._group(group, list(Entry._fields))
+            self._groups[group] = self._group(group, [n for n in Entry._fields if not self._lacks(n)])
             while len(self._groups) > _HELD_GROUPS:
                 self._groups.popitem(last=False)
-        held, place = self._groups[group], row - int(self._ends[group])
-        present = (name for name in Entry._fields if not self._lacks(name))
-        values = {name: held.column(name)[place].as_py() for name in present}
-        return Entry(**values | {"labels": dict(values.get("labels") or ())})
+        return self._groups[group]
 
     def audio(self, row: int) -> Entry:
         """The entry of one row with the fields of its audio alone; texts are empty.
@@ -372,6 +391,19 @@ class Table:
         from maya.data.table.cuts import LazyCuts  # noqa: PLC0415
 
         return CutSet(LazyCuts(self))
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """The values of a column; each that a dictionary holds is made once."""
+    if column.null_count == len(column):
+        return [None] * len(column)
+    if not pa.types.is_dictionary(column.type) or any(len(c) < len(c.dictionary) for c in column.chunks):
+        return column.to_pylist()
+    result: list[Any] = []
+    for chunk in column.chunks:
+        words = [*chunk.dictionary.to_pylist(), None]
+        result += map(words.__getitem__, chunk.indices.fill_null(len(words) - 1).to_pylist())
+    return result
 
 
 class _Audio:

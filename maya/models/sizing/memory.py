@@ -26,11 +26,13 @@ PROCESS_CPU, PROCESS_CUDA = 0.5e9, 2.0e9
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
     """How training is set up. cuda, bf16: where it runs. hold_gradients: with accumulation or under DDP
-    gradients stay in memory through the forward pass."""
+    gradients stay in memory through the forward pass. shards: processes among which FSDP2 divides the
+    model."""
 
     cuda: bool
     bf16: bool
     hold_gradients: bool = False
+    shards: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +116,8 @@ def memory(cfg: SpeechModelConfig, training: Training, model: nn.Module | None =
     """The memory of training `cfg`. model: if it exists already, on any device. Raises MayaError for a head
     that cannot be estimated; `maya.train.memory.probe` measures those."""
     model = model or meta_model(cfg)
-    count = sum(p.numel() for p in model.parameters())
+    whole = sum(p.numel() for p in model.parameters())
+    count = whole / training.shards
     out = TrainingMemory(resident=not training.cuda)
     out.states = {
         "process": Terms(fixed=PROCESS_CUDA if training.cuda else PROCESS_CPU),
@@ -122,6 +125,8 @@ def memory(cfg: SpeechModelConfig, training: Training, model: nn.Module | None =
         "optimizer (AdamW, fp32)": Terms(fixed=8.0 * count),
         "audio": Terms(frame=2 * 4.0 * _samples_per_frame(cfg)),
     }
+    if training.shards > 1:
+        out.states["gathered weights (fp32)"] = Terms(fixed=4.0 * _gathered(model, whole))
     average = {"average of the weights (fp64)": Terms(fixed=8.0 * count)}
     if training.cuda:
         out.host = average
@@ -131,11 +136,17 @@ def memory(cfg: SpeechModelConfig, training: Training, model: nn.Module | None =
     if training.hold_gradients:
         out.states["gradients (fp32)"] = gradients
     if training.bf16:
-        out.states["bf16 copies of the weights"] = Terms(fixed=2.0 * count)
+        out.states["bf16 copies of the weights"] = Terms(fixed=2.0 * whole)
     heads = _heads(out, cfg, training)
     _encoder(out, cfg, training, heads)
     out.moments["features"] = Moment(extra=_features(cfg), gone=frozenset(out.kept))
     return out
+
+
+def _gathered(model: nn.Module, whole: int) -> int:
+    """Weights that FSDP2 holds whole at a time: two blocks, one of them on its way, and what is in none."""
+    blocks = [sum(p.numel() for p in block.parameters()) for block in model.encoder.blocks()]  # type: ignore[operator, union-attr]
+    return whole - sum(blocks) + 2 * max(blocks, default=0)
 
 
 def _samples_per_frame(cfg: SpeechModelConfig) -> float:
