@@ -50,6 +50,7 @@ from maya.data.prepare.text_checks import leak_findings, text_findings
 from maya.data.report.findings import Findings, Kind
 from maya.data.report.page import Page
 from maya.data.report.statistics import Statistics
+from maya.data.table.labels import PSEUDO
 from maya.data.table.table import Table
 from maya.errors import MayaError
 from maya.text.languages import Language, get_language, language_code, language_of_texts
@@ -161,7 +162,14 @@ class Examined:
         if dropped > self.cfg.max_dropped_fraction * (kept + dropped):
             return (
                 f"{self.corpus}: {dropped} of {kept + dropped} utterances are unusable, more than "
-                f"max_dropped_fraction={self.cfg.max_dropped_fraction:g} allows: {_reasons(self.dropped())}"
+                f"max_dropped_fraction={self.cfg.max_dropped_fraction:g} allows: {_reasons(self.dropped())}; "
+                "mend them, or do without them: --set prepare.max_dropped_fraction=0.9"
+            )
+        held_out = self.shards.extra("pseudo") & (self.parts > PARTS.index("train"))
+        if count := int(held_out.sum()):
+            return (
+                f"{self.corpus}: it has {count} utterances in dev or test whose texts a model wrote "
+                f"(label {PSEUDO}); only texts that people wrote can be measured on: move them to train"
             )
         if not (self.parts == PARTS.index("train")).any():
             return f"{self.corpus}: no utterance is left to train on; all of them are marked dev or test"
@@ -417,6 +425,7 @@ def _split(
     before = (
         earlier.parts_of(shards.extra("id")[rows]) if earlier and keeps else np.full(len(rows), -1, np.int8)
     )
+    before[shards.extra("pseudo")[rows]] = PARTS.index("train")  # never drawn for dev and test
     columns = SplitColumns(
         languages=languages,
         ends=ends,

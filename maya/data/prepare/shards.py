@@ -37,12 +37,13 @@ from maya.data.prepare import audio_files
 from maya.data.prepare.audio_checks import check_audio
 from maya.data.prepare.columns import key, keys, labels_key
 from maya.data.prepare.config import PrepareConfig
+from maya.data.table.labels import PSEUDO
 from maya.data.table.table import Table, write_table
 from maya.errors import MayaError
 from maya.files import json_sha256, read_json, write_json
 from maya.text.languages import language_code
 
-_VERSION = 1  # of what a shard holds
+_VERSION = 2  # of what a shard holds
 _MOST = 4000  # shards
 _FIRST_BYTES = 1 << 16
 READ, PROBED, DROPPED, SUSPECT = range(4)  # where a problem was noticed: SUSPECT utterances are kept
@@ -258,6 +259,7 @@ def write_entries(
         "labels": np.fromiter((labels_key(entry.labels) for entry in entries), np.uint64),
         "recording": np.fromiter((key(entry.path, entry.offset) for entry in entries), np.uint64),
         "audio": np.fromiter(audio, np.uint64),
+        "pseudo": np.fromiter((PSEUDO in entry.labels for entry in entries), np.bool_),
         "words": np.fromiter((len(entry.text.split()) for entry in entries), np.int32),
     }
     pq.write_table(pa.table(columns), folder / "extra.parquet")

@@ -6,6 +6,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+PSEUDO = "pseudo_label"
+"""The label of utterances whose text a model wrote; its value is the model's confidence. They are trained on,
+and nothing is scored on them."""
+
 Column = tuple[NDArray[np.int32], pa.Array]  # (n,) index of each row's value, -1 for none; the values
 
 
