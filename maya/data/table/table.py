@@ -233,7 +233,7 @@ class Table:
         if PSEUDO in self.label_names:
             count = sum(PSEUDO in labels for (labels,) in self.read("labels"))
             raise MayaError(
-                f"{self.path}: a model wrote the texts of {count} of {len(self)} utterances (label {PSEUDO}): "
+                f"{self.path}: a model wrote the texts of {count} utterances (label {PSEUDO}), so "
                 "nothing can be measured on them; choose a part whose texts people wrote"
             )
 
