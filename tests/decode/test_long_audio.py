@@ -220,7 +220,7 @@ def test_no_text_is_lost_where_some_pieces_have_times(timed: tuple[bool, ...]) -
     for i, (first, has) in enumerate(zip((0, 50, 100), timed, strict=True)):
         hyp = Hypothesis(tokens=[2 * i + 1, 2 * i + 2, 2 * i + 3])
         if has:
-            hyp.frames, hyp.durations = [5, 30, 54], [1, 1, 1]
+            hyp.frames, hyp.durations = [5, 30, 48], [1, 1, 1]
         joiner.add(Piece(first_frame=first, frame_samples=1, samples=torch.zeros(60)), hyp)
     joiner.add(Piece(first_frame=150, frame_samples=1, samples=torch.zeros(60)), Hypothesis())
     hyp = joiner.finish()

@@ -14,6 +14,7 @@ import soxr
 import torch
 
 import maya
+from maya.convert import to_nemo
 from maya.data.corpus.folder import read_corpus
 from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
@@ -133,6 +134,26 @@ def test_wav_and_txt_files_need_a_language_where_the_model_has_several(base: Pat
     ).train.init_from
     with pytest.raises(MayaError, match="no piece for"):
         finetune(options(base, tmp_path / "kept", vocabulary="keep"))
+
+
+def test_a_nemo_archive_is_tuned(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "downloaded"
+    folder.mkdir()
+    to_nemo(maya.load(base / "run"), folder / "tiny.nemo", language="en")
+    first = options(base, tmp_path / "run", tune="lora", general=base / "data")
+    first = dataclasses.replace(first, base=folder / "tiny.nemo")
+    finetune(first)
+    assert set(json.loads((tmp_path / "run" / "finetune.json").read_text())["sets"]) == {
+        "your test set",
+        "general test set",
+    }
+    old_rows_are_kept(base, tmp_path / "run")
+    to_nemo(maya.load(tmp_path / "run"), tmp_path / "tuned.nemo")  # LoRA is merged
+    with pytest.raises(MayaError, match=r"holds no checkpoint: .*; name the archive .*tiny.nemo"):
+        finetune(dataclasses.replace(first, base=folder))
+    (folder / "tiny.nemo").rename(folder / "model.safetensors")
+    with pytest.raises(MayaError, match=r"model.safetensors of Hugging Face is not read"):
+        finetune(dataclasses.replace(first, base=folder))
 
 
 def spoken(path: Path, text: str | None, *, rate: int = tones.RATE, channels: int = 1) -> None:

@@ -10,6 +10,7 @@ from maya.text.tokenizer import Tokenizer
 
 _WORD = "\u2581"  # begins a piece of the tokenizer that begins a word
 _TOLERANCE = 0.4  # seconds between the same token in two pieces
+_TIMES = ("frames", "durations", "spans")
 _LISTS = ("tokens", "frames", "durations", "scores", "confidences", "spans")
 
 
@@ -46,7 +47,7 @@ class Joiner:
         timeless = bool(self._without_times or (total and not frames))
         if timeless and self.hyp.frames:  # earlier pieces have times: only their segments keep them
             self._without_times = self._segments()
-            for name in ("frames", "durations", "spans"):
+            for name in _TIMES:
                 getattr(self.hyp, name).clear()
         if self.hyp.language is None:
             self.hyp.language, self.hyp.language_probability = hyp.language, hyp.language_probability
@@ -58,6 +59,8 @@ class Joiner:
         else:
             kept, skipped = self._passage(hyp, frames, piece.first_frame)
         for name in _LISTS:
+            if timeless and name in _TIMES:
+                continue
             values = moved.get(name, getattr(hyp, name))
             target = getattr(self.hyp, name)
             if len(target) == own:  # a list that the method fills in
