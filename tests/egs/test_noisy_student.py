@@ -78,7 +78,9 @@ def test_a_generation_from_speech_without_texts_to_a_student(
     train(exp, tmp_path / "mixed", tmp_path / "student", cpu=True)
     average(exp, tmp_path / "mixed", tmp_path / "student")
     decode(exp, tmp_path / "data", tmp_path / "student")
-    with pytest.raises(MayaError, match=rf"a model wrote the texts of \d+ utterances \(label {PSEUDO}\)"):
+    with pytest.raises(
+        MayaError, match=rf"train.parquet: \d+ utterances have texts that a model wrote \(label {PSEUDO}\)"
+    ):
         decode(exp, tmp_path / "mixed", tmp_path / "student", split="train")
     part_path(tmp_path / "mixed", "train").rename(part_path(tmp_path / "mixed", "dev"))
     with pytest.raises(MayaError, match="nothing can be measured on them"):
@@ -87,7 +89,7 @@ def test_a_generation_from_speech_without_texts_to_a_student(
     manifest = tmp_path / "taken" / "manifest.json"
     rows = [json.loads(line) | {"split": "test"} for line in manifest.read_text().splitlines()]
     manifest.write_text("".join(json.dumps(values) + "\n" for values in rows))
-    with pytest.raises(MayaError, match="7 utterances in dev or test whose texts a model wrote"):
+    with pytest.raises(MayaError, match="7 utterances of dev or test have texts that a model wrote"):
         prepare(exp, tmp_path / "taken", tmp_path / "refused")
 
 

@@ -50,7 +50,7 @@ from maya.data.prepare.text_checks import leak_findings, text_findings
 from maya.data.report.findings import Findings, Kind
 from maya.data.report.page import Page
 from maya.data.report.statistics import Statistics
-from maya.data.table.labels import PSEUDO
+from maya.data.table.labels import NO_TRUTH
 from maya.data.table.table import Table
 from maya.errors import MayaError
 from maya.text.languages import Language, get_language, language_code, language_of_texts
@@ -165,12 +165,9 @@ class Examined:
                 f"max_dropped_fraction={self.cfg.max_dropped_fraction:g} allows: {_reasons(self.dropped())}; "
                 "mend them, or do without them: --set prepare.max_dropped_fraction=0.9"
             )
-        held_out = self.shards.extra("pseudo") & (self.parts > PARTS.index("train"))
-        if count := int(held_out.sum()):
-            return (
-                f"{self.corpus}: it has {count} utterances in dev or test whose texts a model wrote "
-                f"(label {PSEUDO}); only texts that people wrote can be measured on: move them to train"
-            )
+        pseudo = self.shards.extra("pseudo") & (self.parts > PARTS.index("train"))
+        if pseudo.any():
+            return f"{self.corpus}: {pseudo.sum()} utterances of dev or test {NO_TRUTH}; move them to train"
         if not (self.parts == PARTS.index("train")).any():
             return f"{self.corpus}: no utterance is left to train on; all of them are marked dev or test"
         return None
@@ -421,10 +418,8 @@ def _split(
     languages = [codes[number] for number in numbers[rows[first]].tolist()]
     ends = np.cumsum(np.bincount(order, minlength=len(languages))).tolist()
     rows = rows[np.argsort(order, kind="stable")]
-    keeps = earlier is not None and earlier.keeps_split(cfg)
-    before = (
-        earlier.parts_of(shards.extra("id")[rows]) if earlier and keeps else np.full(len(rows), -1, np.int8)
-    )
+    earlier = earlier if earlier and earlier.keeps_split(cfg) else None
+    before = earlier.parts_of(shards.extra("id")[rows]) if earlier else np.full(len(rows), -1, np.int8)
     before[shards.extra("pseudo")[rows]] = PARTS.index("train")  # never drawn for dev and test
     columns = SplitColumns(
         languages=languages,
@@ -436,7 +431,7 @@ def _split(
         earlier=before,
         groups=groups[rows],
     )
-    chosen, report = split(columns, cfg, earlier.methods if earlier and keeps else {})
+    chosen, report = split(columns, cfg, earlier.methods if earlier else {})
     parts = np.full(len(shards), _NO_PART, np.int8)
     parts[rows] = chosen
     return parts, report
@@ -494,8 +489,9 @@ def _notes(
     if absent := [code for code in languages if code not in splits]:
         notes.append(f"no utterances in {', '.join(absent)}")
     if by_text := [code for code, facts in splits.items() if facts["method"].endswith("text")]:
-        codes = ", ".join(by_text)
-        notes.append(f"too few speakers to hold any out, so dev and test have known voices: {codes}")
+        notes.append(
+            f"too few speakers to hold any out, so dev and test have known voices: {', '.join(by_text)}"
+        )
     whole = [code for code, facts in splits.items() if facts["method"] == "train"]
     if whole and (cfg.dev or cfg.test):
         notes.append(f"too few texts to hold any out, so dev and test have none of: {', '.join(whole)}")

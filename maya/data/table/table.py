@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from maya.data.measure.entry import SOUND_FIELDS, Entry
-from maya.data.table.labels import PSEUDO, LabelColumns, encoded
+from maya.data.table.labels import NO_TRUTH, PSEUDO, LabelColumns, encoded
 from maya.errors import MayaError
 
 if TYPE_CHECKING:
@@ -232,10 +232,7 @@ class Table:
         """Raise MayaError where a model wrote some of the texts: a score would count its errors as truth."""
         if PSEUDO in self.label_names:
             count = sum(PSEUDO in labels for (labels,) in self.read("labels"))
-            raise MayaError(
-                f"{self.path}: a model wrote the texts of {count} utterances (label {PSEUDO}), so "
-                "nothing can be measured on them; choose a part whose texts people wrote"
-            )
+            raise MayaError(f"{self.path}: {count} utterances {NO_TRUTH}; choose a part that people wrote")
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column as Arrow has it, read anew; repeated strings as dictionaries. For the fields see Entry."""
