@@ -431,9 +431,8 @@ def _split(
         earlier=before,
         groups=groups[rows],
     )
-    chosen, report = split(columns, cfg, earlier.methods if earlier else {})
     parts = np.full(len(shards), _NO_PART, np.int8)
-    parts[rows] = chosen
+    parts[rows], report = split(columns, cfg, earlier.methods if earlier else {})
     return parts, report
 
 
@@ -489,9 +488,8 @@ def _notes(
     if absent := [code for code in languages if code not in splits]:
         notes.append(f"no utterances in {', '.join(absent)}")
     if by_text := [code for code, facts in splits.items() if facts["method"].endswith("text")]:
-        notes.append(
-            f"too few speakers to hold any out, so dev and test have known voices: {', '.join(by_text)}"
-        )
+        codes = ", ".join(by_text)
+        notes.append(f"too few speakers to hold any out, so dev and test have known voices: {codes}")
     whole = [code for code, facts in splits.items() if facts["method"] == "train"]
     if whole and (cfg.dev or cfg.test):
         notes.append(f"too few texts to hold any out, so dev and test have none of: {', '.join(whole)}")
