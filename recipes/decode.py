@@ -84,6 +84,7 @@ def decode(
     table, cfg = Table.open(part_path(data, split)), experiment.decode
     if not len(table):
         raise MayaError(f"{data} has no {split} set to decode: {table.path.name} has no rows")
+    table.require_true_texts()
     path = find_checkpoint(checkpoint or run)
     out = run / "decode" / into / split
     inputs = _inputs(cfg, data, split, path)

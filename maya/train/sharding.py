@@ -61,6 +61,9 @@ def refuse(model: SpeechModelConfig, cfg: TrainConfig, shares: bool) -> None:
             "with train.parallel=fsdp all ranks must run the same layers" + instead
             + "model.encoder.layer_drop=0"
         )  # fmt: skip
+    for name, what in (("l2_sp", "the values to pull to"), ("fixed_pieces", "the rows that stay")):
+        if getattr(cfg, name):
+            raise MayaError(f"with train.parallel=fsdp no rank has {what} whole{instead}train.{name}=0")
     if shares and cfg.optimizer == "adamw":
         raise MayaError(
             "the layers share parameters, which FSDP2 leaves whole and AdamW cannot mix with sharded ones"

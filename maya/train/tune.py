@@ -13,7 +13,7 @@ from maya.config import config
 from maya.data.loading.batch import Batch
 from maya.encoders.conformer.masked_norm import MaskedBatchNorm
 from maya.errors import MayaError
-from maya.heads.lora import LoraConfig, add_lora
+from maya.models.adapters import AdapterConfig, add_adapters, is_adapter
 from maya.models.speech_model import SpeechModel
 from maya.ranges import Count, PosFloat, Seed
 
@@ -33,8 +33,8 @@ class TuneConfig:
     lr: PosFloat = 1e-3  # of AdamW, the same from the first step to the last
     steps: Count = 20
     clip: PosFloat = 1.0  # largest norm of the gradients
-    lora: LoraConfig = field(
-        default_factory=lambda: LoraConfig(rank=4, alpha=8, dropout=0.0, targets=_TARGETS)
+    lora: AdapterConfig = field(
+        default_factory=lambda: AdapterConfig(type="lora", rank=4, alpha=8, targets=_TARGETS)
     )
     seed: Seed = 1
 
@@ -49,9 +49,9 @@ def tune(model: SpeechModel, batch: Batch, cfg: TuneConfig) -> SpeechModel:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(cfg.seed)
         if cfg.weights == "lora":
-            add_lora(tuned.encoder, cfg.lora)
+            add_adapters(tuned.encoder, nn.ModuleDict(), cfg.lora)
             for name, p in tuned.named_parameters():
-                p.requires_grad_(".lora_" in name)
+                p.requires_grad_(is_adapter(name))
         tuned.train()
         for module in tuned.modules():
             if isinstance(module, (MaskedBatchNorm, _BatchNorm)):

@@ -30,7 +30,7 @@ from maya.recipes.decode import decode
 from maya.recipes.experiment import Experiment, apply_overrides
 from maya.recipes.finetuning import settings, verdict
 from maya.recipes.finetuning.base import check_texts, choose_vocabulary, open_base, texts_of, write_start
-from maya.recipes.finetuning.mix import mix
+from maya.recipes.finetuning.mix import mix, same_sound
 from maya.recipes.markers import content, is_done, mark_done, stamp, table_identity
 from maya.recipes.prepare import prepare
 from maya.recipes.score import score
@@ -161,12 +161,22 @@ def prepared(options: Options, base: Checkpoint) -> tuple[Path, tuple[str, ...]]
     except MayaError as error:
         raise MayaError(str(error).replace("prepare.language", "--language")) from None
     spoken = tuple(sorted({row.language for row in rows}))
+    refuse_another_folder(options)
     own = Experiment(name="finetune", languages=spoken)
     own.prepare.language = default
     own.prepare.split.test, own.prepare.split.max_hours = 0.2, 1.0
     own = apply_overrides(own, [o for o in options.overrides if o.startswith("prepare.")])
     prepare(own, options.data, options.run_dir / "data")
     return options.run_dir / "data", spoken
+
+
+def refuse_another_folder(options: Options) -> None:
+    """Raise MayaError where the run folder belongs to another folder of recordings, which is still there."""
+    earlier = read_json(options.run_dir / "data" / "stage.json").get("inputs", {}).get("corpus")
+    if earlier and Path(earlier).exists() and Path(earlier).resolve() != options.data.resolve():
+        raise MayaError(
+            f"{options.run_dir} holds a tuning on {earlier}: give that on {options.data} another --run-dir"
+        )
 
 
 def planned(options: Options, base: Checkpoint, data: Path, spoken: Sequence[str]) -> Experiment:
@@ -231,9 +241,12 @@ def training_data(options: Options, data: Path, experiment: Experiment) -> Path:
 
 
 def general_data(options: Options) -> Path | None:
-    """The general data: those given, or those that the base's run recorded, if they are there."""
-    if options.general is not None:
-        return options.general
+    """The general data: those given, or those of the base's training."""
+    return options.general or base_data(options)
+
+
+def base_data(options: Options) -> Path | None:
+    """The data that the base's run recorded, if they are there."""
     recorded = read_json(options.base / "environment.json").get("data") if options.base.is_dir() else None
     return Path(recorded) if recorded and Path(recorded).is_dir() else None
 
@@ -282,7 +295,7 @@ def report(
     notes = [
         f"head {h}: CER on dev {100 * before.get(h, np.nan):.1f} → {100 * r:.1f} %" for h, r in after.items()
     ]
-    notes += [conclusion(measured)]
+    notes += [conclusion(measured), *leaks(options, data, experiment)]
     if stuck:
         notes.append(verdict.advice(stuck, min(after, key=lambda head: after[head])))
     if general is None:
@@ -293,6 +306,30 @@ def report(
     write_json(folder / "finetune.json", {"sets": results, "heads": heads, "conclusion": notes})
     print("\n".join(["", text, "", *notes, f"report      {folder / 'finetune.md'}"]))
     return measured.get("your test set", [])
+
+
+def leaks(options: Options, data: Path, experiment: Experiment) -> list[str]:
+    """Sentences about test utterances whose audio is in training data too, of the tuning or of the base."""
+    trained_on, base, general = (
+        training_data(options, data, experiment),
+        base_data(options),
+        general_data(options),
+    )
+    pairs = (
+        ("your test set", data, trained_on, "your training set"),
+        ("your test set", data, base, "the training set of the model that you started from"),
+        ("the general test set", general, trained_on, "your training set"),
+    )
+    sentences = []
+    for name, tested, learnt, where in pairs:
+        if tested and learnt and part_path(tested, "test").is_file() and part_path(learnt, "train").is_file():
+            test = Table.open(part_path(tested, "test"))
+            if count := int(same_sound(test, Table.open(part_path(learnt, "train"))).sum()):
+                sentences.append(
+                    f"{count} of the {len(test)} recordings of {name} are in {where} as well: "
+                    "its rates look better than they are"
+                )
+    return sentences
 
 
 def _compared(experiment: Experiment, data: Path, folder: Path, into: str) -> list[verdict.RateChange]:

@@ -10,11 +10,16 @@ corrects it; what is checked or sure becomes training data.
 import argparse
 import csv
 import json
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 import maya
+from maya.data.table.labels import PSEUDO
 from maya.decode.hypothesis import Hypothesis, Word
 from maya.decode.transcription import Recording, Transcript
 from maya.errors import MayaError
@@ -38,6 +43,11 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--out", type=Path, metavar="FOLDER", help="with --take: the corpus folder to write")
     text = "with --take: also take rows that nobody checked, from this confidence on; default: 1, none"
     p.add_argument("--min-confidence", type=number(float, Range(min=0, max=1)), default=1.0, help=text)
+    text = (
+        "with --take: unchecked rows make up the same share of each language and of short and long "
+        "utterances; otherwise what is easy to recognise prevails"
+    )
+    p.add_argument("--balance", action="store_true", help=text)
     add_device(p)
 
 
@@ -45,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     if args.take is not None:
         if args.out is None:
             raise MayaError("--take needs --out, the corpus folder to write")
-        take(args.take, args.out, min_confidence=args.min_confidence)
+        take(args.take, args.out, min_confidence=args.min_confidence, balance=args.balance)
         return
     if args.model is None or args.table is None or not args.audio:
         raise MayaError(
@@ -161,16 +171,21 @@ def read_rows(path: Path) -> list[TableRow]:
     return rows
 
 
-def take(table: Path, out: Path, *, min_confidence: float = 1.0) -> int:
+def take(table: Path, out: Path, *, min_confidence: float = 1.0, balance: bool = False) -> int:
     """Write a corpus folder of the rows that were checked, or are at least so sure; returns their number.
 
-    Rows without a text, and those with "-" in `checked`, are left out. The folder holds a NeMo manifest,
-    whose rows may be parts of recordings; audio stays where it is. Raises MayaError where nothing is taken.
+    Rows without a text, and those with "-" in `checked`, are left out. Rows that nobody checked have the
+    label `PSEUDO`: they are trained on, and never in dev or test. balance: see `balanced`. The folder holds a
+    NeMo manifest, whose rows may be parts of recordings; audio stays where it is. Raises MayaError where
+    nothing is taken.
     """
     rows = read_rows(table)
-    taken = [
-        r for r in rows if r.text and r.checked != _LEFT_OUT and (r.checked or r.confidence >= min_confidence)
-    ]
+    usable = [r for r in rows if r.text and r.checked != _LEFT_OUT]
+    taken = [r for r in usable if r.checked or r.confidence >= min_confidence]
+    if balance:
+        taken = [r for r in taken if r.checked] + balanced(
+            [r for r in taken if not r.checked], [r for r in rows if not r.checked]
+        )
     if not taken:
         raise MayaError(
             f"{table}: no row is checked (put an x into the column checked), and none has a confidence "
@@ -184,11 +199,27 @@ def take(table: Path, out: Path, *, min_confidence: float = 1.0) -> int:
                 "offset": row.start,
                 "duration": row.seconds,
                 "text": row.text,
+                **({"lang": row.language} if row.language else {}),
+                **({} if row.checked else {"labels": {PSEUDO: f"{row.confidence:.3f}"}}),
             }
-            f.write(
-                json.dumps(values | ({"lang": row.language} if row.language else {}), ensure_ascii=False)
-                + "\n"
-            )
+            f.write(json.dumps(values, ensure_ascii=False) + "\n")
     checked = sum(bool(row.checked) for row in taken)
     print(f"label: {len(taken)} of {len(rows)} rows → {out} ({checked} checked, {len(taken) - checked} sure)")
     return len(taken)
+
+
+def balanced(taken: Sequence[TableRow], everything: Sequence[TableRow]) -> list[TableRow]:
+    """The surest rows of `taken`, so many that no language and no third of lengths is a larger part of them
+    than of `everything`: of each, at most the share of rows that were taken at all."""
+    cuts = np.quantile([row.seconds for row in everything], [1 / 3, 2 / 3])
+
+    def cell(row: TableRow) -> tuple[str, int]:
+        return row.language, int(np.searchsorted(cuts, row.seconds))
+
+    room = {c: math.ceil(n * len(taken) / len(everything)) for c, n in Counter(map(cell, everything)).items()}
+    kept = []
+    for row in sorted(taken, key=lambda row: -row.confidence):
+        if room[cell(row)] > 0:
+            room[cell(row)] -= 1
+            kept.append(row)
+    return kept

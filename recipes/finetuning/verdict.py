@@ -14,6 +14,7 @@ from maya.score.wer import Comparison, ErrorStats, Interval, cer, macro_average,
 
 SIGNIFICANT = 0.05  # p-value below which a difference is taken for one
 _FEW = 10  # utterances, under which nothing is said
+TOO_FEW = f"too few utterances to tell ({_FEW} are needed)"
 _STUCK = 1.5  # a head's CER over that of the best head, above which it may have learnt nothing
 
 
@@ -32,7 +33,7 @@ class RateChange:
     def verdict(self) -> str:
         """better, worse, no significant change, or too few utterances."""
         if self.utterances < _FEW or not math.isfinite(self.p_value):
-            return "too few utterances to tell"
+            return TOO_FEW
         if self.p_value >= SIGNIFICANT:
             return "no significant change"
         return "better" if self.comparison.difference < 0 else "worse"
@@ -93,9 +94,12 @@ def judge(before: Path, after: Path) -> list[RateChange]:
 def line(title: str, m: RateChange) -> str:
     """A row of the table of a tuning: before, after, difference, verdict."""
     c = m.comparison
-    change = f"{100 * c.difference:+.1f} [{100 * c.interval.low:+.1f}, {100 * c.interval.high:+.1f}]"
     before, after = (f"{percent(r)} {span(i)}" for r, i in zip(m.rates, m.intervals, strict=True))
-    cells = (title, m.name, str(m.utterances), before, after, change, f"{m.p_value:.3f}", m.verdict)
+    change, p_value = f"{100 * c.difference:+.1f}", "-"
+    if math.isfinite(m.p_value):  # one utterance has neither an interval nor a test
+        change += f" [{100 * c.interval.low:+.1f}, {100 * c.interval.high:+.1f}]"
+        p_value = f"{m.p_value:.3f}"
+    cells = (title, m.name, str(m.utterances), before, after, change, p_value, m.verdict)
     return f"| {' | '.join(cells)} |"
 
 

@@ -4,6 +4,7 @@ The recogniser of most tests is artificial: its output is exactly determined by 
 of a piece included, so that every word that a join loses, doubles or takes from an edge is seen.
 """
 
+import itertools
 import random
 import tracemalloc
 from collections.abc import Iterator
@@ -211,6 +212,20 @@ def test_methods_without_times_are_joined_by_their_tokens() -> None:
         piece = Piece(first_frame=first, frame_samples=1, samples=torch.zeros(60))
         joiner.add(piece, Hypothesis(tokens=own))
     assert joiner.finish().text == "w1 w2 w3 w4 w5 w5"
+
+
+@pytest.mark.parametrize("timed", itertools.product([True, False], repeat=3))
+def test_no_text_is_lost_where_some_pieces_have_times(timed: tuple[bool, ...]) -> None:
+    joiner = Joiner(WordTokenizer(), 0.04)  # type: ignore[arg-type]
+    for i, (first, has) in enumerate(zip((0, 50, 100), timed, strict=True)):
+        hyp = Hypothesis(tokens=[2 * i + 1, 2 * i + 2, 2 * i + 3])
+        if has:
+            hyp.frames, hyp.durations = [5, 30, 48], [1, 1, 1]
+        joiner.add(Piece(first_frame=first, frame_samples=1, samples=torch.zeros(60)), hyp)
+    joiner.add(Piece(first_frame=150, frame_samples=1, samples=torch.zeros(60)), Hypothesis())
+    hyp = joiner.finish()
+    assert hyp.text == "w1 w2 w3 w4 w5 w6 w7" and len(hyp.frames) == (7 if all(timed) else 0)
+    assert [s.start for s in hyp.segments] == sorted(s.start for s in hyp.segments)
 
 
 @pytest.mark.parametrize(

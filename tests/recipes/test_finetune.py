@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import torch
 
 import maya
+from maya.convert import to_nemo
 from maya.data.corpus.folder import read_corpus
 from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
@@ -22,6 +24,7 @@ from maya.recipes.cli import run as run_command
 from maya.recipes.finetuning import settings, verdict
 from maya.recipes.finetuning.command import Options, finetune
 from maya.recipes.finetuning.label import label, read_rows, take, write_rows
+from maya.recipes.finetuning.mix import mix, same_sound
 from maya.recipes.recorded import experiment_of
 from maya.recipes.train import train
 from maya.train.checkpoints.checkpoint import load_checkpoint
@@ -131,6 +134,126 @@ def test_wav_and_txt_files_need_a_language_where_the_model_has_several(base: Pat
     ).train.init_from
     with pytest.raises(MayaError, match="no piece for"):
         finetune(options(base, tmp_path / "kept", vocabulary="keep"))
+
+
+def test_a_nemo_archive_is_tuned(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "downloaded"
+    folder.mkdir()
+    to_nemo(maya.load(base / "run"), folder / "tiny.nemo", language="en")
+    first = options(base, tmp_path / "run", tune="lora", general=base / "data")
+    first = dataclasses.replace(first, base=folder / "tiny.nemo")
+    finetune(first)
+    assert set(json.loads((tmp_path / "run" / "finetune.json").read_text())["sets"]) == {
+        "your test set",
+        "general test set",
+    }
+    old_rows_are_kept(base, tmp_path / "run")
+    to_nemo(maya.load(tmp_path / "run"), tmp_path / "tuned.nemo")  # LoRA is merged
+    with pytest.raises(MayaError, match=r"holds no checkpoint: .*; name the archive .*tiny.nemo"):
+        finetune(dataclasses.replace(first, base=folder))
+    (folder / "tiny.nemo").rename(folder / "model.safetensors")
+    with pytest.raises(MayaError, match=r"model.safetensors of Hugging Face is not read"):
+        finetune(dataclasses.replace(first, base=folder))
+
+
+def spoken(path: Path, text: str | None, *, rate: int = tones.RATE, channels: int = 1) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sound = tones.speak("".join(c for c in text or "ab" if c in f"{tones.LETTERS} "))
+    sound = soxr.resample(sound, tones.RATE, rate)
+    soundfile.write(path, np.repeat(sound[:, None], channels, axis=1), rate)
+    if text is not None:
+        path.with_suffix(".txt").write_text(text)
+
+
+TEXTS = ("ab", "cab", "bad a", "fed", "a bee", "dab")
+
+
+def test_recordings_of_any_kind_are_taken(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Stereo, another rate, digits and punctuation, files of one name in two folders, an empty file."""
+    folder = tmp_path / "mine"
+    for i, text in enumerate(TEXTS):
+        spoken(folder / "a b" / f"{i}.wav", text, rate=8000)
+        spoken(folder / "c" / f"{i}.wav", f"{text}, {i}!", channels=2)
+    (folder / "c" / "5.wav").write_bytes(b"")
+    finetune(options(base, tmp_path / "run", data=folder, language="en", prepare_only=True))
+    out = capsys.readouterr().out
+    assert "dropped 1 of 12 (dropped.jsonl): 1 unreadable_audio" in out and "digits: en" in out
+    for name in ("list.jsonl", "list.csv", "nemo.json"):
+        keys = ("audio_filepath", "text") if name == "nemo.json" else ("audio", "text")
+        rows = [dict(zip(keys, (f"mine/a b/{i}.wav", text), strict=True)) for i, text in enumerate(TEXTS)]
+        lines = [
+            json.dumps(row | {"lang": "en", "language": "en", "id": str(i)}) for i, row in enumerate(rows)
+        ]
+        if name == "list.csv":
+            lines = ["audio,text", *(",".join(row.values()) for row in rows)]
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+        run = tmp_path / f"run-{name}"
+        finetune(options(base, run, data=tmp_path / name, language="en", prepare_only=True))
+        assert sum(len(Table.open(part_path(run / "data", p))) for p in ("train", "dev", "test")) == 6
+
+
+@pytest.mark.parametrize(
+    ("files", "language", "sentence"),
+    [
+        ({}, "en", "has no manifest.jsonl"),
+        ({"a.wav": None, "b.wav": None}, "en", "2 recordings and no texts: .* maya label --from MODEL"),
+        ({"a.wav": "ab", "b.wav": None, "c.wav": None}, "en", "no b.txt beside it; mend them, or do without"),
+        ({"a.wav": "ab", "a.flac": "ab"}, "en", "would be the same utterance; remove one"),
+        ({"a.wav": "ab"}, "xq", "unknown language 'xq'"),
+        ({"a.wav": "ab"}, None, "its language is not given; name one with --language"),
+    ],
+)
+def test_unusable_recordings_get_one_sentence(
+    files: dict[str, str | None], language: str | None, sentence: str, base: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    for name, text in files.items():
+        spoken(tmp_path / "mine" / name, text)
+    with pytest.raises(MayaError, match=sentence) as error:
+        finetune(options(base, tmp_path / "run", data=tmp_path / "mine", language=language))
+    assert "\n" not in str(error.value)
+
+
+def test_a_tuning_of_another_folder_is_not_overwritten(base: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        for i, text in enumerate(TEXTS):
+            spoken(tmp_path / name / f"{i}.wav", text)
+    first = options(base, tmp_path / "run", data=tmp_path / "one", language="en", prepare_only=True)
+    finetune(first)
+    with pytest.raises(MayaError, match="run holds a tuning on .*one: give that on .*two another --run-dir"):
+        finetune(dataclasses.replace(first, data=tmp_path / "two"))
+    (tmp_path / "one").rename(tmp_path / "moved")  # the same recordings in another place
+    finetune(dataclasses.replace(first, data=tmp_path / "moved"))
+
+
+def test_few_recordings_and_a_test_set_that_is_trained_on(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """One utterance cannot be tested on; those of the test set that are in training too are counted."""
+    spoken(tmp_path / "one" / "a.wav", "ab")
+    assert finetune(options(base, tmp_path / "run", data=tmp_path / "one", language="en")) == []
+    assert "without a test set nothing can be said" in capsys.readouterr().out
+    folder, lines = tmp_path / "twice", []
+    for i, text in enumerate(TEXTS):
+        spoken(folder / f"{i}.wav", text)
+        row = {"audio": f"{i}.wav", "text": text, "language": "en"}
+        lines += [json.dumps(row | {"id": f"{i}-{part}", "split": part}) for part in ("train", "test")]
+    (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n")
+    finetune(options(base, tmp_path / "leak", data=folder, general=folder.parent / "run" / "data"))
+    out = capsys.readouterr().out
+    assert "recordings of your test set are in your training set as well" in out and "nan" not in out
+    assert "(10 are needed)" in out
+
+
+def test_replay_leaves_out_what_is_tested_on(base: Path, tmp_path: Path) -> None:
+    data = base / "data"
+    own = Table.open(part_path(data, "test"))
+    assert not same_sound(own, Table.open(part_path(data, "train"))).any() and same_sound(own, own).all()
+    general = tmp_path / "general"
+    shutil.copytree(data, general)
+    shutil.copy(part_path(data, "test"), part_path(general, "train"))
+    with pytest.raises(MayaError, match="has no training utterances"):
+        mix(data, general, tmp_path / "mix", share=0.5, languages=("en", "hi"), seed=1)
 
 
 def test_settings_follow_the_hours() -> None:

@@ -12,8 +12,10 @@ import torch
 
 from maya.data.loading.batch import Batch
 from maya.encoders import FastConformer, FastConformerConfig, LaCTConfig
+from maya.errors import MayaError
 from maya.heads import ClassifyConfig, LanguageModelConfig
 from maya.heads.language_model import LoraConfig
+from maya.models.adapters import AdapterConfig
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import build_model
 from maya.train import failure
@@ -23,7 +25,7 @@ from maya.train.config import TrainConfig
 from maya.train.failure import Tally, stop_unless_finite
 from maya.train.optimizers.optim import make_optimizer
 from maya.train.optimizers.scaled_adam import _local
-from maya.train.sharding import shard, whole_weights
+from maya.train.sharding import refuse, shard, whole_weights
 from maya.train.step import Step, train_step
 from tests import tiny, tiny_llm, tiny_zipformer
 from tests.pair import Pair
@@ -106,6 +108,24 @@ def test_two_processes_equal_one(
     single = _gradient(_cfg(norm), whole, tmp_path)
     pair.run(_rank, _cfg(norm), shares, str(tmp_path))
     _compare(single, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("pair")
+@pytest.mark.parametrize("kind", ["lora", "bottleneck"])
+def test_two_processes_equal_one_with_adapters(kind: Any, tmp_path: Path, pair: Pair) -> None:
+    cfg = _cfg("layer_norm")
+    cfg.adapters = AdapterConfig(type=kind, rank=4)
+    single = _gradient(cfg, [[0, 1, 2, 3, 4]], tmp_path)
+    pair.run(_rank, cfg, [[[0, 3]], [[1, 2, 4]]], str(tmp_path))
+    _compare(single, tmp_path)
+
+
+@pytest.mark.parametrize(("option", "value"), [("l2_sp", 0.1), ("fixed_pieces", 5)])
+def test_fsdp_refuses_what_needs_whole_weights(option: str, value: float) -> None:
+    cfg = replace(TrainConfig(parallel="fsdp"), **{option: value})
+    with pytest.raises(MayaError, match=f"no rank has .* whole; .*=ddp, or train.{option}=0"):
+        refuse(_cfg("layer_norm"), cfg, shares=False)
 
 
 HEADS: dict[str, dict[str, Any]] = {

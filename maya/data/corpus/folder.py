@@ -20,8 +20,15 @@ from maya.data.corpus.manifest import (
     read_manifest,
     writable,
 )
-from maya.data.corpus.metadata import metadata_tables, part_tables, read_metadata, read_part_tables
-from maya.data.corpus.nemo import is_nemo, nemo_manifests, read_nemo, read_nemo_folder
+from maya.data.corpus.metadata import (
+    metadata_tables,
+    part_tables,
+    read_metadata,
+    read_metadata_csv,
+    read_metadata_jsonl,
+    read_part_tables,
+)
+from maya.data.corpus.nemo import has_fields, is_nemo, nemo_manifests, read_nemo, read_nemo_folder
 from maya.data.corpus.nemo_tarred import (
     is_tarred,
     nemo_tarred,
@@ -127,6 +134,8 @@ def read_piece(corpus: Path, options: ReadOptions) -> Result:
 def _read(corpus: Path, options: ReadOptions) -> Result:
     form = form_of(corpus)
     if form is None and not corpus.is_dir():
+        if corpus.exists():
+            raise MayaError(f"{corpus} is no corpus: name a folder, or a .json, .jsonl, .csv or .tsv file")
         raise MayaError(f"there is no corpus folder {corpus}")
     if form is not None:
         rows, problems = form.read(corpus, options)
@@ -140,6 +149,11 @@ def _read(corpus: Path, options: ReadOptions) -> Result:
         return rows, problems
     rows, problems = read_pairs(corpus, options)
     if not rows:
+        if problems and all(problem.reason == "no_transcript" for problem in problems):
+            raise MayaError(
+                f"{corpus} has {len(problems)} recordings and no texts: write what is said in a.wav into "
+                f"a.txt beside it, or let a model do so: maya label --from MODEL {corpus} --table review.tsv"
+            )
         unusable = f" ({len(problems)} files lack one: {problems[0].detail})" if problems else ""
         raise MayaError(
             f"{corpus} has no manifest.jsonl, no metadata.csv and no audio file with a .txt file of the same "
@@ -217,6 +231,21 @@ def _tarred_files(corpus: Path) -> list[Path]:
     return [path for paths in _tarred(corpus) for path in paths]
 
 
+def _table(corpus: Path) -> list[Path]:
+    """A manifest or a table that is named itself."""
+    return [corpus] if corpus.suffix in (".json", ".jsonl", ".csv", ".tsv") and corpus.is_file() else []
+
+
+def _read_table(path: Path, options: ReadOptions) -> Result:
+    if path.suffix in (".csv", ".tsv"):
+        return read_metadata_csv(path, options.language, labels=options.labels), []
+    if is_nemo(path):
+        return read_nemo([path], options), []
+    if has_fields(path, "file_name"):
+        return read_metadata_jsonl(path, options.language, labels=options.labels), []
+    return read_manifest(path, None, options.labels, options.piece), []
+
+
 def _manifest(folder: Path) -> list[Path]:
     path = folder / "manifest.jsonl"
     return [path] if path.is_file() and not is_tarred(path) else []
@@ -255,6 +284,7 @@ FORMS: list[CorpusForm] = [
         _tarred_files,
         lambda corpus, rows: tarred_pieces(*_tarred(corpus)),
     ),
+    CorpusForm("a manifest or table", _table, _read_table, _table),
     CorpusForm("manifest.jsonl", _manifest, _read_manifest, _manifest, _lines_of(_manifest)),
     CorpusForm("metadata.csv", metadata_tables, read_metadata, metadata_tables),
     CorpusForm("Common Voice", common_voice_tables, read_common_voice, common_voice_tables),

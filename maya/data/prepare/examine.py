@@ -57,6 +57,7 @@ from maya.data.prepare.text_checks import text_findings
 from maya.data.report.findings import Findings, Kind
 from maya.data.report.page import Page
 from maya.data.report.statistics import Statistics
+from maya.data.table.labels import NO_TRUTH
 from maya.data.table.table import Table
 from maya.errors import MayaError
 from maya.text.languages import Language, get_language, language_code, language_of_texts
@@ -165,8 +166,12 @@ class Examined:
         if dropped > self.cfg.max_dropped_fraction * (kept + dropped):
             return (
                 f"{self.corpus}: {dropped} of {kept + dropped} utterances are unusable, more than "
-                f"max_dropped_fraction={self.cfg.max_dropped_fraction:g} allows: {_reasons(self.dropped())}"
+                f"max_dropped_fraction={self.cfg.max_dropped_fraction:g} allows: {_reasons(self.dropped())}; "
+                "mend them, or do without them: --set prepare.max_dropped_fraction=0.9"
             )
+        pseudo = self.shards.extra("pseudo") & (self.parts > PARTS.index("train"))
+        if pseudo.any():
+            return f"{self.corpus}: {pseudo.sum()} utterances of dev or test {NO_TRUTH}; move them to train"
         if not (self.parts == PARTS.index("train")).any():
             return f"{self.corpus}: no utterance is left to train on; all of them are marked dev or test"
         return None

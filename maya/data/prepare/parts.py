@@ -63,6 +63,7 @@ def split_shards(
     before = scratch.full(len(rows), np.int8, NO_PART)
     if earlier and keeps:
         before = earlier.parts_of(scratch.taken(shards.extra("id"), rows))
+    before[scratch.taken(shards.extra("pseudo"), rows)] = PARTS.index("train")  # never drawn for dev and test
 
     def taken(column: NDArray[Any]) -> NDArray[Any]:
         return scratch.taken(column, rows)

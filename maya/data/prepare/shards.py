@@ -40,12 +40,13 @@ from maya.data.prepare import audio_files
 from maya.data.prepare.audio_checks import check_audio
 from maya.data.prepare.columns import MEMORY, Scratch, key, keys, labels_key, occurs_twice
 from maya.data.prepare.config import PrepareConfig
+from maya.data.table.labels import PSEUDO
 from maya.data.table.table import Table, write_table
 from maya.errors import MayaError
 from maya.files import json_sha256, read_json, write_json
 from maya.text.languages import language_code
 
-_VERSION = 1  # of what a shard holds
+_VERSION = 2  # of what a shard holds
 _MOST = 4000  # shards
 _FIRST_BYTES = 1 << 16
 READ_ROWS = "read-"  # how folders with rows begin
@@ -352,6 +353,7 @@ def write_entries(
         "labels": np.fromiter((labels_key(entry.labels) for entry in entries), np.uint64),
         "recording": np.fromiter((key(entry.path, entry.offset) for entry in entries), np.uint64),
         "audio": np.fromiter(audio, np.uint64),
+        "pseudo": np.fromiter((PSEUDO in entry.labels for entry in entries), np.bool_),
         "words": np.fromiter((len(entry.text.split()) for entry in entries), np.int32),
     }
     pq.write_table(pa.table(columns), folder / "extra.parquet")

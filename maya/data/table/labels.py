@@ -6,6 +6,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+PSEUDO = "pseudo_label"
+"""The label of utterances whose text a model wrote; its value is the model's confidence. They are trained on,
+and nothing is scored on them."""
+NO_TRUTH = f"have texts that a model wrote (label {PSEUDO}): nothing can be measured on them"
+
 Column = tuple[NDArray[np.int32], pa.Array]  # (n,) index of each row's value, -1 for none; the values
 
 

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from maya.data.measure.entry import SOUND_FIELDS, Entry
-from maya.data.table.labels import LabelColumns, encoded
+from maya.data.table.labels import NO_TRUTH, PSEUDO, LabelColumns, encoded
 from maya.errors import MayaError
 
 if TYPE_CHECKING:
@@ -228,6 +228,12 @@ class Table:
     def __reduce__(self) -> tuple[Any, ...]:
         """A spawned worker opens it again."""
         return Table.open, (self.path,)
+
+    def require_true_texts(self) -> None:
+        """Raise MayaError where a model wrote some of the texts: a score would count its errors as truth."""
+        if PSEUDO in self.label_names:
+            count = sum(PSEUDO in labels for (labels,) in self.read("labels"))
+            raise MayaError(f"{self.path}: {count} utterances {NO_TRUTH}; choose a part that people wrote")
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column as Arrow has it, read anew; repeated strings as dictionaries. For the fields see Entry."""

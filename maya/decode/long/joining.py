@@ -10,6 +10,7 @@ from maya.text.tokenizer import Tokenizer
 
 _WORD = "\u2581"  # begins a piece of the tokenizer that begins a word
 _TOLERANCE = 0.4  # seconds between the same token in two pieces
+_TIMES = ("frames", "durations", "spans")
 _LISTS = ("tokens", "frames", "durations", "scores", "confidences", "spans")
 
 
@@ -43,16 +44,23 @@ class Joiner:
             "spans": [(start + begin, end + begin) for start, end in hyp.spans],
         }
         own, total = len(self.hyp.tokens), len(hyp.tokens)
+        timeless = bool(self._without_times or (total and not frames))
+        if timeless and self.hyp.frames:  # earlier pieces have times: only their segments keep them
+            self._without_times = self._segments()
+            for name in _TIMES:
+                getattr(self.hyp, name).clear()
         if self.hyp.language is None:
             self.hyp.language, self.hyp.language_probability = hyp.language, hyp.language_probability
         kept, skipped = own, 0
         if piece.first_frame >= self._end - 1:  # a piece begins at a whole frame, up to one before its audio
             self._starts.append(own)
-        elif total and not frames:
+        elif timeless:
             skipped = _repeated_tokens(self.hyp.tokens, hyp.tokens)
         else:
             kept, skipped = self._passage(hyp, frames, piece.first_frame)
         for name in _LISTS:
+            if timeless and name in _TIMES:
+                continue
             values = moved.get(name, getattr(hyp, name))
             target = getattr(self.hyp, name)
             if len(target) == own:  # a list that the method fills in
@@ -60,7 +68,7 @@ class Joiner:
             target += values[skipped:]
         while self._starts and self._starts[-1] > kept:
             self._starts.pop()
-        if total and not frames:
+        if timeless and total:
             start, end = piece.first_frame * self.frame_seconds, piece.end_frame * self.frame_seconds
             text = self.tokenizer.decode(hyp.tokens[skipped:])
             self._without_times.append(TextSegment(text=text, start=start, end=end))

@@ -178,7 +178,11 @@ def find_checkpoint(path: Path) -> Path:
             return path / name
     steps = step_checkpoints(path)
     if not steps:
-        raise MayaError(f"{path} holds no checkpoint: expected a .pt file or a run folder")
+        archives, weights = (sorted(path.glob(f"*.{kind}")) for kind in ("nemo", "safetensors"))
+        hint = f"; name the archive {archives[0]}" if archives else ""
+        if weights and not archives:
+            hint = f"; {weights[0].name} of Hugging Face is not read: convert the model to .nemo first"
+        raise MayaError(f"{path} holds no checkpoint: expected a .pt file or a run folder{hint}")
     return steps[-1][1]
 
 

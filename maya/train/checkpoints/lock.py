@@ -26,7 +26,7 @@ def locked(run_dir: Path) -> Iterator[None]:
         if lock.holder:
             refusal = (
                 f"{run_dir} is being trained by {lock.holder}: wait until it ends, stop it, or give this run "
-                "a --name of its own"
+                "another folder (--run-dir, --name of run.sh)"
             )
     refusal = gather_objects(refusal)[0]
     if refusal:

@@ -173,8 +173,8 @@ def refuse_other_tokenizer(path: Path, saved: Tokenizer, tokenizer: Tokenizer) -
     then, now = (f"{t.vocab_size} pieces, digest {sha256(t.model_bytes)[:8]}" for t in (saved, tokenizer))
     raise MayaError(
         f"{path} was trained with another tokenizer ({then}) than the run folder's tokenizer.model ({now}), "
-        "so its outputs would mean other pieces; give this run a --name of its own, or remove the old run's "
-        "folder"
+        "so its outputs would mean other pieces; give this run another folder (--run-dir, --name of run.sh), "
+        "or remove the old run's folder"
     )
 
 
@@ -191,8 +191,8 @@ def compare_data(
     if then.digest != data.digest and over:
         raise MayaError(
             f"{path.parent.parent} has ended at step {state.step} with other training data ({then}) than "
-            f"those given now ({data}), which it has never seen; give this run a --name of its own, or raise "
-            "train.steps (or train.epochs) to train on with them"
+            f"those given now ({data}), which it has never seen; give this run another folder (--run-dir, "
+            "--name of run.sh), or raise train.steps (or train.epochs) to train on with them"
         )
     if then.digest != data.digest:
         passes = state.position.epoch
@@ -254,5 +254,5 @@ def refuse_other_experiment(path: Path, saved: dict, asked: dict) -> None:
         others = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
         raise MayaError(
             f"{path} belongs to another experiment: {k} was {was.get(k)!r}, now {now.get(k)!r}{others}; give "
-            "this run a --name of its own, or remove the old run's folder"
+            "this run another folder (--run-dir, --name of run.sh), or remove the old run's folder"
         )
