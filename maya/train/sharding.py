@@ -57,6 +57,8 @@ def refuse(model: SpeechModelConfig, cfg: TrainConfig, shares: bool) -> None:
             "with train.parallel=fsdp all ranks must run the same layers" + instead
             + "model.encoder.layer_drop=0"
         )  # fmt: skip
+    if cfg.optimizer == "muon":
+        raise MayaError("Muon needs whole matrices" + instead + "train.optimizer=adamw")
     if shares and cfg.optimizer == "adamw":
         raise MayaError(
             "the layers share parameters, which FSDP2 leaves whole and AdamW cannot mix with sharded ones"
