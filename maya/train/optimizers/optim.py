@@ -13,7 +13,6 @@ from maya.train.config import TrainConfig
 from maya.train.optimizers.muon import Muon
 from maya.train.optimizers.scaled_adam import ScaledAdam
 
-
 _NARROW = 32  # a matrix with fewer rows or columns learns by AdamW under Muon
 
 
