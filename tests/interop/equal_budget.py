@@ -77,6 +77,7 @@ class PeerEncoder(nn.Module):
     def __init__(self, module: nn.Module, run: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
         super().__init__()
         self.module, self.run = module, run
+        self.quick_layers = False
 
     def blocks(self) -> list[nn.Module]:
         return []  # all layers learn at one rate
