@@ -83,7 +83,8 @@ def average(
     """Write `run`/averaged.pt: the best on dev of best.pt, the mean of those that train.keep_best kept, the
     last weights, their EMA (train.ema), and means over stretches that end at one of the `ends` newest
     checkpoints and begin at an earlier one. The test set is not used. Each is scored on all of dev, by the
-    head that `decode.method` names, or with "auto" by its best trained head.
+    head that `decode.method` names, or with "auto" by its best trained head, and then weights from before
+    another head was trained come last.
 
     With `avg`, no choice: the mean over the last `avg` epochs up to `epoch` (icefall's --epoch and --avg),
     which needs what the two ends left (see train.epochs); without `epoch`, over the `avg` steps before
@@ -142,14 +143,17 @@ def _best(
     model, heads = SpeechModel(last.model_config).to(choose_device("auto")), tuple(last.model_config.heads)
     by_head = {f"{head}_{rate}" for head in heads for rate in RATES}
     chosen, best, scores, dev = None, (True, float("inf")), {}, {}
+    wanted: set[str] = set()
     for candidate in offered:
         name = candidate.name
         model.load_state_dict(candidate.weights)
         result = validate(model, candidate.trained)
         scores[name] = {k: v for k, v in result.items() if k in {"loss", "wer", "cer"} | by_head}
         print(f"average: {name:<28} {describe(result, heads)}", flush=True)
-        # Weights in which the head that decodes was not trained come last.
-        rank = (experiment.decoding_head not in (None, *candidate.trained), result["error"])
+        # Weights in which the head that decodes was not trained come last; with "auto" any of the heads.
+        decodes = experiment.decoding_head
+        wanted = wanted or ({decodes} if decodes else set(candidate.trained))  # the last weights are first
+        rank = (not wanted.issubset(candidate.trained), result["error"])
         if chosen is None or rank < best:
             chosen, best, dev = candidate, rank, scores_by_head(result, heads)
     assert chosen is not None  # the last weights are always a candidate

@@ -32,11 +32,13 @@ from maya.recipes.corpus_writer import (
     write_corpus,
 )
 
-_VERSION = 2  # to be raised when the same plan comes to sound different
+_VERSION = 3  # to be raised when the same plan comes to sound different
 _FIELDS = ("id", "language", "text", "speaker", "source", "licence", "audio")
 _LONGEST = 7  # digits in a string
 _FEW_SPEAKERS = 6  # below this, dev does not get a speaker of its own
 _DEV_SHARE = 10  # it then gets one in so many of the training speakers' recordings
+TAKES = 2  # times that training has each recording alone, with other surroundings
+MIXED = 0.5  # share of the training strings with a speaker for each word: they sound alike in no other way
 _FADE = 80  # samples, 5 ms, at both ends of a recording: the cuts are not always at silence
 
 
@@ -50,7 +52,7 @@ def prepare_digits(
 ) -> dict[str, Any]:
     """Make the corpus in the folder `out` unless it is already there; returns the contents of `corpus.json`.
 
-    Training holds every recording of its own once and `strings_per_language` strings of 2 to 7 digits;
+    Training holds every recording of its own twice and `strings_per_language` strings of 2 to 7 digits;
     dev and test hold `eval_per_language` utterances each, half of them single digits. Who speaks where:
     `assign`. Raises MayaError on a bad source, Ctrl-C or a full disk.
     """
@@ -138,39 +140,61 @@ def plan_language(
     for split, split_rows in assign(rows, random.Random(f"{seed} {language} speakers")).items():
         rng = random.Random(f"{seed} {language} {split}")
         singles = [[r] for r in split_rows]
-        strings = sizes["train"]
-        if split != "train":
+        if varied := split == "train":
+            recordings = training_digits(split_rows, sizes["train"], rng)
+        else:
             singles = rng.sample(singles, min(len(singles), sizes["heldout"] // 2))
-            strings = sizes["heldout"] - len(singles)
-        for number, recordings in enumerate(singles + draw_strings(split_rows, strings, rng)):
+            recordings = singles + draw_strings(split_rows, sizes["heldout"] - len(singles), rng)
+        for number, spoken in enumerate(recordings):
             name = f"{language}-{split}-{number:05d}"
-            plan.append(plan_item(name, split, recordings, rng))
+            plan.append(plan_item(name, split, spoken, rng, varied=varied))
     return plan
 
 
-def draw_strings(
-    rows: Sequence[dict[str, Any]], count: int, rng: random.Random
+def training_digits(
+    rows: Sequence[dict[str, Any]], strings: int, rng: random.Random, takes: int = TAKES, mixed: float = MIXED
 ) -> list[list[dict[str, Any]]]:
-    """`count` strings of 2 to 7 recordings of one speaker each; all speakers and recordings equally often."""
+    """Every recording alone, `takes` times, and `strings` strings."""
+    return takes * [[r] for r in rows] + draw_strings(rows, strings, rng, mixed)
+
+
+def draw_strings(
+    rows: Sequence[dict[str, Any]], count: int, rng: random.Random, mixed: float = 0.0
+) -> list[list[dict[str, Any]]]:
+    """`count` strings of 2 to 7 recordings; all speakers and recordings equally often.
+
+    Each is spoken by one speaker, but for a share `mixed`, where each word is by another.
+    """
     speakers = sorted({r["speaker"] for r in rows})
     recordings = {s: shuffled_rounds([r for r in rows if r["speaker"] == s], rng) for s in speakers}
     turns = shuffled_rounds(speakers, rng)
     lengths = [rng.randrange(2, _LONGEST + 1) for _ in range(count)]
-    return [[next(recordings[speaker]) for _ in range(n)] for n, speaker in zip(lengths, turns, strict=False)]
+    strings = []
+    for n in lengths:
+        mixes = mixed > 0 and rng.random() < mixed
+        spoken = [next(turns) for _ in range(n)] if mixes else n * [next(turns)]
+        strings.append([next(recordings[speaker]) for speaker in spoken])
+    return strings
 
 
 def plan_item(
-    name: str, split: str, recordings: Sequence[dict[str, Any]], rng: random.Random, *, wide: bool = False,
-    hiss: bool = False,
-) -> dict[str, Any]:  # fmt: skip
-    """What is joined: recordings, silences in samples and noise. wide: margins from none to 400 ms."""
+    name: str, split: str, recordings: Sequence[dict[str, Any]], rng: random.Random, *, varied: bool = False
+) -> dict[str, Any]:
+    """What is joined: recordings, silences in samples and noise. varied: margins from none to 400 ms, gaps
+    from none, words of different levels, hiss within the words."""
     margins = [rng.randrange(800, 3201) for _ in range(2)]  # 50 to 200 ms before and after
     gaps = [rng.randrange(320, 3201) for _ in recordings[1:]]  # 20 to 200 ms
-    if wide:  # a quarter of the margins are none: people cut recordings closely
-        margins = [max(0, rng.randrange(-2133, 6401)) for _ in range(2)]
-        gaps = [rng.randrange(320, 6401) for _ in recordings[1:]]
-    hissing = {"hiss_db": rng.uniform(8, 35)} if hiss and rng.random() < 0.4 else {}
-    return hissing | {
+    options: dict[str, Any] = {}
+    if varied:  # people cut recordings closely
+        margins = [rng.randrange(6401) if rng.random() < 0.7 else 0 for _ in range(2)]
+        if rng.random() < 0.3:
+            margins = [0, 0]
+        gaps = [rng.randrange(0, 3201) for _ in recordings[1:]]
+        if rng.random() < 0.5:
+            options["gains_db"] = [rng.uniform(-18, 0) for _ in recordings]
+        if rng.random() < 0.4:
+            options["hiss_db"] = rng.uniform(8, 35)
+    return options | {
         "id": name,
         "split": split,
         "recordings": [r["id"] for r in recordings],
@@ -194,11 +218,12 @@ def joined(
             if row["id"] not in audio:
                 audio[row["id"]] = read_digit(source, row)
         first = recordings[0]
+        one = len({r["speaker"] for r in recordings}) == 1
         yield CorpusUtterance(
             id=item["id"],
             language=first["language"],
             text=" ".join(r["text"] for r in recordings),
-            speaker=first["speaker"],
+            speaker=first["speaker"] if one else f"mixed:{item['id']}",
             split=item["split"],
             kind="digit" if len(recordings) == 1 else "digits",
             source=first["source"],
@@ -209,20 +234,23 @@ def joined(
                 item["noise"],
                 item["noise_seed"],
                 item.get("hiss_db"),
+                item.get("gains_db"),
             ),  # fmt: skip
         )
 
 
 def join(
     pieces: Sequence[np.ndarray], silences: Sequence[int], noise: float, noise_seed: int,
-    hiss_db: float | None = None,
+    hiss_db: float | None = None, gains_db: Sequence[float] | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Pieces, (n,) int16 each, with `silences` samples before, between and after -> (N,) int16.
 
     White noise of RMS `noise` steps lies over the whole. With `hiss_db` each piece has noise so far below its
-    level, as a bad microphone gives, and the silences have none. RandomState, because its numbers never
-    change.
+    level, as a bad microphone gives, and the silences have none. `gains_db`: of each piece. RandomState,
+    because its numbers never change.
     """
+    if gains_db is not None:
+        pieces = [piece * 10 ** (gain / 20) for piece, gain in zip(pieces, gains_db, strict=True)]
     if hiss_db is not None:
         draws = np.random.RandomState((noise_seed + 1) % 2**32)
         level = 10 ** (-hiss_db / 20)

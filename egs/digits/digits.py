@@ -4,10 +4,7 @@ Run:    ./egs/digits/run.sh
 Cost and result: see RESULTS.md in this folder.
 """
 
-from typing import cast
-
 from maya.data.loading.augment import few_speakers
-from maya.features import LogMelConfig
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 
@@ -18,6 +15,8 @@ def experiment() -> Experiment:
     exp.tokenizer.vocab_size = 64
     exp.model.language_embedding = True
     exp.model.language_init = 1.0
+    exp.model.language_dropout = 0.3
+    exp.data.augment = few_speakers()
     exp.data.speed_perturb = (0.8, 0.87, 0.93, 1.0, 1.07, 1.15, 1.25)
     exp.data.plan.max_seconds = 40.0
     exp.data.plan.temperature = 1.0
@@ -26,20 +25,10 @@ def experiment() -> Experiment:
     exp.train.steps = 3600
     exp.model.heads["transducer"].first_step = 2400
     exp.train.encoder_hold = 100
+    exp.train.optimizer = "muon"
     exp.train.lr = 3e-3
     exp.train.warmup_steps = 50
     exp.train.log_every = 50
     exp.train.valid_every = exp.train.save_every = 600
     exp.train.threads = 1  # for --gpus 2 --cpu true: two processes on two cores
-    return exp
-
-
-def new_voices() -> Experiment:
-    """Better on single digits of new voices and worse on strings, see RESULTS.md. Statistics of a single word
-    tell more of its margins than of the voice, so the features have none."""
-    exp = experiment()
-    exp.name = "digits/digits_new_voices"
-    exp.model.language_dropout = 0.3
-    cast(LogMelConfig, exp.model.features).normalize = "peak"
-    exp.data.augment = few_speakers()
     return exp

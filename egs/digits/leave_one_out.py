@@ -39,12 +39,12 @@ from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
 from maya.score.wer import wer
 
-from .data import draw_strings, joined, plan_item, read_source
+from .data import MIXED, TAKES, draw_strings, joined, plan_item, read_source, training_digits
 from .voices import synthetic_digits
 
 KINDS = ("single", "raw", "string")
 MODES: tuple[LanguageSource, ...] = ("known", "unknown")  # the language
-_CORPUS_OPTIONS = ("strings_per_language", "single_takes", "wide_margins", "voices", "voice_strings")
+_CORPUS_OPTIONS = ("strings_per_language", "single_takes", "varied", "mixed", "voices", "voice_strings")
 _SINGLES, _STRINGS = 150, 40  # at most, of each speaker that is tested
 _DRAWS = 4000
 Rows = list[dict[str, Any]]
@@ -74,12 +74,12 @@ def fold_plan(rows: Rows, synthetic: Rows, out: Sequence[str], args: argparse.Na
         of_language = [r for r in rows if r["language"] == code]
         rng = random.Random(f"{seed} {code} train")
         others = [r for r in of_language if r["speaker"] not in out]
-        recordings = args.single_takes * [[r] for r in others] + draw_strings(others, strings, rng)
-        make = partial(plan_item, split="train", rng=rng, wide=args.wide_margins, hiss=args.hiss)
+        recordings = training_digits(others, strings, rng, args.single_takes, args.mixed)
+        make = partial(plan_item, split="train", rng=rng, varied=args.varied)
         plan += [make(f"{code}-train-{i:05d}", recordings=r) for i, r in enumerate(recordings)]
         if own := [r for r in synthetic if r["language"] == code]:
             make.keywords["rng"] = rng = random.Random(f"{seed} {code} synthetic")
-            recordings = [[r] for r in own] + draw_strings(own, args.voice_strings, rng)
+            recordings = training_digits(own, args.voice_strings, rng, 1, args.mixed)
             plan += [make(f"{code}-voice-{i:05d}", recordings=r) for i, r in enumerate(recordings)]
         for speaker in sorted({r["speaker"] for r in of_language} & set(out)):
             rng = random.Random(f"{seed} {code} {speaker} test")  # alike in every grouping of the speakers
@@ -106,8 +106,8 @@ def run_fold(args: argparse.Namespace, rows: Rows, number: int) -> dict[str, Any
     if (run / "result.json").is_file():
         return read_json(run / "result.json")
     experiment = fold_experiment(args)
-    options = {name: getattr(args, name) for name in _CORPUS_OPTIONS} | ({"hiss": True} if args.hiss else {})
-    settings = {"corpus": "digits, one fold", "out": folds[number]} | options
+    options = {name: getattr(args, name) for name in _CORPUS_OPTIONS}
+    settings = {"corpus": "digits, one fold", "version": 3, "out": folds[number]} | options
     corpus = folder / f"corpus-{settings_hash(settings)[:8]}"
     data = folder / corpus.name.replace("corpus", "data")
     if not (data / "stage.json").is_file():
@@ -234,9 +234,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--only", type=int, nargs="+", help="these folds, from 0; default: all")
     add("--steps", type=POSITIVE, default=1200, help="steps of each training")
     add("--strings-per-language", type=POSITIVE, default=2400, help="strings to train on")
-    add("--single-takes", type=POSITIVE, default=1, help="times a recording is trained on alone")
-    add("--wide-margins", action="store_true", help="silences from none to 400 ms in training")
-    add("--hiss", action="store_true", help="noise within some recordings")
+    add("--single-takes", type=POSITIVE, default=TAKES, help="times a recording is trained on alone")
+    add("--varied", action=argparse.BooleanOptionalAction, default=True, help="training has margins, gaps, "
+        "levels and hiss that the test has not")  # fmt: skip
+    add("--mixed", type=float, default=MIXED, help="share of training strings with a speaker for each word")
     add("--voices", type=COUNT, default=0, help="synthetic speakers of each language in training")
     add("--voice-strings", type=COUNT, default=2400, help="strings of the synthetic speakers, per language")
     add("--report", nargs="+", metavar="NAME", help="train nothing; compare these systems with the first")

@@ -8,12 +8,16 @@ from typing import cast
 
 from maya.decode.ctc.beam import BeamConfig
 from maya.encoders import FastConformerConfig
+from maya.features import LogMelConfig
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 
 
 def experiment() -> Experiment:
     exp = Experiment(name="indic12/real", model=presets.low_resource())
+    cast(
+        LogMelConfig, exp.model.features
+    ).normalize = "per_feature"  # sentences, whose statistics are of speech
     exp.tokenizer.vocab_size = 1000  # about 700 letters of ten scripts, and the commonest syllables
     exp.model.language_embedding = True
     exp.model.language_init = 1.0

@@ -14,13 +14,14 @@ from maya.features.base import Features, FeaturesConfig
 from maya.features.frames import check_frames, frame_mask, frame_samples
 from maya.features.warp import warped_filters
 from maya.kernels import host, onednn
-from maya.ranges import NonNegFloat, PosFloat, PosInt, Share
+from maya.ranges import Count, NonNegFloat, PosFloat, PosInt, Share
 
 LOG_GUARD = 2.0**-24  # added before the logarithm, so that digital silence has a finite level
 STD_GUARD = 1e-5  # added to the standard deviation, not to the variance
 # Audio of more than twice this many frames is transformed in stretches of this size, because spectra are six
 # times as large as the features (an hour at 80 mel bins: 0.7 GB beside 0.1).
 STRETCH_FRAMES = 16384
+_QUIETER_DB = 25.0  # between the loudest word of an utterance and the quietest that is to be heard
 BLOCK_FRAMES = 600  # of spectra that a CPU's cache holds: 1 MB
 
 
@@ -40,6 +41,7 @@ class LogMelConfig(FeaturesConfig):
     # mel energy of the utterance, down to `floor_db`, see `_below_peak`.
     normalize: Literal["per_feature", "peak", "none"] = "per_feature"
     floor_db: PosFloat = 45.0  # of normalize=peak
+    peak_frames: Count = 0  # of normalize=peak: the loudest of so many frames on either side; 0: of all
     # True: as NeMo before 2.5, with which parakeet-tdt-1.1b and others were trained. The batch is reflected
     # at its ends, an utterance has one frame more, and audio beyond its end is not silenced.
     legacy: bool = False
@@ -127,7 +129,7 @@ class LogMel(Features, config=LogMelConfig):
                 for part in zip(*parts, strict=True):
                     _standardize(*part)
             elif self.cfg.normalize == "peak":
-                feats = _below_peak(feats, valid, self.cfg.floor_db)
+                feats = _below_peak(feats, valid, self.cfg.floor_db, self.cfg.peak_frames)
             return _silenced(feats, valid, lens), lens
 
     def _takes_rows(self, audio: Tensor, audio_lens: Tensor) -> bool:
@@ -322,7 +324,7 @@ def _silenced(feats: Tensor, valid: Tensor, lens: Tensor) -> Tensor:
     return feats
 
 
-def _below_peak(feats: Tensor, valid: Tensor, floor_db: float) -> Tensor:
+def _below_peak(feats: Tensor, valid: Tensor, floor_db: float, reach: int = 0) -> Tensor:
     """Log-mel (B, T, F) as levels from -1, `floor_db` or more below the utterance's loudest, to 3, the
     loudest: of speech with pauses the mean is near 0.
 
@@ -330,8 +332,19 @@ def _below_peak(feats: Tensor, valid: Tensor, floor_db: float) -> Tensor:
     floor is all alike: digital silence, and the noise of a quiet room. Per-feature statistics depend on both,
     and take from a single short word much of what tells it from others. But the colour of a microphone stays:
     train with `data.augment.equalizer_prob`.
+
+    With `reach` above 0 each frame has a loudest level of its own: that within so many frames, averaged over
+    as many, and at most `_QUIETER_DB` below the utterance's.
     """
-    top = feats.masked_fill(~valid, -math.inf).amax((1, 2), keepdim=True)
+    loudest = feats.masked_fill(~valid, -math.inf).amax(2, keepdim=True)
+    top = loudest.amax(1, keepdim=True)
+    if reach:
+        size = min(reach, feats.shape[1] - 1)
+        local = F.max_pool1d(loudest.transpose(1, 2), 2 * size + 1, 1, size).transpose(1, 2)
+        local = torch.maximum(local, top - _QUIETER_DB * math.log(10) / 10).masked_fill(~valid, 0.0)
+        sums = torch.cat([local, valid.to(local.dtype)], 2).transpose(1, 2)
+        sums = F.avg_pool1d(sums, 2 * size + 1, 1, size)
+        top = (sums[:, :1] / sums[:, 1:].clamp(min=1e-9)).transpose(1, 2)
     decibels = (feats - top) * (10 / math.log(10))
     return 4 * (1 + decibels / floor_db).clamp(min=0) - 1
 

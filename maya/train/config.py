@@ -32,8 +32,9 @@ class TrainConfig:
     epochs: Count = 0  # where not 0, training also ends after so many; each writes epoch-0001.pt ...
     # Passes over the data that make an epoch: with a draw of three speeds, 3 are one epoch of icefall's.
     passes: PosInt = 1
-    optimizer: Literal["adamw", "scaled_adam"] = "adamw"
+    optimizer: Literal["adamw", "scaled_adam", "muon"] = "adamw"
     schedule: Literal["cosine", "eden"] = "cosine"
+    # muon is for training from scratch on little data: fewer steps, each a little longer.
     lr: PosFloat = 1e-3  # peak rate, of the heads and, unless encoder_lr is given, of the encoder
     # The end of the cosine, for heads and encoder; never above the peak.
     min_lr: NonNegFloat = 1e-6
@@ -122,5 +123,7 @@ def check(cfg: TrainConfig, model: SpeechModelConfig) -> None:
     for name, default in (("encoder_layer_decay", 1.0), ("l2_sp", 0.0), ("fixed_pieces", 0)):
         if cfg.optimizer == "scaled_adam" and getattr(cfg, name) != default:
             raise MayaError(f"train.{name} is for train.optimizer=adamw")
+    if cfg.optimizer == "muon" and cfg.l2_sp:
+        raise MayaError("train.l2_sp is for train.optimizer=adamw")
     if cfg.learn == "adapters" and model.adapters.type == "none":
         raise MayaError("train.learn=adapters needs model.adapters.type: lora or bottleneck")

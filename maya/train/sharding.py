@@ -64,6 +64,8 @@ def refuse(model: SpeechModelConfig, cfg: TrainConfig, shares: bool) -> None:
     for name, what in (("l2_sp", "the values to pull to"), ("fixed_pieces", "the rows that stay")):
         if getattr(cfg, name):
             raise MayaError(f"with train.parallel=fsdp no rank has {what} whole{instead}train.{name}=0")
+    if cfg.optimizer == "muon":
+        raise MayaError("Muon needs whole matrices" + instead + "train.optimizer=adamw")
     if shares and cfg.optimizer == "adamw":
         raise MayaError(
             "the layers share parameters, which FSDP2 leaves whole and AdamW cannot mix with sharded ones"

@@ -2,6 +2,7 @@
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ def made(out: Path) -> list[tuple[dict[str, Any], np.ndarray]]:
     return pairs
 
 
+def evenly(*args: Any, plan: Any, varied: bool = False, **options: Any) -> dict[str, Any]:
+    """An item whose words keep their level and have gaps and no hiss, so that tones are told apart."""
+    return plan(*args, **options)
+
+
 def heard(samples: np.ndarray) -> list[str]:
     """The tones in order, from the strongest frequency of each 10 ms. Silence separates tones."""
     words, sounding = [], False
@@ -59,7 +65,10 @@ def heard(samples: np.ndarray) -> list[str]:
     return words
 
 
-def test_text_follows_the_order_of_recordings(source: Path, tmp_path: Path) -> None:
+def test_text_follows_the_order_of_recordings(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "plan_item", partial(evenly, plan=data.plan_item))
     data.prepare_digits(source, tmp_path / "c", strings_per_language=20, eval_per_language=6)
     pairs = made(tmp_path / "c")
     lengths = {len(row["text"].split()) for row, _ in pairs}
@@ -68,10 +77,16 @@ def test_text_follows_the_order_of_recordings(source: Path, tmp_path: Path) -> N
         assert heard(samples) == row["text"].split(), row["id"]
 
 
-def test_one_speaker_per_string_and_splits_share_no_speaker(source: Path, tmp_path: Path) -> None:
+def test_one_speaker_per_string_and_splits_share_no_speaker(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "plan_item", partial(evenly, plan=data.plan_item))
     data.prepare_digits(source, tmp_path / "c", strings_per_language=20, eval_per_language=6)
     split_of: dict[str, set[str]] = {}
     for row, samples in made(tmp_path / "c"):
+        if row["speaker"].startswith("mixed:"):
+            assert row["split"] == "train"
+            continue
         split_of.setdefault(row["speaker"], set()).add(row["split"])
         expected = 4000 + 4000 * int(row["speaker"][1])
         blocks = np.abs(samples[: len(samples) // 400 * 400].reshape(-1, 400)).max(1)
@@ -86,15 +101,41 @@ def test_training_uses_every_recording_of_its_speakers(source: Path) -> None:
     plan = data.plan_language("en", data.read_source(source), sizes, seed=1)
     train = [i for i in plan if i["split"] == "train"]
     singles = [i["recordings"][0] for i in train if len(i["recordings"]) == 1]
-    assert len(singles) == len(set(singles)) == 16  # 4 speakers of 4 digits
-    assert len(train) == 26 and len(plan) == 26 + 4 + 4
+    assert len(singles) == 32 and len(set(singles)) == 16  # 4 speakers of 4 digits, twice
+    assert len(train) == 42 and len(plan) == 42 + 4 + 4
 
 
-def test_wide_margins_are_often_none() -> None:
+def test_half_of_the_training_strings_mix_speakers(source: Path) -> None:
+    plan = data.plan_language("en", data.read_source(source), {"train": 200, "heldout": 40}, seed=1)
+    mixed = {
+        split: [len({i.split("-")[1] for i in item["recordings"]}) > 1 for item in plan
+                if item["split"] == split and len(item["recordings"]) > 1]
+        for split in ("train", "dev", "test")
+    }  # fmt: skip
+    assert 0.35 < sum(mixed["train"]) / len(mixed["train"]) < 0.6
+    assert not any(mixed["dev"] + mixed["test"])
+
+
+def test_training_varies_what_surrounds_and_spoils_words() -> None:
     rng, digits = random.Random(1), [{"id": "a"}, {"id": "b"}]
-    silences = [data.plan_item("x", "train", digits, rng, wide=True)["silences"] for _ in range(200)]
-    assert all(0 <= s[0] <= 6400 and 320 <= s[1] <= 6400 for s in silences)
-    assert sum(s[0] == 0 for s in silences) / 200 == pytest.approx(0.25, abs=0.09)
+    items = [data.plan_item("x", "train", digits, rng, varied=True) for _ in range(400)]
+    silences = [item["silences"] for item in items]
+    assert all(0 <= s[0] <= 6400 and 0 <= s[1] <= 3200 for s in silences)
+    assert sum(s[0] == s[2] == 0 for s in silences) / 400 == pytest.approx(0.3 + 0.7 * 0.09, abs=0.08)
+    assert sum("gains_db" in item for item in items) / 400 == pytest.approx(0.5, abs=0.08)
+    assert sum("hiss_db" in item for item in items) / 400 == pytest.approx(0.4, abs=0.08)
+    plain = data.plan_item("x", "test", digits, rng)
+    assert not {"gains_db", "hiss_db"} & set(plain) and all(s >= 320 for s in plain["silences"])
+
+
+def test_gains_and_hiss_are_those_of_each_word() -> None:
+    tone = (10000 * np.sin(np.arange(4000) / 5)).astype(np.int16)
+    joined = data.join([tone, tone], [800, 800, 800], 0.0, 1, gains_db=[0.0, -12.0])
+    assert np.abs(joined[5600:9600]).max() / np.abs(joined[800:4800]).max() == pytest.approx(0.25, abs=0.01)
+    hissing = data.join([tone, tone], [800, 800, 800], 0.0, 1, hiss_db=10.0)
+    assert not hissing[4800:5600].any(), "none in the gaps"
+    noise = (hissing - data.join([tone, tone], [800, 800, 800], 0.0, 1))[1000:4600]
+    assert 20 * np.log10(noise.std() / tone.std()) == pytest.approx(-10, abs=0.5)
 
 
 def test_few_speakers_split_by_recording(source: Path) -> None:
@@ -183,4 +224,4 @@ def test_split_of_the_real_recordings(shared: Path) -> None:
         assert not split_speakers["test"] & (split_speakers["train"] | split_speakers["dev"])
         used = [{x for i in plan if i["split"] == split for x in i["recordings"]} for split in split_speakers]
         assert not used[0] & used[1] and not used[0] & used[2]
-        assert all(len({speaker[x] for x in i["recordings"]}) == 1 for i in plan)
+        assert all(len({speaker[x] for x in i["recordings"]}) == 1 for i in plan if i["split"] != "train")

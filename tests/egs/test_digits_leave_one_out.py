@@ -25,8 +25,7 @@ def rows(source: Path) -> list[dict[str, Any]]:  # noqa: F811
 
 
 def options(**changes: Any) -> argparse.Namespace:
-    values = {"strings_per_language": 30, "single_takes": 1, "wide_margins": False, "voice_strings": 5}
-    values["hiss"] = False
+    values = {"strings_per_language": 30, "single_takes": 2, "varied": True, "mixed": 0.5, "voice_strings": 5}
     return argparse.Namespace(**(values | changes))
 
 
@@ -47,7 +46,7 @@ def test_too_many_folds_are_refused(rows: list[dict[str, Any]]) -> None:
 def test_no_speaker_is_trained_on_and_tested(rows: list[dict[str, Any]]) -> None:
     speaker_of = {r["id"]: r["speaker"] for r in rows}
     out = loo.speakers_left_out(rows, 4)[0]
-    plan = loo.fold_plan(rows, [], out, options(single_takes=2))
+    plan = loo.fold_plan(rows, [], out, options())
     speakers: dict[str, set[str]] = {"train": set(), "test": set()}
     for item in plan:
         speakers[item["split"]] |= {speaker_of[i] for i in item["recordings"]}
@@ -60,7 +59,7 @@ def test_a_speaker_is_tested_on_the_same_utterances_in_every_grouping(rows: list
     tests = {}
     for count in (4, 12):
         for out in loo.speakers_left_out(rows, count):
-            plan = loo.fold_plan(rows, [], out, options(wide_margins=count == 4))
+            plan = loo.fold_plan(rows, [], out, options(varied=count == 4))
             tests.setdefault(count, []).extend(item for item in plan if item["split"] == "test")
     assert sorted(tests[4], key=str) == sorted(tests[12], key=str)
     raw = [item for item in tests[4] if "-raw-" in item["id"]]

@@ -200,6 +200,22 @@ def test_peak_levels_do_not_depend_on_gain_or_surrounding_silence():
     assert float(feats.max()) == 3 and float(feats.min()) == -1
 
 
+def test_local_peaks_give_quiet_words_the_levels_of_loud_ones():
+    fe, word = front_end(normalize="peak", peak_frames=20), speech_like()
+    gap = torch.zeros(16000)
+    audio = torch.cat([word, gap, 0.1 * word, gap, 0.01 * word])[None]
+    feats, lens = fe(audio, torch.tensor([80000]))
+    loud, quiet, quieter = (feats[0, start + 20 : start + 80] for start in (0, 200, 400))
+    torch.testing.assert_close(quiet, loud, atol=0.2, rtol=0)  # LOG_GUARD is near the floor
+    assert quieter.max() < loud.max() - 1, "at most 25 dB are made up for"
+    assert (feats[0, 130:170] == -1).all() and int(lens[0]) == 500
+    batch = torch.nn.functional.pad(audio, (0, 8000)).repeat(2, 1)
+    together, _ = fe(batch, torch.tensor([80000, 88000]))
+    torch.testing.assert_close(together[0, :500], feats[0], atol=1e-5, rtol=0)
+    assert fe(torch.zeros(1, 1600), torch.tensor([1600]))[0].isfinite().all()
+    assert fe(torch.zeros(1, 100), torch.tensor([100]))[0].isfinite().all()
+
+
 def test_peak_levels_are_decibels_to_the_floor():
     fe, raw = front_end(normalize="peak", floor_db=40.0), front_end(normalize="none")
     lens = torch.tensor([16000, 9600])

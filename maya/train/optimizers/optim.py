@@ -1,5 +1,5 @@
 """AdamW, without weight decay on biases, norms and embeddings, and with rates that may fall towards the
-encoder's bottom; or ScaledAdam, icefall's."""
+encoder's bottom; or Muon; or ScaledAdam, icefall's."""
 
 from typing import Any
 
@@ -10,7 +10,10 @@ from torch.distributed.tensor import DTensor
 from maya.models.config import ENCODER
 from maya.models.speech_model import SpeechModel
 from maya.train.config import TrainConfig
+from maya.train.optimizers.muon import Muon
 from maya.train.optimizers.scaled_adam import ScaledAdam
+
+_NARROW = 32  # a matrix with fewer rows or columns learns by AdamW under Muon
 
 
 def parameter_groups(
@@ -100,6 +103,23 @@ def scaled_adam(
     return ScaledAdam(groups, lr=lr, betas=betas, clipping_scale=clipping_scale)
 
 
+def muon(model: SpeechModel, cfg: TrainConfig) -> Muon:
+    """Muon for the encoder's matrices and wide kernels, AdamW for the rest, over `parameter_groups`."""
+    groups = []
+    for group in parameter_groups(model, 1.0, cfg.encoder_layer_decay):
+        decays = group["weight_decay"] > 0
+        for matrices in (False, True):
+            params = [p for p in group["params"] if matrices == (decays and group["encoder"] and _is_wide(p))]
+            if params:
+                decay = cfg.weight_decay if decays else 0.0
+                groups.append(group | {"params": params, "weight_decay": decay, "muon": matrices})
+    return Muon(groups, lr=cfg.lr, betas=cfg.betas, eps=1e-8, fused=True)
+
+
+def _is_wide(p: nn.Parameter) -> bool:
+    return min(len(p), p[0].numel()) >= _NARROW
+
+
 def make_optimizer(model: SpeechModel, cfg: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer of the configuration, over the parameters that require gradients now. Its groups have the
     entries `encoder` and `scale`, see `parameter_groups`."""
@@ -108,6 +128,8 @@ def make_optimizer(model: SpeechModel, cfg: TrainConfig) -> torch.optim.Optimize
         return scaled_adam(
             model, lr=cfg.lr, betas=cfg.betas, clipping_scale=cfg.clipping_scale, encoder_apart=apart
         )
+    if cfg.optimizer == "muon":
+        return muon(model, cfg)
     decay = {"weight_decay": cfg.weight_decay, "encoder_layer_decay": cfg.encoder_layer_decay}
     return adamw(model, lr=cfg.lr, betas=cfg.betas, l2_sp=cfg.l2_sp, **decay)
 
