@@ -331,10 +331,9 @@ def dev_rows(table: Table, per_language: int) -> NDArray[np.int64]:
 def dev_table(data: Path, part: str = "dev") -> Table | None:
     """The table of a part that may be missing or empty, as dev is where a corpus is all for training."""
     path = part_path(data, part)
-    table = Table.open(path) if path.is_file() else None
-    if table is not None:
-        table.require_true_texts()
-    return table if table is not None and len(table) else None
+    if path.is_file() and len(table := Table.open(path)):
+        return table.require_true_texts()
+    return None
 
 
 def dev_validation(

@@ -218,12 +218,12 @@ def joined(
             if row["id"] not in audio:
                 audio[row["id"]] = read_digit(source, row)
         first = recordings[0]
-        one = len({r["speaker"] for r in recordings}) == 1
+        alone = len({r["speaker"] for r in recordings}) == 1
         yield CorpusUtterance(
             id=item["id"],
             language=first["language"],
             text=" ".join(r["text"] for r in recordings),
-            speaker=first["speaker"] if one else f"mixed:{item['id']}",
+            speaker=first["speaker"] if alone else f"mixed:{item['id']}",
             split=item["split"],
             kind="digit" if len(recordings) == 1 else "digits",
             source=first["source"],

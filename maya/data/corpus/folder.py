@@ -238,11 +238,11 @@ def _table(corpus: Path) -> list[Path]:
 
 def _read_table(path: Path, options: ReadOptions) -> Result:
     if path.suffix in (".csv", ".tsv"):
-        return read_metadata_csv(path, options.language, labels=options.labels), []
+        return read_metadata_csv(path, options), []
     if is_nemo(path):
         return read_nemo([path], options), []
     if has_fields(path, "file_name"):
-        return read_metadata_jsonl(path, options.language, labels=options.labels), []
+        return read_metadata_jsonl(path, options), []
     return read_manifest(path, None, options.labels, options.piece), []
 
 

@@ -229,11 +229,13 @@ class Table:
         """A spawned worker opens it again."""
         return Table.open, (self.path,)
 
-    def require_true_texts(self) -> None:
-        """Raise MayaError where a model wrote some of the texts: a score would count its errors as truth."""
+    def require_true_texts(self) -> "Table":
+        """The table. Raises MayaError where a model wrote some of its texts: a score would count its errors as
+        truth."""
         if PSEUDO in self.label_names:
             count = sum(PSEUDO in labels for (labels,) in self.read("labels"))
             raise MayaError(f"{self.path}: {count} utterances {NO_TRUTH}; choose a part that people wrote")
+        return self
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column as Arrow has it, read anew; repeated strings as dictionaries. For the fields see Entry."""
