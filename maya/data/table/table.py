@@ -230,7 +230,7 @@ class Table:
         return Table.open, (self.path,)
 
     def require_true_texts(self) -> "Table":
-        """The table. Raises MayaError where a model wrote some of its texts: a score would count its errors as
+        """The table. Raises MayaError where a model wrote some texts: a score would count its errors as
         truth."""
         if PSEUDO in self.label_names:
             count = sum(PSEUDO in labels for (labels,) in self.read("labels"))
