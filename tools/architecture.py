@@ -32,7 +32,7 @@ FOLDERS = (
     *("maya/align", "maya/align/formats"),
     *("maya/score", "maya/score/files", "maya/score/measures", "maya/score/meetings", "maya/score/page"),
     *("maya/train", "maya/train/checkpoints", "maya/train/optimizers", "maya/train/memory"),
-    *("maya/serve", "maya/convert"),
+    *("maya/serve", "maya/serve/protocols", "maya/serve/page", "maya/convert"),
     *("maya/convert/nemo", "maya/convert/icefall", "maya/convert/onnx", "recipes", "recipes/evaluation"),
 )
 
