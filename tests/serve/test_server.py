@@ -217,6 +217,10 @@ def test_requests_without_a_client(running: Running) -> None:
     base = running.url("", "http")
     assert httpx.get(f"{base}/health").json() == {"status": "ok"}
     assert httpx.get(f"{base}/ready").json() == {"ready": True}
+    with connect(running.url("/v1/stream")) as client:
+        client.send(bytes(32_000))
+        client.send('{"type": "end"}')
+        assert rest(client)[-1]["type"] == "ended"
     text = httpx.get(f"{base}/metrics").text
     assert "maya_step_seconds_count" in text and 'maya_audio_seconds_total{kind="live"}' in text
     post = f"{base}/v1/audio/transcriptions"

@@ -222,6 +222,15 @@ async def end(
             await socket.close(code, reason.encode()[:CLOSE_REASON].decode(errors="ignore"))
 
 
+async def send(socket: WebSocket, message: str) -> None:
+    """Send a text. Raises WebSocketDisconnect where the server has closed the socket meanwhile, as it does
+    after a ping without an answer."""
+    try:
+        await socket.send_text(message)
+    except RuntimeError:
+        raise WebSocketDisconnect(1006) from None
+
+
 async def _read(dialect: Dialect, server: Server) -> None:
     while not dialect.connection.finished:
         await dialect.receive(await receive(dialect.socket, server))
@@ -233,7 +242,7 @@ async def _write(dialect: Dialect) -> None:
         events = await dialect.connection.events()
         for event in events:
             for message in dialect.write(event):
-                await dialect.socket.send_text(message)
+                await send(dialect.socket, message)
     if isinstance(events[-1], Failed):
         raise ProtocolError(events[-1].message, 1011)
 
