@@ -52,7 +52,7 @@ def convolution(layer: nn.Conv2d, x: Tensor) -> Tensor:
     if layer.kernel_size != (1, 1) or not (suits(x) and available()):
         output: Tensor = layer(x)
         return output
-    options = (layer.padding, layer.stride, layer.dilation, layer.groups, "none", [], "")
+    options: Any = (layer.padding, layer.stride, layer.dilation, layer.groups, "none", [], "")
     product: Tensor = torch.ops.mkldnn._convolution_pointwise(x, layer.weight, layer.bias, *options)
     return product
 
