@@ -42,26 +42,26 @@ def test_updates_keep_the_singular_vectors_and_level_the_values(shape: tuple[int
     u, s, vh = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     values = torch.linspace(0.2, 1.0, s.shape[1])
     result = orthogonal(u * values @ vh)
-    left = u.mT @ result @ vh.mT
-    diagonal = left.diagonal(dim1=1, dim2=2)
-    assert (left - torch.diag_embed(diagonal)).abs().max() < 1e-4
+    leveled = u.mT @ result @ vh.mT
+    diagonal = leveled.diagonal(dim1=1, dim2=2)
+    assert (leveled - torch.diag_embed(diagonal)).abs().max() < 1e-4
     assert diagonal.min() > 0.6 and diagonal.max() < 1.3
 
 
 def test_wide_matrices_of_the_encoder_learn_by_muon_and_all_else_as_with_adamw() -> None:
-    one, two = model(), model()
-    muon, adamw = optimizer(one), make_optimizer(two, TrainConfig(lr=0.01, weight_decay=0.0))
-    named = {id(p): name for name, p in one.named_parameters()}
+    left, right = model(), model()
+    muon, adamw = optimizer(left), make_optimizer(right, TrainConfig(lr=0.01, weight_decay=0.0))
+    named = {id(p): name for name, p in left.named_parameters()}
     groups = muon.param_groups
     assert sorted(named) == sorted(id(p) for g in groups for p in g["params"]), "each once"
     matrices = {named[id(p)] for g in groups if g["muon"] for p in g["params"]}
     assert {"encoder.layers.0.feed_forward1.linear1.weight", "encoder.pre_encode.out.weight"} <= matrices
     assert not any("depthwise" in n or n.startswith("heads.") or "norm" in n for n in matrices)
     for seed in (1, 2):
-        for of, opt in ((one, muon), (two, adamw)):
+        for of, opt in ((left, muon), (right, adamw)):
             fill_gradients(of, seed)
             opt.step()
-    for (name, p), q in zip(one.named_parameters(), two.parameters(), strict=True):
+    for (name, p), q in zip(left.named_parameters(), right.parameters(), strict=True):
         assert torch.equal(p, q) == (name not in matrices), name
     assert muon.param_groups == groups
 
