@@ -3,8 +3,8 @@
     python -m egs.digits.data --source .../corpora/digits --out exp/digits/digits/corpus
 
 The source folder holds `manifest.jsonl` (id, language, text, speaker, source, licence, audio) and 16 kHz
-recordings of one digit each. Each string is spoken by one speaker, but half of training; no speaker is in two splits. The same
-source and options give the same bytes.
+recordings of one digit each. Each string is by one speaker, but half of those to train on. No speaker
+is in two splits. The same source and options give the same bytes.
 """
 
 import argparse

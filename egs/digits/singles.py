@@ -55,13 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         for run in args.runs:
             recognizer = maya.load(run)
-            for known in (True, False):
-                line = [run.name, "told" if known else "not told"]
+            for is_told in (True, False):
+                line = [run.name, "told" if is_told else "not told"]
                 for silence in SILENCES:
                     errors: dict[str, list[bool]] = {}
                     for code, digits in spoken.items():
                         audio = [np.pad(read_digit(args.source, row), silence) for row in digits]
-                        found = recognizer.transcribe(audio, code if known else None, method=args.method)
+                        found = recognizer.transcribe(audio, code if is_told else None, method=args.method)
                         errors[code] = [h.text != r["text"] for h, r in zip(found, digits, strict=True)]
                     line.append(error_rate(errors))
                 lines.append(line)

@@ -49,19 +49,19 @@ def test_updates_keep_the_singular_vectors_and_level_the_values(shape: tuple[int
 
 
 def test_wide_matrices_of_the_encoder_learn_by_muon_and_all_else_as_with_adamw() -> None:
-    left, right = model(), model()
-    muon, adamw = optimizer(left), make_optimizer(right, TrainConfig(lr=0.01, weight_decay=0.0))
-    named = {id(p): name for name, p in left.named_parameters()}
+    first_model, second_model = model(), model()
+    muon, adamw = optimizer(first_model), make_optimizer(second_model, TrainConfig(lr=0.01, weight_decay=0.0))
+    named = {id(p): name for name, p in first_model.named_parameters()}
     groups = muon.param_groups
     assert sorted(named) == sorted(id(p) for g in groups for p in g["params"]), "each once"
     matrices = {named[id(p)] for g in groups if g["muon"] for p in g["params"]}
     assert {"encoder.layers.0.feed_forward1.linear1.weight", "encoder.pre_encode.out.weight"} <= matrices
     assert not any("depthwise" in n or n.startswith("heads.") or "norm" in n for n in matrices)
     for seed in (1, 2):
-        for of, opt in ((left, muon), (right, adamw)):
+        for of, opt in ((first_model, muon), (second_model, adamw)):
             fill_gradients(of, seed)
             opt.step()
-    for (name, p), q in zip(left.named_parameters(), right.parameters(), strict=True):
+    for (name, p), q in zip(first_model.named_parameters(), second_model.parameters(), strict=True):
         assert torch.equal(p, q) == (name not in matrices), name
     assert muon.param_groups == groups
 
