@@ -61,8 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     errors: dict[str, list[bool]] = {}
                     for code, digits in spoken.items():
                         audio = [np.pad(read_digit(args.source, row), silence) for row in digits]
-                        found = recognizer.transcribe(audio, code if is_told else None, method=args.method)
-                        errors[code] = [h.text != r["text"] for h, r in zip(found, digits, strict=True)]
+                        hypotheses = recognizer.transcribe(
+                            audio, code if is_told else None, method=args.method
+                        )
+                        errors[code] = [h.text != r["text"] for h, r in zip(hypotheses, digits, strict=True)]
                     line.append(error_rate(errors))
                 lines.append(line)
     except MayaError as error:
