@@ -3,8 +3,8 @@
     python -m egs.digits.data --source .../corpora/digits --out exp/digits/digits/corpus
 
 The source folder holds `manifest.jsonl` (id, language, text, speaker, source, licence, audio) and 16 kHz
-recordings of one digit each. Each string is spoken by one speaker; no speaker is in two splits. The same
-source and options give the same bytes.
+recordings of one digit each. Each string is by one speaker, but half of those to train on. No speaker
+is in two splits. The same source and options give the same bytes.
 """
 
 import argparse
@@ -218,12 +218,12 @@ def joined(
             if row["id"] not in audio:
                 audio[row["id"]] = read_digit(source, row)
         first = recordings[0]
-        alone = len({r["speaker"] for r in recordings}) == 1
+        speakers = {r["speaker"] for r in recordings}
         yield CorpusUtterance(
             id=item["id"],
             language=first["language"],
             text=" ".join(r["text"] for r in recordings),
-            speaker=first["speaker"] if alone else f"mixed:{item['id']}",
+            speaker=first["speaker"] if len(speakers) == 1 else f"mixed:{item['id']}",
             split=item["split"],
             kind="digit" if len(recordings) == 1 else "digits",
             source=first["source"],

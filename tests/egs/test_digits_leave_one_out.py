@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from egs.digits import leave_one_out as loo
+from egs.digits import singles
 from egs.digits.data import read_source
 from egs.digits.voices import ACCENTS, DIGITS, synthetic_digits, trimmed
 from maya.errors import MayaError
@@ -103,6 +104,11 @@ def test_errors_are_counted_by_kind_and_speaker(tmp_path: Path) -> None:
     (tmp_path / "hyps.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     counts = loo.count_errors(tmp_path / "hyps.jsonl")
     assert counts == {"single": {"en a": [1, 2]}, "string": {"en b": [1, 3]}}
+
+
+def test_singles_weigh_languages_alike() -> None:
+    line = singles.error_rate({"en": [True, False], "gu": [False] * 4})
+    assert line.startswith("25.0 [0.0, 50.0]") and line.endswith("en 50.0 gu 0.0")
 
 
 def test_every_accent_spells_ten_digits() -> None:

@@ -208,7 +208,7 @@ def test_local_peaks_give_quiet_words_the_levels_of_loud_ones():
     loud, quiet, quieter = (feats[0, start + 20 : start + 80] for start in (0, 200, 400))
     torch.testing.assert_close(quiet, loud, atol=0.2, rtol=0)  # LOG_GUARD is near the floor
     assert quieter.max() < loud.max() - 1, "at most 25 dB are made up for"
-    assert (feats[0, 130:170] == -1).all() and int(lens[0]) == 500
+    assert feats[0, 130:170].max() < -0.7 and int(lens[0]) == 500, "silence stays near the floor"
     batch = torch.nn.functional.pad(audio, (0, 8000)).repeat(2, 1)
     together, _ = fe(batch, torch.tensor([80000, 88000]))
     torch.testing.assert_close(together[0, :500], feats[0], atol=1e-5, rtol=0)

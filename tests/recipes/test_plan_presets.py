@@ -30,7 +30,7 @@ MODELS |= {
     ]
 }
 MODELS["CR-CTC"] = lambda: presets.with_cr_ctc(presets.zipformer_low_resource())
-QUICK = ("tiny", "xxlarge")
+QUICK = ("tiny", "xxlarge", "zipformer_low_resource")
 
 
 def planned(model: SpeechModelConfig, **options: Any) -> dict[str, Any]:
