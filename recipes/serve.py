@@ -26,7 +26,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
     text = "a run folder, a checkpoint or a .nemo file; NAME=PATH gives it a name; the first is the default"
     p.add_argument("models", nargs="+", metavar="MODEL", help=text)
     p.add_argument("--host", default="127.0.0.1", help="address to listen on; default: this machine alone")
-    p.add_argument("--port", type=number(int, Range(min=0, max=65535)), default=8080)
+    text = "port to listen on; 0: any that is free; default: 8080"
+    p.add_argument("--port", type=number(int, Range(min=0, max=65535)), default=8080, help=text)
     text = "a file with one key a line; clients send it as Authorization: Bearer KEY"
     p.add_argument("--keys", type=Path, metavar="FILE", help=text)
     text = "serve everybody who can reach the address; needed for other addresses without --keys"
@@ -34,7 +35,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
     text = "web pages on other hosts that may open a WebSocket, such as https://example.org"
     p.add_argument("--origin", nargs="+", default=[], metavar="URL", help=text)
     p.add_argument("--slots", type=number(int, Range(min=1)), default=64, help="live sessions at once")
-    p.add_argument("--method", default="auto", help="of live sessions: transducer, ctc, ...")
+    p.add_argument(
+        "--method", default="auto", help="method of live sessions: transducer, ctc, ...; default: the best"
+    )
     add_session(p)
     text = "left and right context of a streaming encoder, such as 70 13; default: the model's first"
     p.add_argument("--context", type=int, nargs=2, metavar=("LEFT", "RIGHT"), help=text)
@@ -46,7 +49,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
 def add_session(p: argparse.ArgumentParser) -> None:
     """The options of live sessions."""
-    text = "what hears speech: silero's network, the sound level, or nothing; auto: silero if it is installed"
+    text = (
+        "the voice detector: silero's network, the sound level, or nothing; auto: silero if it is installed"
+    )
     p.add_argument("--vad", choices=("auto", "silero", "energy", "off"), default="auto", help=text)
     text = "seconds of silence that end a segment; default: 0.6"
     p.add_argument("--silence", type=number(float, Range(above=0)), default=0.6, metavar="SECONDS", help=text)

@@ -35,7 +35,7 @@ student_experiment() { # prints the options of the students
 }
 student_exp=(--experiment "$(student_experiment)" "${overrides[@]}")
 if [ -z "$labelled" ]; then
-  if due 0; then python -m egs.noisy_student.digits --source "$(absolute "$source")" --out "$work"; fi
+  if due 0; then python -m egs.noisy_student.data --source "$(absolute "$source")" --out "$work"; fi
   labelled=$work/labelled unlabelled=$work/unlabelled.jsonl
 else
   labelled=$(absolute "$labelled") unlabelled=$(absolute "$unlabelled")

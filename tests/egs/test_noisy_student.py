@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from egs.noisy_student import digits
+from egs.noisy_student import data, digits
 from egs.noisy_student.mix import main as mix
 from maya.data.table.labels import PSEUDO
 from maya.data.table.table import Table, part_path
@@ -98,10 +98,10 @@ def test_a_recording_of_digits_is_in_one_set() -> None:
         {"id": f"{s}-{d}-{n}", "language": "en", "speaker": f"s{s}", "text": str(d)}
         for s in range(6) for d in range(5) for n in range(4)
     ]  # fmt: skip
-    plans = digits.plan(rows, 0.2, 1)
+    plans = data.plan(rows, 0.2, 1)
     sets = {name: {r for item in items for r in item["recordings"]} for name, items in plans.items()}
     assert sum(map(len, sets.values())) == len(set.union(*sets.values())) == 120
     assert len(sets["labelled"]) * 4 == len(sets["unlabelled"])
-    assert plans == digits.plan(rows, 0.2, 1) != digits.plan(rows, 0.2, 2)
+    assert plans == data.plan(rows, 0.2, 1) != data.plan(rows, 0.2, 2)
     assert {item["split"] for item in plans["unlabelled"]} == {"train"}
     assert digits.student().data.augment.on and not digits.experiment().data.augment.on

@@ -138,12 +138,15 @@ def _read(corpus: Path, options: ReadOptions) -> Result:
             raise MayaError(f"{corpus} is no corpus: name a folder, or a .json, .jsonl, .csv or .tsv file")
         raise MayaError(f"there is no corpus folder {corpus}")
     if form is not None:
+        sink, folder = options.sink, corpus.parent.absolute()
+        if corpus.is_file() and sink is not None:
+            options = replace(options, sink=lambda rows, bad: sink([_beside(folder, r) for r in rows], bad))
         rows, problems = form.read(corpus, options)
         if not rows and options.piece is None and options.sink is None:
             unusable = f"; {len(problems)} cannot be used: {problems[0].detail}" if problems else ""
             raise MayaError(f"{corpus} describes no utterance that can be used{unusable}")
         if corpus.is_file():
-            rows = [_beside(corpus.parent.absolute(), row) for row in rows]
+            rows = [_beside(folder, row) for row in rows]
         if options.first:
             _note_other_forms(corpus, form, options.notes)
         return rows, problems
