@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maya.encoders import FastConformer, FastConformerConfig
-from maya.encoders.conformer import attention, packed_rows
+from maya.encoders.conformer import attention, packed_rows, row_attention
 from maya.encoders.conformer.attention import (
     AttentionSpan as Span,
 )
@@ -222,6 +222,22 @@ def test_packing_changes_nothing(causal, training, monkeypatch):
         grads = [p.grad.clone() for p in model.parameters()]
         results.append(((enc, enc_lens, grads, [b.clone() for b in model.buffers()]), before))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-6, atol=1e-8)
+
+
+@torch.no_grad()
+def test_plain_products_of_packed_rows_equal_fused_attention(monkeypatch):
+    """Rows of one frame, of none, and of more than the positions of the shortest."""
+    torch.manual_seed(0)
+    cfg = FastConformerConfig(d_model=32, n_layers=2, n_heads=4, subsampling_channels=8)
+    model = FastConformer(cfg).eval()
+    lens = torch.tensor([1000, 8, 0, 33, 1, 641])
+    x, taken = torch.randn(len(lens), 1000, 80), []
+    takes = row_attention.takes
+    monkeypatch.setattr(row_attention, "takes", lambda *args: taken.append(takes(*args)) or taken[-1])
+    enc, _ = model(x, lens)
+    assert taken == [True, True]
+    monkeypatch.setattr(row_attention, "takes", lambda *_: False)
+    torch.testing.assert_close(enc, model(x, lens).frames, rtol=1e-4, atol=1e-5)
 
 
 def test_training_draws_one_of_several_contexts():

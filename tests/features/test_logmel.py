@@ -230,3 +230,17 @@ def test_peak_levels_are_decibels_to_the_floor():
     torch.testing.assert_close(alone[0], feats[1, :60], atol=1e-5, rtol=0)
     assert fe(torch.zeros(1, 1600), torch.tensor([1600]))[0].isfinite().all()
     assert fe(torch.zeros(1, 0), torch.tensor([0]))[0].isfinite().all()
+
+
+@pytest.mark.parametrize("normalize", ["per_feature", "peak", "none"])
+def test_rows_by_themselves_equal_the_batch(normalize, monkeypatch):
+    """Without padding, in stretches of 600 frames: around the borders of frames and stretches."""
+    lens = torch.tensor([0, 1, 159, 160, 161, 96_000, 96_001, 192_160, 100_003])
+    wav = torch.randn(len(lens), int(lens.max()), generator=torch.Generator().manual_seed(0)) * 0.1
+    model = front_end(normalize=normalize).eval()
+    assert model._takes_rows(wav, lens)
+    feats, feat_lens = model(wav, lens)
+    monkeypatch.setattr(LogMel, "_takes_rows", lambda *_: False)
+    expected, expected_lens = model(wav, lens)
+    assert torch.equal(feat_lens, expected_lens)
+    torch.testing.assert_close(feats, expected, rtol=1e-4, atol=2e-4)
