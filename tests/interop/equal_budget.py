@@ -139,6 +139,7 @@ def optimizer_of(model: SpeechModel, exp: Experiment, args: argparse.Namespace) 
 def train(args: argparse.Namespace) -> dict[str, Any]:
     kind = args.system.split("-")[1]
     exp, tokenizer = experiment(kind), load_tokenizer(args.tokenizer)
+    exp.train.lr = args.rate or exp.train.lr
     exp.train.seed = args.seed
     exp.model = with_vocabulary(exp.model, tokenizer.vocab_size, exp.languages)
     run = args.out.parent / f"{args.system}-{args.seed}"
@@ -153,8 +154,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     spent, steps = learn(model, optimizer_of(model, exp, args), given.batches(Position(0, 0)), exp, args)
     rows = recognise(model, exp, args.data, tokenizer)
     return {
-        "system": args.system, "seed": args.seed, "minutes": spent / 60, "steps": steps, "rows": rows,
-        "parameters": count_parameters(model),
+        "system": args.system, "seed": args.seed, "rate": exp.train.lr, "minutes": spent / 60,
+        "steps": steps, "rows": rows, "parameters": count_parameters(model),
     }  # fmt: skip
 
 
@@ -215,17 +216,17 @@ def recognise(
 
 def report(path: Path) -> str:
     """A row a system: macro WER of each seed, and of all seeds together with its interval over utterances."""
-    by_system: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    by_system: dict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
     for result in json.loads(path.read_text()).values():
-        by_system[result["system"]].append(result)
-    table = [["system", "parameters", "minutes", "steps", "macro WER of the seeds", "all [95 %]"]]
-    for system in sorted(by_system, key=SYSTEMS.index):
-        runs = sorted(by_system[system], key=lambda r: r["seed"])
+        by_system[result["system"], result["rate"]].append(result)
+    table = [["system", "rate", "parameters", "minutes", "steps", "macro WER of the seeds", "all [95 %]"]]
+    for system, rate in sorted(by_system, key=lambda key: (SYSTEMS.index(key[0]), -key[1])):
+        runs = sorted(by_system[system, rate], key=lambda r: r["seed"])
         mean, limits = macro([row for r in runs for row in r["rows"]])
         values = (mean, limits.low, limits.high)
         means = {key: statistics.mean(r[key] for r in runs) for key in ("minutes", "steps")}
         table.append([
-            system, f"{runs[0]['parameters'] / 1e6:.2f} M",
+            system, f"{rate:g}", f"{runs[0]['parameters'] / 1e6:.2f} M",
             f"{means['minutes']:.1f}", f"{means['steps']:.0f}",
             ", ".join(f"{100 * macro(r['rows'])[0]:.1f}" for r in runs),
             "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * x for x in values)),
@@ -250,6 +251,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.model")
     p.add_argument("--minutes", type=float, default=4.0, help="processor time of training")
     p.add_argument("--steps", type=int, default=0, help="instead of --minutes")
+    p.add_argument("--rate", type=float, help="highest learning rate; default: that of egs/digits")
     p.add_argument("--icefall", type=Path, help="a checkout of icefall")
     p.add_argument("--out", type=Path, required=True)
     p = commands.add_parser("report")
@@ -261,7 +263,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.system.startswith("icefall") and args.icefall is None:
         parser.error("icefall-zipformer needs --icefall CHECKOUT")
     command = " ".join(["python -m tests.interop.equal_budget", *(sys.argv[1:] if argv is None else argv)])
-    finish(train(args), f"{args.system}-{args.seed}", command, args.out)
+    name = f"{args.system}-{args.seed}" + (f"-{args.rate:g}" if args.rate else "")
+    finish(train(args), name, command, args.out)
     return 0
 
 
