@@ -52,6 +52,7 @@ def speech_start(audio: np.ndarray) -> float:
 async def client(url: str, protocol: str, audio: np.ndarray, piece_ms: int, delay: float) -> ClientResult:
     """One client from its connection to its last message."""
     from websockets.asyncio.client import connect  # noqa: PLC0415  an extra
+    from websockets.exceptions import WebSocketException  # noqa: PLC0415
 
     measured, native = ClientResult(), protocol == "native"
     data = (audio * 32767).astype("<i2") if native else audio.astype("<f4")
@@ -94,7 +95,7 @@ async def client(url: str, protocol: str, audio: np.ndarray, piece_ms: int, dela
                     break
             await sender
             measured.text = " ".join(texts)
-    except Exception as error:  # the failures are the measurement
+    except (OSError, WebSocketException) as error:  # these failures are the measurement
         measured.failure = f"{type(error).__name__}: {error}"[:200]
     return measured
 

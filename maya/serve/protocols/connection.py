@@ -7,7 +7,7 @@ is closed, and one that sends faster than the model computes is read more slowly
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -157,20 +157,31 @@ async def converse(socket: WebSocket, server: Server, kind: type[Dialect]) -> No
     await accept(socket, server, kind.subprotocols)
     connection = Connection(server, kind.name)
     dialect = kind(socket, connection)
-    error: BaseException | None = None
-    try:
+    async with closed_after(socket, server, connection.close, dialect.error):
         await dialect.begin()
         async with asyncio.TaskGroup() as group:
             reader = group.create_task(_read(dialect, server))
             await _write(dialect)
             reader.cancel()
+
+
+@contextlib.asynccontextmanager
+async def closed_after(
+    socket: WebSocket, server: Server, release: Callable[[], None],
+    tell: Callable[[str], list[str]] = lambda reason: [],
+) -> AsyncIterator[None]:  # fmt: skip
+    """The life of an accepted socket. In the end `release` is called, and the socket closed as the error, if
+    there is one, demands; see `closing` and `end`."""
+    error: Exception | None = None
+    try:
+        yield
     except ExceptionGroup as errors:
         error = errors.exceptions[0]
-    except Exception as single:
+    except Exception as single:  # a bug too: the client must be told, and `closing` logs it
         error = single
     finally:
-        connection.close()
-    await end(socket, server, error, dialect.error)
+        release()
+    await end(socket, server, error, tell)
 
 
 def closing(server: Server, error: BaseException) -> tuple[int, str]:

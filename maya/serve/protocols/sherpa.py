@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket
 
 from maya.decode.hypothesis import Word
 from maya.serve.events import Ended, Final, LiveEvent, Partial
-from maya.serve.protocols.connection import Dialect, ProtocolError, accept, end, pcm, receive
+from maya.serve.protocols.connection import Dialect, ProtocolError, accept, closed_after, pcm, receive, send
 from maya.serve.server import Server
 from maya.serve.session import RATES
 
@@ -76,18 +76,18 @@ async def sherpa_offline(socket: WebSocket) -> None:
     """Recordings; see the module."""
     server: Server = socket.app.state.server
     await accept(socket, server)
-    error: Exception | None = None
     server.uploads += 1
-    try:
+
+    def release() -> None:
+        server.uploads -= 1
+
+    async with closed_after(socket, server, release):
         model = server.model(socket.query_params.get("model"))
-        waiting = b""
-        while True:
-            message = await receive(socket, server)
-            if isinstance(message, str):
-                break
+        waiting = bytearray()
+        while isinstance(message := await receive(socket, server), bytes):
             waiting += message
             while (recording := _recording(waiting, server)) is not None:
-                samples, rate, waiting = recording
+                samples, rate = recording
                 data = await asyncio.to_thread(_wav, samples, rate)
                 future = await asyncio.to_thread(model.offline.submit, data)
                 transcript = await asyncio.wrap_future(future)
@@ -95,19 +95,14 @@ async def sherpa_offline(socket: WebSocket) -> None:
                 if transcript.error or hyp is None:
                     raise ProtocolError(transcript.error or "this model writes no text", 1008)
                 answer = _result(0, hyp.text, hyp.words, final=True)
-                await socket.send_text(json.dumps(answer, ensure_ascii=False))
+                await send(socket, json.dumps(answer, ensure_ascii=False))
         if waiting:
             raise ProtocolError("the last recording is not whole")
-    except Exception as caught:
-        error = caught
-    finally:
-        server.uploads -= 1
-    await end(socket, server, error, lambda reason: [])
 
 
-def _recording(waiting: bytes, server: Server) -> tuple[np.ndarray, int, bytes] | None:
-    """(samples, rate, what follows) of the first recording; None until all of it is there. Its length is
-    checked before anything is kept for it."""
+def _recording(waiting: bytearray, server: Server) -> tuple[np.ndarray, int] | None:
+    """(samples, rate) of the first recording, which is taken off; None until all of it is there. Its length
+    is checked before anything is kept for it."""
     if len(waiting) < _HEADER.size:
         return None
     rate, size = _HEADER.unpack_from(waiting)
@@ -117,7 +112,9 @@ def _recording(waiting: bytes, server: Server) -> tuple[np.ndarray, int, bytes] 
         raise ProtocolError(f"a recording of {size} bytes; it takes 1 to {server.cfg.upload_mb:g} MB", 1009)
     if len(waiting) < (stop := _HEADER.size + size):
         return None
-    return pcm(waiting[_HEADER.size : stop], "f32"), rate, waiting[stop:]
+    samples = pcm(bytes(waiting[_HEADER.size : stop]), "f32")
+    del waiting[:stop]
+    return samples, rate
 
 
 def _wav(samples: np.ndarray, rate: int) -> bytes:

@@ -11,7 +11,15 @@ from typing import Any
 from starlette.websockets import WebSocket
 
 from maya.serve.events import Failed, Final, LiveEvent, Partial
-from maya.serve.protocols.connection import Connection, ProtocolError, accept, end, pcm, receive
+from maya.serve.protocols.connection import (
+    Connection,
+    ProtocolError,
+    accept,
+    closed_after,
+    pcm,
+    receive,
+    send,
+)
 from maya.serve.protocols.native import json_object
 from maya.serve.server import Server
 from maya.serve.session import RATES
@@ -79,14 +87,9 @@ async def vosk(socket: WebSocket) -> None:
     """Serve a client of Vosk."""
     server: Server = socket.app.state.server
     await accept(socket, server)
-    session, error = _Vosk(socket, server), None
-    try:
+    session = _Vosk(socket, server)
+    async with closed_after(socket, server, session.connection.close):
         while not session.connection.finished:
             answer = await session.answer(await receive(socket, server))
             if answer is not None:
-                await socket.send_text(answer)
-    except Exception as caught:
-        error = caught
-    finally:
-        session.connection.close()
-    await end(socket, server, error, lambda reason: [])
+                await send(socket, answer)
