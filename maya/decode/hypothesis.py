@@ -1,6 +1,7 @@
 """The result of decoding, whichever method made it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -73,10 +74,20 @@ class Hypothesis:
     def when_read(cls, fill: "Callable[[Hypothesis], None]") -> "Hypothesis":
         """A hypothesis whose fields `fill` sets when one of them is read for the first time."""
         hyp = cls()
-        for name in ("tokens", "frames", "durations", "scores", "confidences", "words", "segments", "text"):
-            delattr(hyp, name)
-        hyp._fill = fill
+        hyp.defer(
+            ("tokens", "frames", "durations", "scores", "confidences", "words", "segments", "text"), fill
+        )
         return hyp
+
+    def defer(self, names: "Sequence[str]", fill: "Callable[[Hypothesis], None]") -> None:
+        """Let `fill` set the fields `names` when one of them is read for the first time. Nobody pays for
+        what is never read."""
+        if self._fill is not None:
+            getattr(self, names[0])  # complete what was deferred before
+        for name in names:
+            with suppress(AttributeError):  # not set yet: a fill may defer the costly part of its fields
+                delattr(self, name)
+        self._fill = fill
 
     if not TYPE_CHECKING:
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from maya.audio.byte_ranges import ByteRange
 from maya.decode.base import Method, MethodConfig, MethodContext
@@ -34,8 +32,8 @@ from maya.decode.transcription import (
     TranscriptionConfig,
     as_recording,
 )
-from maya.decode.word_edges import Levels, sound_levels
-from maya.decode.words import WordRules, write_words
+from maya.decode.word_edges import Levels, levels_of_rows
+from maya.decode.words import WordRules, make_words, write_words
 from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.heads import Prediction
@@ -195,10 +193,10 @@ class Recognizer:
         """How recordings are cut, and their words made from the joined tokens."""
 
         def finish(hyp: Hypothesis, seconds: float) -> Hypothesis:
-            segments = hyp.segments
-            write_words([hyp], self.tokenizer, self.word_rules(decoder.cfg.kind), seconds=[seconds])
-            if not hyp.frames:  # the method gives no times: those of the pieces remain
-                hyp.segments = segments
+            if hyp.frames:
+                write_words([hyp], self.tokenizer, self.word_rules(decoder.cfg.kind), seconds=[seconds])
+            else:  # the method gives no times: those of the pieces remain
+                hyp.words = make_words(hyp, self.tokenizer, self.word_rules(decoder.cfg.kind))
             return hyp
 
         return Cutting(
@@ -237,11 +235,11 @@ class Recognizer:
         memories: what the encoder has learnt from earlier audio of each row, see `encode_after`."""
         rows = len(samples)
         seconds = [len(s) / self.sample_rate for s in samples]
-        levels = None if decoder is None else [sound_levels(s, self.sample_rate) for s in samples]
         with torch.inference_mode():
             lens = torch.tensor([len(s) for s in samples], device=self.device)
             audio = _padded(samples)
             samples.clear()
+            levels = None if decoder is None else levels_of_rows(audio, lens, self.sample_rate)
             learnt: list[Any] = [None] * rows
             if memories is None:
                 encoded = self.model.encode_audio(audio.to(self.device), lens, hidden=self.model.hidden)
@@ -357,7 +355,11 @@ def _padded(samples: list[Tensor]) -> Tensor:
         return samples[0][None]
     longest = max(map(len, samples))
     step = 1 << max(0, longest.bit_length() - 4)
-    return F.pad(pad_sequence(samples, batch_first=True), (0, -longest % step))
+    rows = samples[0].new_empty(len(samples), -(-longest // step) * step)
+    for row, own in zip(rows, samples, strict=True):
+        row[: len(own)] = own
+        row[len(own) :] = 0
+    return rows
 
 
 def _no_streamed_identification(model: SpeechModel) -> str:

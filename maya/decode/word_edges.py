@@ -60,22 +60,29 @@ def letters_in(text: str) -> int:
 
 def sound_levels(samples: Tensor, rate: int) -> Levels:
     """Audio (N,) -> levels (n,) in dB, one for each `LEVEL_SECONDS`, smoothed over about 50 ms."""
-    step = round(LEVEL_SECONDS * rate)
-    count = len(samples) // step
-    if not count:
-        return np.zeros(0, np.float32)
-    power = samples[: count * step].detach().cpu().float().reshape(count, step).square().mean(1)
-    levels = 10 * torch.log10(_mean_of_three(power) + 1e-10)
-    return _mean_of_three(levels).numpy()
+    return levels_of_rows(samples[None], torch.tensor([len(samples)]), rate)[0]
 
 
 def levels_of_rows(audio: Tensor, lens: Tensor, rate: int) -> list[Levels]:
-    """The levels of audio (B, N), of which lens (B,) samples are not padding."""
-    return [sound_levels(row[:length], rate) for row, length in zip(audio, lens.tolist(), strict=True)]
+    """The levels of audio (B, N), of which lens (B,) samples are not padding; see `sound_levels`."""
+    step = round(LEVEL_SECONDS * rate)
+    counts, most = (lens // step).tolist(), audio.shape[1] // step
+    if not most:
+        return [np.zeros(0, np.float32) for _ in counts]
+    steps = audio[:, : most * step].detach().unflatten(1, (most, step)).float()
+    power = torch.linalg.vector_norm(steps, dim=-1).cpu().square() / step
+    levels = 10 * torch.log10(_mean_of_three(power, counts) + 1e-10)
+    smooth = _mean_of_three(levels, counts).numpy()
+    return [row[:count] for row, count in zip(smooth, counts, strict=True)]
 
 
-def _mean_of_three(x: Tensor) -> Tensor:
-    return torch.cat([x[:1], x, x[-1:]]).unfold(0, 3, 1).mean(1)
+def _mean_of_three(x: Tensor, counts: Sequence[int]) -> Tensor:
+    """(B, n) -> (B, n); the first and the last of so many values of a row are repeated beyond it."""
+    x = torch.cat([x[:, :1], x, x[:, -1:]], dim=1)
+    for row, count in zip(x, counts, strict=True):
+        if count:
+            row[count + 1 :] = row[count]
+    return x.unfold(1, 3, 1).mean(-1)
 
 
 def measured_spans(

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
 from typing import Literal
 
 from maya.decode.hypothesis import Hypothesis, TextSegment, Word
@@ -53,7 +54,8 @@ def write_words(
     seconds: Sequence[float] | None = None,
     levels: Sequence[Levels] | None = None,
 ) -> list[Hypothesis]:
-    """Set words and segments of hypotheses whose text and frame length are set, also of their alternatives.
+    """Set words and segments of hypotheses whose text and frame length are set, also of their alternatives,
+    when they are read: who only wants the text does not wait for the words.
 
     seconds: the length of each recording, which no word reaches beyond. levels: of its sound, on which starts
     and ends are measured; without them they are those of the frames, or of earlier `spans`.
@@ -65,14 +67,25 @@ def write_words(
     for i, hyp in enumerate(hyps):
         length = None if seconds is None else seconds[i]
         sound = None if levels is None else levels[i]
-        hyp.words = make_words(hyp, tokenizer, rules, seconds=length, levels=sound)
-        hyp.segments = segments_of(hyp.words, gap_seconds=rules.gap_seconds)
+        fill = partial(
+            _fill_words, tokenizer=tokenizer, rules=rules, seconds=length, levels=sound, spans=hyp.spans
+        )
+        hyp.defer(("words", "segments", "spans"), fill)
         if hyp.alternatives:
             count = len(hyp.alternatives)
             lengths = None if length is None else [length] * count
             sounds = None if sound is None else [sound] * count
             write_words(hyp.alternatives, tokenizer, rules, seconds=lengths, levels=sounds)
     return hyps
+
+
+def _fill_words(
+    hyp: Hypothesis, *, tokenizer: Tokenizer, rules: WordRules, seconds: float | None,
+    levels: Levels | None, spans: list[tuple[float, float]],
+) -> None:  # fmt: skip
+    hyp.spans = spans
+    hyp.words = make_words(hyp, tokenizer, rules, seconds=seconds, levels=levels)
+    hyp.segments = segments_of(hyp.words, gap_seconds=rules.gap_seconds)
 
 
 def make_words(

@@ -1,10 +1,14 @@
 """Words of a hypothesis: their texts are those of the text, with times in order and a confidence each."""
 
+import copy
 import itertools
+import pickle
 import random
+from dataclasses import replace
 
 import pytest
 
+from maya.decode import words
 from maya.decode.hypothesis import Hypothesis, Word
 from maya.decode.words import (
     WordRules,
@@ -201,3 +205,14 @@ def test_every_word_has_its_text_a_confidence_and_a_time(tokenizers: list[Tokeni
         assert all(w.confidence is not None and 0 <= w.confidence <= 1 for w in hyp.words)
         times = [time for w in hyp.words for time in (w.start, w.end)]
         assert None not in times and times == sorted(times) and (not times or times[-1] <= 3.0)  # type: ignore[operator,type-var]
+
+
+def test_words_are_made_when_they_are_read(monkeypatch):
+    made = []
+    monkeypatch.setattr(words, "make_words", lambda *a, **o: made.append(1) or [Word(text="a")])
+    hyps = [Hypothesis(tokens=[0], text="a", scores=[-0.1]) for _ in range(4)]
+    write_words(hyps, Pieces(["a"]))
+    assert not made and hyps[0].text == "a"
+    assert [w.text for w in hyps[0].words] == [s.text for s in hyps[0].segments] == ["a"] and len(made) == 1
+    assert pickle.loads(pickle.dumps(hyps[1])) == copy.deepcopy(hyps[2]) == replace(hyps[3])
+    assert len(made) == 4
