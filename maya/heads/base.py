@@ -139,11 +139,13 @@ class LossStep:
 
     step: optimizer step, from 0. generator: draws what must be the same on every rank, such as TDT's omega.
     views: copies of each utterance in `encoded`, masked differently, all first copies before all second ones.
+    objective: a head writes here which objective it drew, if it was not its usual one.
     """
 
     step: int = 0
     generator: torch.Generator | None = None
     views: int = 1
+    objective: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

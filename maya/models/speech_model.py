@@ -32,10 +32,12 @@ class Losses:
 
     total: weighted. parts: by head, and by "head_part" where a head has several losses (transducer_simple,
     ctc_consistency). An utterance that is too short for its text has an infinite loss and no gradient.
+    objective: see `LossStep`.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
+    objective: str = ""
 
 
 class SpeechModel(nn.Module):
@@ -262,7 +264,7 @@ class SpeechModel(nn.Module):
         is_read = any(weights[name] and head.conditioned for name, head in self.named_heads().items())
         if self.training and self.cfg.language_embedding and not is_read:
             total = total + _zero_gradients(self.language_embedding)
-        return Losses(total=total, parts=parts)
+        return Losses(total=total, parts=parts, objective=step.objective)
 
     def _with_host_lens(self, encoded: Encoded, audio_lens: Tensor) -> Encoded:
         """The frames with their lengths on the CPU, from audio_lens (B,) samples by the model's clock.

@@ -6,7 +6,7 @@ import statistics
 import sys
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -124,7 +124,8 @@ class Health:
 
     def __init__(self, run: Run, state: State) -> None:
         self._run, seconds = run, run.cfg.stall_seconds
-        self.spikes = SpikeDetector(limit=run.cfg.spike)
+        # By objective: the RNN-T loss that TDT's omega draws is ten times as high.
+        self._spikes = defaultdict[str, SpikeDetector](lambda: SpikeDetector(limit=run.cfg.spike))
         file = run.folder / f"stall-rank-{rank():05d}.txt"
         self._stalls = StallDetector(seconds, file) if seconds else None
         if self._stalls:
@@ -138,6 +139,11 @@ class Health:
     def __exit__(self, *_: object) -> None:
         if self._stalls:
             self._stalls.end()
+
+    @property
+    def loss(self) -> float:
+        """The median of recent losses, of the usual objective; NaN where there are none."""
+        return self._spikes[""].median()
 
     @contextmanager
     def validating(self) -> Iterator[None]:
@@ -157,8 +163,9 @@ class Health:
             self._run.log.metrics("stall", state.step, {"seconds": round(stalled, 1)})
         if stats is None:
             return
-        loss, usual = stats.loss / max(stats.count, 1.0), self.spikes.median()
-        if distance := self.spikes.see(loss):
+        spikes = self._spikes[stats.objective]
+        loss, usual = stats.loss / max(stats.count, 1.0), spikes.median()
+        if distance := spikes.see(loss):
             ids = gather_objects([name for batch in group for name in batch.ids])
             spike = {"loss": loss, "median": usual, "deviations": distance, "grad_norm": stats.grad_norm}
             self._run.log.event("spikes", {"step": state.step} | spike | {"ids": ids})

@@ -160,7 +160,7 @@ def check_on_dev(run: Run, state: State, validate: Validate, health: Health) -> 
         run.log.say(f"valid step {state.step}  NOT VALIDATED, out of memory: {failed}")
         run.log.metrics("valid_failed", state.step, {"out_of_memory": 1.0})
     else:
-        verdict = judge(run, state, scores, health.spikes.median(), anew=anew)
+        verdict = judge(run, state, scores, health.loss, anew=anew)
         scores.update(verdict.values)
         keep_best(run, state, scores)
         if verdict.text:

@@ -54,6 +54,7 @@ class StepStats:
     grad_norm: float
     clipped: str  # ScaledAdam's description of its clipping in this step; else empty
     stop: bool
+    objective: str = ""  # what heads drew in place of their usual objective, see `LossStep`
     largest: tuple[str, float] = ("", 0.0)  # in steps that are logged, see `largest_gradient`
 
 
@@ -89,7 +90,7 @@ def train_step(
     set_loss_scale(model, scale)
     # The draw of TDT's omega depends on (seed, step) alone: alike on all ranks, and nothing to save.
     generator = torch.Generator().manual_seed(cfg.seed * 1_000_003 + state.step)
-    names = ("", *bare.parts)  # the total first; no head is named ""
+    names, objectives = ("", *bare.parts), set[str]()  # the total first; no head is named ""
     sums, tallies = torch.zeros(len(names), device=device, dtype=torch.float64), list[Tally]()
     clock.lap("other")
     for i, batch in enumerate(group):
@@ -104,6 +105,7 @@ def train_step(
             (losses.total.masked_fill(~feasible, 0.0).sum() * scale).backward()
             clock.lap("backward")
         tallies[-1].losses = losses.total.detach()
+        objectives.add(losses.objective)
         values = losses.parts | {"": losses.total}
         for j, name in enumerate(names):
             if name in values:
@@ -120,7 +122,7 @@ def train_step(
     return StepStats(
         loss=loss, parts=dict(zip(names[1:], parts, strict=True)), count=total, tokens=tokens,
         utterances=utterances, audio_seconds=audio_seconds, grad_norm=grad_norm, clipped=clipped,
-        stop=stops > 0, largest=largest,
+        stop=stops > 0, objective=" ".join(sorted(objectives)).strip(), largest=largest,
     )  # fmt: skip
 
 

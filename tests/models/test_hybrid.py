@@ -241,7 +241,9 @@ def test_a_batch_without_known_languages_still_has_all_gradients() -> None:
 def test_omega_takes_the_plain_transducer_loss_in_training_only() -> None:
     batch, model = _random_batch(), _tiny(omega=1.0)
     model.train()
-    model(batch, torch.Generator().manual_seed(0)).parts["transducer"].sum().backward()
+    losses = model(batch, torch.Generator().manual_seed(0))
+    assert losses.objective == "rnnt"
+    losses.parts["transducer"].sum().backward()
     durations = model.get_parameter("heads.transducer.joint.joint_net.2.weight").grad[-5:]  # type: ignore[index]
     assert durations.abs().sum() == 0  # the RNN-T loss knows no durations
     model.eval()
@@ -249,6 +251,7 @@ def test_omega_takes_the_plain_transducer_loss_in_training_only() -> None:
         plain = _tiny(omega=0.0)
         plain.load_state_dict(model.state_dict())
         torch.testing.assert_close(model(batch).total, plain.eval()(batch).total)
+        assert model(batch).objective == ""
 
 
 @pytest.mark.parametrize(

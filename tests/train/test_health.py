@@ -74,6 +74,24 @@ def test_a_spike_in_training_names_its_utterances(
     assert "loss spike at step 5" in capsys.readouterr().out
 
 
+def test_another_objective_is_no_spike(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With TDT's omega a tenth of the steps have the RNN-T loss, which is many times as high."""
+    real = loop.train_step
+
+    def now_and_then(*args: Any) -> Any:
+        stats = real(*args)
+        if args[3].step % 3 == 2:
+            stats.loss, stats.objective = 50 * stats.loss, "rnnt"
+        return stats
+
+    monkeypatch.setattr(loop, "train_step", now_and_then)
+    monkeypatch.setattr(health, "SpikeDetector", lambda **options: SpikeDetector(least=2, **options))
+    assert not [row for row in _run(data, tmp_path / "run") if row["kind"] == "spike"]
+    assert "loss spike" not in capsys.readouterr().out
+
+
 def test_stall_is_reported_with_its_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     detector = StallDetector(0.2, tmp_path / "stall.txt")
     detector.beat(7)

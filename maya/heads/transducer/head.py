@@ -17,6 +17,7 @@ from maya.heads.transducer.joint import Joint, JointConfig
 from maya.heads.transducer.predictor import Predictor, PredictorConfig
 from maya.heads.transducer.simple import SimpleJoint
 from maya.heads.transducer.stateless import StatelessConfig, StatelessPredictor
+from maya.kernels.tdt.fused import draw
 from maya.losses import (
     fused_pruned_rnnt_loss,
     fused_rnnt_loss,
@@ -140,10 +141,14 @@ class TransducerHead(Head):
             return {"loss": loss, "simple": simple}
         if cfg.loss == "rnnt":
             return {"loss": fused_rnnt_loss(f, g, weight, bias, tokens, *lens, **options)}
+        if self.training and cfg.omega > 0 and draw(step.generator) < cfg.omega:
+            step.objective = "rnnt"
+            loss = fused_rnnt_loss(f, g, weight, bias, tokens, *lens, **options)
+            unused = [x for x in (duration_weight, duration_bias) if x is not None]
+            return {"loss": loss + sum(x[:0].sum() for x in unused)}  # in the graph, with zero gradient
         loss = fused_tdt_loss(
             f, g, weight, bias, duration_weight, duration_bias, tokens, *lens,
-            durations=cfg.durations, sigma=cfg.sigma,
-            omega=cfg.omega if self.training else 0.0, generator=step.generator, **options,
+            durations=cfg.durations, sigma=cfg.sigma, **options,
         )  # fmt: skip
         return {"loss": loss}
 
