@@ -151,11 +151,6 @@ class EncoderStream:
 
     same_speaker: bool = False
 
-    @property
-    def step_features(self) -> int:
-        """Features from one piece of output to the next."""
-        return 1
-
     def describe(self) -> str:
         """One line for people on what a stream keeps."""
         return "possible"

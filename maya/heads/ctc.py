@@ -83,11 +83,15 @@ class CTCHead(Head):
             self.register_buffer("bigram", even)  # log probabilities, see `token_bigram`
 
     def forward(self, enc: Tensor) -> Tensor:
-        """enc (B, S, D) → log-probabilities (B, S, V), fp32 even under autocast."""
+        """enc (..., D) → log-probabilities (..., V), fp32 even under autocast."""
+        return self.logits(enc).log_softmax(-1)
+
+    def logits(self, enc: Tensor) -> Tensor:
+        """enc (..., D) → the scores before the softmax (..., V), fp32 even under autocast."""
         conv = self.decoder_layers[0]
         assert isinstance(conv, nn.Conv1d)
         logits = nn.functional.linear(self.dropout(enc), conv.weight.squeeze(-1), conv.bias)
-        return logits.float().log_softmax(-1) if logits.dtype != torch.float64 else logits.log_softmax(-1)
+        return logits.float() if logits.dtype != torch.float64 else logits
 
     def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
         log_probs, (tokens, lens, token_lens) = self(encoded.frames), loss_inputs(encoded, batch)

@@ -52,7 +52,8 @@ def nemo_encoder(golden):
 @torch.no_grad()
 @pytest.mark.parametrize("pack_above", [0.0, 1.0])
 def test_equals_nemo_layer_by_layer(golden, nemo_encoder, pack_above, monkeypatch):
-    monkeypatch.setattr(packed_rows, "PACK_ABOVE", pack_above)
+    monkeypatch.setattr(packed_rows, "PACK_ABOVE_IN_INFERENCE", pack_above)
+    monkeypatch.setattr(packed_rows, "FRAMES_OF_CALLS", 0)
     seen = {}
     hooks = [
         module.register_forward_hook(lambda m, a, out, name=name: seen.update({name: out}))
@@ -64,7 +65,7 @@ def test_equals_nemo_layer_by_layer(golden, nemo_encoder, pack_above, monkeypatc
         hook.remove()
     seen["pre_encode"] = seen["pre_encode"][0]
     if pack_above == 0:
-        rows = Rows(lens=tuple(lens.tolist()), gap=4)
+        rows = Rows(lens=tuple(lens.tolist()), gap=0)
         seen |= {name: rows.unpack(seen[name], int(lens.max())) for name in ("layer0", "layer1")}
     assert torch.equal(lens, golden["elen"])
     recorded = golden["enc"].transpose(1, 2)

@@ -295,7 +295,7 @@ class TestDropIn:
         lens, x = torch.tensor([203, 64, 9, 0]), torch.randn(4, 203, 20)
         with torch.no_grad():
             enc, enc_lens = model(x, lens)  # so ragged a batch is packed
-            monkeypatch.setattr("maya.encoders.conformer.packed_rows.PACK_ABOVE", 1.0)
+            monkeypatch.setattr("maya.encoders.conformer.packed_rows.PACK_ABOVE_IN_INFERENCE", 1.0)
             padded, _ = model(x, lens)
             torch.testing.assert_close(enc, padded, rtol=1e-4, atol=2e-5)
             for row in range(3):

@@ -73,11 +73,6 @@ class NGramAutomaton(nn.Module):
         for name, value in buffers.items():
             self.register_buffer(name, torch.from_numpy(value))
 
-    @property
-    def num_states(self) -> int:
-        """S, the number of contexts."""
-        return len(self.backoffs)
-
     def model_of(self, states: Tensor) -> Tensor:
         """states (N,) -> the index of each state's model (N,)."""
         if len(self.roots) == 1:

@@ -18,6 +18,7 @@ from maya.encoders.conformer.attention import Frames
 from maya.encoders.conformer.dropout import Dropout
 from maya.encoders.conformer.in_place import in_parts
 from maya.encoders.conformer.masked_norm import MaskedBatchNorm, untracked_statistics
+from maya.encoders.conformer.packed_rows import Rows, with_gaps
 from maya.kernels import onednn
 from maya.kernels.onednn import QuickLinear
 
@@ -51,7 +52,7 @@ class ConformerLayer(nn.Module):
         """x (B, S, D) -> (B, S, D). memory: what the mixer remembers, changed in place; None for nothing."""
         x = torch.add(x, self.dropout(self.feed_forward1(self.norm_feed_forward1(x))), alpha=0.5)
         x = x + self.dropout(self.mix(x, frames, memory))
-        x = x + self.dropout(self.conv(self.norm_conv(x), frames.valid))
+        x = x + self.dropout(self.conv(self.norm_conv(x), frames.valid, frames.rows))
         x = torch.add(x, self.dropout(self.feed_forward2(self.norm_feed_forward2(x))), alpha=0.5)
         return self.norm_out(x)
 
@@ -130,12 +131,16 @@ class ConvModule(nn.Module):
             self.batch_norm = nn.LayerNorm(width)
         self.pointwise_conv2 = nn.Conv1d(width, width, 1, bias=bias)
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """(B, S, D), (B, S) bool -> (B, S, D)."""
+    def forward(self, x: Tensor, valid: Tensor, rows: Rows | None = None) -> Tensor:
+        """(B, S, D), (B, S) bool -> (B, S, D). rows: how utterances are packed into x."""
         x, reach = self.gated(x, valid), self.depthwise_conv.kernel_size[0] - 1
-        # A causal convolution is padded on both sides and what that adds behind is cut off.
-        y = self.depthwise(x, reach if self.causal else reach // 2)[:, : x.shape[1]]
-        return self.after(y, valid)
+        padding = reach if self.causal else reach // 2
+
+        def convolved(x: Tensor) -> Tensor:
+            # A causal convolution is padded on both sides and what that adds behind is cut off.
+            return self.depthwise(x, padding)[:, : x.shape[1]]
+
+        return self.after(with_gaps(convolved, x, rows, padding), valid)
 
     def stream(self, x: Tensor, cache: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """One piece of a stream: x (B, n, D), cache (B, D, k-1), valid (B, n).

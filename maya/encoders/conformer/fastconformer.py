@@ -234,7 +234,7 @@ class FastConformer(StreamingEncoder, config=FastConformerConfig):
         if not self.packs or cfg.global_tokens or counts_padding:
             return None
         gap = cfg.conv_kernel - 1 if cfg.conv_context == "causal" else cfg.conv_kernel // 2
-        return rows_to_pack(lens, size, gap)
+        return rows_to_pack(lens, size, gap, max_without=2 * in_place.BLOCK_FRAMES)
 
 
 class FastConformerLayer(ConformerLayer):

@@ -237,11 +237,6 @@ class ConformerStream(EncoderStream):
     def describe(self) -> str:
         return self.state.describe()
 
-    @property
-    def step_features(self) -> int:
-        step: int = self.state.step * self.encoder.cfg.subsampling_factor
-        return step
-
     def push(self, feats: Tensor, final: bool = False, *, same_speaker: bool = False) -> Encoded:
         lens = torch.full((len(feats),), feats.shape[1], device=feats.device)
         ends = torch.full((len(feats),), final, device=feats.device)

@@ -97,7 +97,7 @@ class DepthwiseStridedSubsampling(nn.Module):
         frame is.
         """
         masked = lens is not None
-        if lens is not None:
+        if lens is not None and not _is_silent(x, lens, starts):
             x = x.masked_fill(_beyond(x.shape[1], lens, starts)[..., None], 0.0)
         # Permuted from (B, T, F, 1), the strides are channels last (those of `x[:, None]` are ambiguous), and
         # all later layers keep that layout: a third less time than channels first.
@@ -187,6 +187,13 @@ def _writes_padding(x: Tensor, lens: Tensor) -> bool:
     """Whether to zero padding in place: on a CPU, without a gradient, a mask costs two passes over `x`."""
     is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return host.reads_freely(lens) and x.is_cpu and not (torch.is_grad_enabled() or is_traced)
+
+
+def _is_silent(x: Tensor, lens: Tensor, starts: Tensor | None) -> bool:
+    """Whether the padding of x (B, T, F) is zero already, if it may be read: to copy x takes longer."""
+    if starts is not None or not _writes_padding(x, lens):
+        return False
+    return not any(bool(row[max(0, n) :].any()) for row, n in zip(x, lens.tolist(), strict=True))
 
 
 def _beyond(frames: int, lens: Tensor, starts: Tensor | None = None) -> Tensor:

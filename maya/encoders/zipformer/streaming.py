@@ -75,10 +75,6 @@ class ZipformerStream(EncoderStream):
         self.waiting: Tensor | None = None  # (B, t, F) from the start of the next chunk
         self.read = self.given = 0  # feature frames received, encoder frames returned
 
-    @property
-    def step_features(self) -> int:
-        return self.hop
-
     def push(self, feats: Tensor, final: bool = False, *, same_speaker: bool = False) -> Encoded:
         whole, size = self._append(feats, final)
         pieces = [feats.new_zeros(len(feats), 0, self.encoder.cfg.d_model)]

@@ -64,11 +64,6 @@ class TransducerConfig(HeadConfig):
     loss_eps: BelowOne = 1e-4  # cells with less posterior mass are left out of the gradient; 0: none
     pruned: PrunedConfig = field(default_factory=PrunedConfig)
 
-    @property
-    def predicts_durations(self) -> bool:
-        """Whether it is a TDT."""
-        return self.loss == "tdt"
-
     def describe(self) -> str:
         durations = f", durations {' '.join(map(str, self.durations))}" if self.loss == "tdt" else ""
         return (
