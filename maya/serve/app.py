@@ -1,6 +1,6 @@
 """The web application: which path is served by what, and what holds for all of them."""
 
-import uuid
+import time
 from collections.abc import Awaitable
 
 from starlette.applications import Starlette
@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from maya.serve import metrics
+from maya.serve.journal import new_id
 from maya.serve.page.files import FILES, FOLDER, show_page
 from maya.serve.protocols import openai
 from maya.serve.protocols.connection import converse
@@ -116,20 +117,30 @@ class Gate:
             await self.app(scope, receive, send)
             return
         request = Request(scope)
-        request_id = uuid.uuid4().hex
+        request_id, began, status = new_id(), time.monotonic(), 0
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 message["headers"] = [
                     *message["headers"], (b"x-request-id", request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
                 ]  # fmt: skip
             await send(message)
 
-        if refusal := self._refusal(request):
-            await refusal(scope, receive, send_with_headers)
-            return
-        await self.app(scope, self._limited(receive), send_with_headers)
+        try:
+            if refusal := self._refusal(request):
+                await refusal(scope, receive, send_with_headers)
+            else:
+                await self.app(scope, self._limited(receive), send_with_headers)
+        finally:
+            state, endpoint = scope.get("state", {}), scope.get("endpoint")
+            self.server.journal.write(
+                "request", id=request_id, code=status, seconds=time.monotonic() - began,
+                endpoint=getattr(endpoint, "__name__", ""), model=state.get("model", ""),
+                audio_seconds=state.get("audio_seconds", 0.0),
+            )  # fmt: skip
 
     def _refusal(self, request: Request) -> Response | None:
         path = request.url.path

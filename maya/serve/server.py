@@ -14,6 +14,7 @@ from maya.ranges import PosFloat, PosInt
 from maya.serve.access import Access
 from maya.serve.config import EngineConfig, SessionConfig
 from maya.serve.engine import Engine
+from maya.serve.journal import Journal
 from maya.serve.metrics import Metrics
 from maya.serve.offline import OfflineQueue
 from maya.serve.session import live_model
@@ -65,11 +66,12 @@ class Server:
 
     def __init__(
         self, recognizers: Mapping[str, Recognizer], cfg: ServerConfig | None = None, *,
-        access: Access | None = None,
+        access: Access | None = None, journal: Journal | None = None,
     ) -> None:  # fmt: skip
         if not recognizers:
             raise MayaError("a server needs at least one model")
         self.cfg, self.access, self.metrics = cfg or ServerConfig(), access or Access(), Metrics()
+        self.journal = journal or Journal()
         self.draining = False
         self.uploads = 0  # requests with a file that are being served
         self.connections: set[Any] = set()  # of `maya.serve.protocols.connection`
