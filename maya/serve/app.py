@@ -1,5 +1,7 @@
 """The web application: which path is served by what, and what holds for all of them."""
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable
 
@@ -24,6 +26,9 @@ from maya.serve.protocols.sherpa import SherpaDialect, sherpa_offline
 from maya.serve.protocols.vosk import vosk
 from maya.serve.server import Server
 
+# Bytes beyond the limit that are read before the refusal, so that most clients hear it; then the connection
+# is closed.
+_BEYOND = 16_000_000
 OPEN_PATHS = ("/", "/health", "/ready")  # without a key, as the files of the page, which asks for it
 
 
@@ -123,6 +128,8 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if status >= 400 and request.method == "POST":  # or the rest of the body would be read
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
                 message["headers"] = [
                     *message["headers"], (b"x-request-id", request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
@@ -131,6 +138,8 @@ class Gate:
 
         try:
             if refusal := self._refusal(request):
+                if (length := request.headers.get("content-length", "")).isdigit():
+                    await self._discard(receive, int(length))
                 await refusal(scope, receive, send_with_headers)
             else:
                 await self.app(scope, self._limited(receive), send_with_headers)
@@ -158,15 +167,31 @@ class Gate:
         return int(self.server.cfg.upload_mb * 1e6) + (1 << 20)
 
     def _limited(self, receive: Receive) -> Receive:
-        """Bodies without a stated length are cut off at the limit, too."""
-        read = 0
+        """Bodies without a stated length are cut off at the limit, too, and those that do not come."""
+        read, is_body = 0, True
 
         async def limited() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, is_body
+            try:
+                seconds = self.server.cfg.idle_seconds if is_body else None
+                message = await asyncio.wait_for(receive(), seconds)
+            except TimeoutError:
+                raise HTTPException(408, "the body does not come") from None
+            is_body = message.get("more_body", False)
             read += len(message.get("body", b""))
             if read > self._body_limit:
+                await self._discard(receive, _BEYOND)
                 raise HTTPException(413, f"the body has more than {self._body_limit} bytes")
             return message
 
         return limited
+
+    async def _discard(self, receive: Receive, size: int) -> None:
+        """Read the rest of a body that is refused, if it is `size` bytes and not too many."""
+        waiting = size <= self._body_limit + _BEYOND
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.server.cfg.idle_seconds):
+                while waiting and size > 0:
+                    message = await receive()
+                    size -= len(message.get("body", b""))
+                    waiting = message.get("more_body", False)
