@@ -19,7 +19,7 @@ from maya.serve.journal import new_id
 from maya.serve.page.files import FILES, FOLDER, show_page
 from maya.serve.protocols import openai
 from maya.serve.protocols.connection import converse
-from maya.serve.protocols.deepgram import DeepgramDialect
+from maya.serve.protocols.deepgram import DeepgramDialect, listen
 from maya.serve.protocols.native import NativeDialect
 from maya.serve.protocols.realtime import RealtimeDialect
 from maya.serve.protocols.sherpa import SherpaDialect, sherpa_offline
@@ -47,6 +47,7 @@ def make_app(server: Server) -> Starlette:
             WebSocketRoute("/v1/stream", native),
             WebSocketRoute("/v1/realtime", realtime),
             WebSocketRoute("/v1/listen", deepgram),
+            Route("/v1/listen", listen, methods=["POST"]),
             WebSocketRoute("/vosk", vosk_socket),
             WebSocketRoute("/sherpa", sherpa),
             WebSocketRoute("/sherpa/offline", sherpa_recordings),

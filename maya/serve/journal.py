@@ -1,7 +1,7 @@
 """One JSON line for each session and each request: for log collectors.
 
-A line holds times, counts, ids and the outcome. Nothing that a client sent stands in it: no audio, no text, no
-key, no address, no name that is not the server's own.
+A line holds times, counts, ids and the outcome. Nothing that a client sent stands in it: no audio, no text,
+no key, no address, no name that is not the server's own.
 """
 
 import json

@@ -87,8 +87,8 @@ class Server:
         return ServedModel(name=name, recognizer=recognizer, engine=engine, offline=offline)
 
     def model(self, name: str | None) -> ServedModel:
-        """The model of a name; the default one for none, and for names of OpenAI's models."""
-        if name in (None, "", "default") or (name not in self.models and _is_openai(name or "")):
+        """The model of a name; the default one for none, and for names of OpenAI's and Deepgram's models."""
+        if name in (None, "", "default") or (name not in self.models and _is_foreign(name or "")):
             return next(iter(self.models.values()))
         if name not in self.models:
             names = ", ".join(self.models)
@@ -117,6 +117,6 @@ class Server:
             model.offline.close()
 
 
-def _is_openai(name: str) -> bool:
-    """Programs for OpenAI's interface often cannot name another model."""
-    return name == "whisper-1" or name.startswith("gpt-")
+def _is_foreign(name: str) -> bool:
+    """Programs for OpenAI's and Deepgram's interfaces often cannot name another model."""
+    return name == "whisper-1" or name.startswith(("gpt-", "nova-"))

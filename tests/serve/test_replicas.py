@@ -1,4 +1,4 @@
-"""Two replicas behind nginx, with the configuration of docs/guides/serve.md. Skipped where nginx is missing."""
+"""Two replicas behind nginx, with the configuration of docs/guides/serve.md."""
 
 import asyncio
 import contextlib
@@ -50,9 +50,9 @@ def nginx(folder: Path, replicas: list[int]) -> Iterator[int]:
         "-p",
         str(folder),
         "-c",
-        str(folder / "nginx.conf"),
+        f"{folder}/nginx.conf",
         "-e",
-        str(folder / "error.log"),
+        f"{folder}/error.log",
     ]
     process = subprocess.Popen(command)
     try:

@@ -78,6 +78,23 @@ def test_any_division_gives_the_same_events(name: str, method: str) -> None:
             assert events + session.finish() == expected
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fastconformer", "zipformer", "lact"])
+def test_200_divisions_of_20_recordings(name: str) -> None:
+    live, compared = model(name), 0
+    for seed in range(20):
+        rate = (RATE, 8000, 44_100, 48_000)[seed % 4]
+        audio = recording(seed, rate)
+        expected = whole(live, audio, rate=rate)
+        for division in range(10):
+            session, events = live.open(cfg=QUIET), []
+            for piece in in_pieces(audio, 10 * seed + division, rate * 2):
+                events += session.feed(piece, rate)
+            assert events + session.finish() == expected, (seed, division)
+        compared += len(finals(expected))
+    assert compared > 40
+
+
 def test_the_order_of_events() -> None:
     events = whole(model("fastconformer"), recording(0))
     assert isinstance(events[-1], Ended) and events[-1].seconds == len(recording(0)) / RATE
@@ -166,22 +183,25 @@ def similar(events: list[LiveEvent], expected: list[LiveEvent]) -> bool:
     return [rounded(event) for event in events] == [rounded(event) for event in expected]
 
 
-@pytest.mark.parametrize("name", ["fastconformer", "zipformer", "lact", "buffered"])
-def test_streams_in_an_engine_equal_themselves_alone(name: str) -> None:
+@pytest.mark.parametrize(("name", "count"), [
+    ("fastconformer", 12), ("zipformer", 12), ("lact", 12), ("buffered", 12),
+    *(pytest.param(name, 64, marks=pytest.mark.slow) for name in ("fastconformer", "zipformer", "lact")),
+])  # fmt: skip
+def test_streams_in_an_engine_equal_themselves_alone(name: str, count: int) -> None:
     """More streams than slots of a batch; they begin when others end, and one of three is given up."""
     live = model(name)
-    recordings = [recording(seed) for seed in range(12)]
+    recordings = [recording(seed) for seed in range(count)]
     expected = [whole(live, audio) for audio in recordings]
-    draw, got = random.Random(4), {number: [] for number in range(12)}
+    draw, got = random.Random(4), {number: [] for number in range(count)}
     batches: list[int] = []
     with Engine(
         live, EngineConfig(batch=5, backlog_seconds=1e6), observe=lambda n, _: batches.append(n)
     ) as engine:
         open_streams: dict[int, Any] = {}
         pieces: dict[int, list[np.ndarray]] = {}
-        waiting = list(range(12))
+        waiting = list(range(count))
         while waiting or open_streams:
-            while waiting and len(open_streams) < 8:
+            while waiting and len(open_streams) < 2 * count // 3:
                 number = waiting.pop()
                 open_streams[number] = engine.open(got[number].extend, cfg=QUIET)
                 pieces[number] = in_pieces(recordings[number], number, 40_000)

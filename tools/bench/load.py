@@ -6,9 +6,10 @@
 
 Each client sends a recording at the speed at which it was spoken: piece i leaves at i times its length after
 the start, however late the ones before were. With `--minutes` so many clients are there all the time, one
-session after another, and each text is compared with what the recording gave by itself. A partial's latency counts from when the first sample of speech
-was sent; a final's from when the last sample was; lag is how much later than planned a piece left, which
-shows that the client itself was too slow. Processor time and memory are those of the process `--pid`.
+session after another, and each text is compared with what the recording gave by itself. A partial's latency
+counts from when the first sample of speech was sent; a final's from when the last sample was; lag is how much
+later than planned a piece left, which shows that the client itself was too slow. Processor time and memory
+are those of the process `--pid`.
 """
 
 import argparse

@@ -43,6 +43,7 @@ from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from tools.bench.common import command_of, machine, markdown, parser_of, write_pages
 from tools.bench.load import joined, percentile, round_of
 
+PARTS = ("encoder", "decoder", "joiner")
 BAR_SECONDS = 0.5  # p95 of the time from the end of the audio to the last text
 CHUNK, LEFT = 16, 64  # of Zipformers, in frames of 20 ms
 HEADER = (
@@ -107,7 +108,7 @@ def contenders(args: argparse.Namespace, checkpoint: Path, model: Recognizer, fo
         command = [str(args.sherpa), f"--port={port}", f"--max-batch-size={batch}", f"--feat-dim={mels}",
                    "--num-threads=1", "--num-io-threads=1", "--num-work-threads=1",
                    f"--tokens={folder}/tokens.txt", f"--log-file={folder}/log{batch}.txt",
-                   *(f"--{part}={folder}/{part}.onnx" for part in ("encoder", "decoder", "joiner"))]  # fmt: skip
+                   *(f"--{part}={folder}/{part}.onnx" for part in PARTS)]  # fmt: skip
         servers.append(Served(f"sherpa-onnx/{batch}", command, f"ws://127.0.0.1:{port}", "sherpa"))
     return servers
 
@@ -254,9 +255,9 @@ def write(args: argparse.Namespace, argv: Any, measured: Any, sizes: dict[str, f
             for model, results in measured.items()]  # fmt: skip
     text = "\n".join([
         "# Voice servers beside each other", "", f"`{command_of('servers', argv)}`", "",
-        f"{began}; torch {torch.__version__}. {args.rounds} rounds, recordings of {args.seconds:g} s, messages "
-        f"of {args.piece_ms} ms, one core a server.", "",
-        f"Streams in real time with p95 of the final within {1000 * BAR_SECONDS:.0f} ms of the audio's end:", "",
+        f"{began}; torch {torch.__version__}. {args.rounds} rounds, recordings of {args.seconds:g} s, "
+        f"messages of {args.piece_ms} ms, one core a server.", "",
+        f"Streams with p95 of the final within {1000 * BAR_SECONDS:.0f} ms of the audio's end:", "",
         *markdown(("model", *names), most), "", *markdown(HEADER, rows), "",
     ])  # fmt: skip
     print(text)

@@ -102,6 +102,15 @@ async def _transcribe(request: Request, form: FormData) -> Response:
     data = await upload.read(limit + 1)
     if len(data) > limit:
         raise BadRequest(f"the file has more than {server.cfg.upload_mb:g} MB", "file", 413)
+    transcript, hyp = await transcribe(request, model, data, language)
+    return _response(transcript, hyp, options)
+
+
+async def transcribe(
+    request: Request, model: ServedModel, data: bytes, language: str | None
+) -> tuple[Transcript, Hypothesis]:
+    """The bytes of a file -> its transcript. Raises MayaError, and Busy, as `OfflineQueue.submit` does."""
+    server: Server = request.app.state.server
     began = time.monotonic()
     future = await asyncio.to_thread(model.offline.submit, data, language)
     transcript = await asyncio.wrap_future(future)
@@ -110,7 +119,7 @@ async def _transcribe(request: Request, form: FormData) -> Response:
     request.state.audio_seconds, request.state.model = transcript.seconds, model.name
     if transcript.error or transcript.hypothesis is None:
         raise BadRequest(transcript.error or "this model writes no text", "file")
-    return _response(transcript, transcript.hypothesis, options)
+    return transcript, transcript.hypothesis
 
 
 class _Options:
