@@ -102,7 +102,7 @@ def contenders(args: argparse.Namespace, checkpoint: Path, model: Recognizer, fo
         for name, port, options in (("maya", ports[0], []), ("maya-novad", ports[1], ["--vad", "off"]))
     ]
     export_onnx(model, folder, head="transducer", chunk_frames=CHUNK if is_zipformer else None,
-                left_frames=LEFT)  # fmt: skip
+                left_frames=LEFT, stream=not is_zipformer)  # fmt: skip
     mels = model.model.cfg.features.num_mels  # type: ignore[attr-defined]
     for port, batch in zip(ports[2:], args.sherpa_batch, strict=False):
         command = [str(args.sherpa), f"--port={port}", f"--max-batch-size={batch}", f"--feat-dim={mels}",
