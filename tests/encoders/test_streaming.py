@@ -109,7 +109,7 @@ def test_state_does_not_grow_and_frames_come_in_whole_chunks():
             _, lens, state = model.stream_step(torch.randn(1, 8, 80), torch.tensor([8]), state)
             given.append(int(lens))
     assert set(given) == {0, 4} and sum(given) == 40
-    assert state.attention.shape == (3, 1, 12, 32) and state.convolution.shape == (3, 1, 32, 4)
+    assert state.attention.shape == (3, 1, 12, 64) and state.convolution.shape == (3, 1, 32, 4)
     assert state.attention_lens.tolist() == [12] and state.features.shape[1] <= state.past + 8 * 4
     # NeMo's first piece: 1 + 8 R features complete R + 1 frames.
     state = model.initial_state(1, context=(12, 3))

@@ -193,16 +193,19 @@ class RelPositionAttention(nn.Module):
             )
         return self.linear_out(y.flatten(2))
 
-    def stream(self, x: Tensor, before: int, frames: Frames) -> Tensor:
-        """One piece of a stream: x (B, before + n, D), the new frames last -> (B, n, D).
+    def stream(self, x: Tensor, cache: Tensor, frames: Frames) -> tuple[Tensor, Tensor]:
+        """One piece of a stream: x (B, n, D), cache (B, before, 2 D) keys and values of the frames before it.
 
         frames.valid (B, before + n) is False on frames from before the start; the new frames start a chunk.
+        Returns (B, n, D), and keys and values of all frames, (B, before + n, 2 D).
         """
-        q = self.split_heads(self.linear_q, x[:, before:])
-        k, v = self.split_heads(self.linear_k, x), self.split_heads(self.linear_v, x)
+        before, width = cache.shape[1], self.heads * self.head_size
+        both = torch.cat([cache, torch.cat([self.linear_k(x), self.linear_v(x)], -1)], 1)
+        k, v = (part.unflatten(-1, (self.heads, self.head_size)) for part in both.split(width, -1))
+        q = self.split_heads(self.linear_q, x)
         p = self.split_heads(self.linear_pos, frames.positions)
         y = self.attend_blocks(q, Keys(k, v, frames.valid, before), p, frames.span)
-        return self.linear_out(y.flatten(2))
+        return self.linear_out(y.flatten(2)), both
 
     def split_heads(self, linear: nn.Linear, x: Tensor) -> Tensor:
         """(..., D) -> (..., H, K), projected."""
