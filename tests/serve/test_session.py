@@ -13,7 +13,7 @@ from maya.errors import MayaError
 from maya.serve.config import EndpointConfig, SessionConfig
 from maya.serve.engine import Engine, EngineConfig, Full
 from maya.serve.events import Ended, Failed, Final, Flushed, LiveEvent, Partial, SpeechEnded, SpeechStarted
-from maya.serve.session import LiveModel
+from maya.serve.session import LIVE_BUFFER, LiveModel
 from tests.decode.test_buffered import speech
 from tests.decode.test_stream_rows import BUFFER, RECOGNIZERS, noise
 
@@ -76,6 +76,28 @@ def test_any_division_gives_the_same_events(name: str, method: str) -> None:
             for piece in in_pieces(audio, division):
                 events += session.feed(piece, rate)
             assert events + session.finish() == expected
+
+
+def test_short_pauses_end_segments_of_a_buffered_model() -> None:
+    """Although the buffer would read them only when the next words have begun."""
+    torch.manual_seed(1)
+    live = LiveModel(RECOGNIZERS["buffered"](), method="transducer", buffer=LIVE_BUFFER)
+    speech_parts = [
+        resample(speech(2.0), RATE, RATE).numpy() + 0.1 * noise(2 * RATE, n).numpy() for n in range(3)
+    ]
+    pause = 1e-4 * noise(RATE * 9 // 10, 7).numpy()
+    audio = np.concatenate([part for own in speech_parts for part in (pause, own)] + [pause])
+    session, finals_at = live.open(cfg=QUIET), []
+    for begin in range(0, len(audio), 1280):
+        events = session.feed(audio[begin : begin + 1280], RATE)
+        finals_at += [(session.seconds, event) for event in finals(events)]
+    assert [event.reason for _, event in finals_at] == ["pause"] * 3
+    before = 0.0
+    for number, (seconds, event) in enumerate(finals_at):
+        end = 2.9 + 2.9 * number  # of the speech
+        assert before <= event.start < event.end <= seconds < end + 0.8
+        before = event.end
+    assert finals(session.finish()) == []
 
 
 @pytest.mark.slow

@@ -114,10 +114,10 @@ def usage(pid: int) -> tuple[float, float]:
 async def round_of(args: argparse.Namespace, recordings: list[np.ndarray], streams: int) -> dict[str, Any]:
     """All figures for so many streams at once."""
     draw = random.Random(streams)
+    chosen = [draw.choice(recordings) for _ in range(streams)]
     before, began = usage(args.pid) if args.pid else (0.0, 0.0), time.monotonic()
     results = await asyncio.gather(*(
-        client(args.url, args.protocol, draw.choice(recordings), args.piece_ms, draw.uniform(0, 2))
-        for _ in range(streams)
+        client(args.url, args.protocol, audio, args.piece_ms, draw.uniform(0, 2)) for audio in chosen
     ))  # fmt: skip
     after, seconds = usage(args.pid) if args.pid else (0.0, 0.0), time.monotonic() - began
     good = [result for result in results if not result.failure]
@@ -130,6 +130,7 @@ async def round_of(args: argparse.Namespace, recordings: list[np.ndarray], strea
         "lag": [lag for r in good for lag in r.lags],
         "empty": sum(not r.text for r in good),
         "cpu": (after[0] - before[0]) / seconds,
+        "cost_ms": 1000 * (after[0] - before[0]) * RATE / sum(map(len, chosen)),
         "mb": after[1],
     }
 
