@@ -100,6 +100,20 @@ def test_streaming_of_other_models_and_of_a_reset_row(options, piece):
         assert not state.attention[:, 0].any() and state.attention_lens[0] == 0
 
 
+def test_a_stream_follows_weights_that_change():
+    """In inference the projected positions are kept from chunk to chunk."""
+    model = causal()
+    x, lens = torch.randn(1, 96, 80), torch.tensor([96])
+    for _ in range(2):
+        with torch.inference_mode():
+            enc, enc_lens, _ = model.stream_step(x, lens, model.initial_state(1), final=torch.tensor([True]))
+            whole, _ = model(x, lens)
+            torch.testing.assert_close(enc[:, : int(enc_lens)], whole[:, : int(enc_lens)], rtol=0, atol=1e-5)
+        with torch.no_grad():
+            for layer in model.layers:
+                layer.self_attn.linear_pos.weight.mul_(3.0)
+
+
 def test_state_does_not_grow_and_frames_come_in_whole_chunks():
     model = causal()
     state = model.initial_state(1, context=(12, 3))
