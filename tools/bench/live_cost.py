@@ -20,7 +20,6 @@ import torch
 import maya
 from maya.convert.onnx.export import export_onnx
 from maya.decode.recognizer import Recognizer
-from maya.encoders import ZipformerConfig
 from maya.serve.config import SessionConfig
 from maya.serve.session import LiveModel
 from tools.bench.common import command_of, in_turns, machine, markdown, medians, parser_of
@@ -39,7 +38,7 @@ def pieces(audio: Sequence[np.ndarray], streams: int) -> list[list[np.ndarray]]:
 
 def maya_run(model: Recognizer, moments: list[list[np.ndarray]], cfg: SessionConfig) -> None:
     """Sessions of `LiveModel`, as the engine steps them."""
-    is_zipformer = isinstance(model.model.cfg.encoder, ZipformerConfig)
+    is_zipformer = getattr(model.model.cfg.encoder, "causal", False)
     live = LiveModel(model, method="transducer", context=(LEFT, CHUNK) if is_zipformer else None)
     sessions = [live.open(cfg=cfg) for _ in moments[0]]
     for moment in moments:
@@ -61,7 +60,7 @@ def sherpa_run(recognizer: Any, moments: list[list[np.ndarray]], batch: int) -> 
 
 def runs_of(model: Recognizer, folder: Path, moments: Any) -> dict[str, Callable[[], None]]:
     """The contenders of a model, by name."""
-    is_zipformer = isinstance(model.model.cfg.encoder, ZipformerConfig)
+    is_zipformer = getattr(model.model.cfg.encoder, "causal", False)
     if not (folder / "tokens.txt").exists():
         export_onnx(model, folder, head="transducer", chunk_frames=CHUNK if is_zipformer else None,
                     left_frames=LEFT, stream=not is_zipformer)  # fmt: skip

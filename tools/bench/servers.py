@@ -32,7 +32,6 @@ import torch
 import maya
 from maya.convert.onnx.export import export_onnx
 from maya.decode.recognizer import Recognizer
-from maya.encoders import ZipformerConfig
 from maya.encoders.zipformer import config as zipformer_config
 from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import build_model, count_parameters
@@ -91,7 +90,7 @@ class Served:
 
 def contenders(args: argparse.Namespace, checkpoint: Path, model: Recognizer, folder: Path) -> list[Served]:
     """The servers of one model."""
-    is_zipformer = isinstance(model.model.cfg.encoder, ZipformerConfig)
+    is_zipformer = getattr(model.model.cfg.encoder, "causal", False)
     ports = [free_port() for _ in range(4)]
     own = [sys.executable, "-m", "maya.recipes.cli", "serve", str(checkpoint), "--threads", "1", "--slots",
            "1000", "--method", "transducer"]  # fmt: skip

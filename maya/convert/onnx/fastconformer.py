@@ -150,7 +150,7 @@ def _stream(model: SpeechModel, parts: NemoParts, head: HeadName) -> Graph:
     inputs = {
         "audio_signal": (audio, "batch"),
         "length": (torch.full((2,), module.window), "batch"),
-        "cache_last_channel": (torch.randn(2, e.n_layers + 1, module.left, e.d_model), "batch"),
+        "cache_last_channel": (torch.randn(2, e.n_layers + 1, module.left_frames, e.d_model), "batch"),
         "cache_last_time": (torch.randn(2, e.n_layers, e.d_model, reach), "batch"),
         "cache_last_channel_len": (torch.tensor([1000, 2 * module.chunk]), "batch"),
     }
@@ -162,7 +162,7 @@ def stream_metadata(graph: StreamingEncoderGraph) -> dict[str, str]:
     """The metadata of a chunk and of the states that sherpa-onnx begins a stream with."""
     e = graph.encoder.cfg
     sizes = {
-        "channel": (e.n_layers + 1, graph.left, e.d_model),
+        "channel": (e.n_layers + 1, graph.left_frames, e.d_model),
         "time": (e.n_layers, e.d_model, e.conv_kernel - 1),
     }
     facts = {f"cache_last_{k}_dim{i}": str(n) for k, dims in sizes.items() for i, n in enumerate(dims, 1)}

@@ -229,10 +229,12 @@ class StreamingEncoderGraph(EncoderGraph):
     def __init__(self, model: SpeechModel) -> None:
         super().__init__(model)
         cfg, state = self.encoder.cfg, self.encoder.initial_state(1)
-        self.left, self.past, self.chunk = int(state.attention.shape[2]), state.past, state.step
+        self.left_frames, self.past, self.chunk = int(state.attention.shape[2]), state.past, state.step
         self.mels, self.window = cfg.feat_in, cfg.subsampling_factor * state.step
-        if self.past * self.mels > self.left * cfg.d_model:
-            raise MayaError(f"{self.left} frames of left context are too few for the export of a stream")
+        if self.past * self.mels > self.left_frames * cfg.d_model:
+            raise MayaError(
+                f"{self.left_frames} frames of left context are too few for the export of a stream"
+            )
 
     def forward(  # type: ignore[override]
         self, audio_signal: Tensor, length: Tensor, channel: Tensor, time: Tensor, frames: Tensor
@@ -245,25 +247,28 @@ class StreamingEncoderGraph(EncoderGraph):
         x = self._convolve(feats, (self.past - cfg.subsampling_factor * frames).clamp(min=0))
         if cfg.xscaling:
             x = x * math.sqrt(cfg.d_model)
-        reach = self.left + self.chunk - 1
+        reach = self.left_frames + self.chunk - 1
         place = torch.arange(reach, -self.chunk, -1, dtype=torch.float32)
         even = torch.arange(0, cfg.d_model, 2, dtype=torch.float32)
         angle = place[:, None] * torch.exp(even * (-math.log(10000.0) / cfg.d_model))
         positions = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
-        keys = torch.arange(self.left + self.chunk) >= self.left - frames.clamp(max=self.left)[:, None]
+        keys = (
+            torch.arange(self.left_frames + self.chunk)
+            >= self.left_frames - frames.clamp(max=self.left_frames)[:, None]
+        )
         channels, times = [], []
         for number, layer in enumerate(self.encoder.layers):
             assert isinstance(layer, FastConformerLayer)
             x = x + 0.5 * layer.feed_forward1(layer.norm_feed_forward1(x))
             inputs = torch.cat([channel[:, number], layer.norm_self_att(x)], 1)
             x = x + self._attend_chunk(layer.self_attn, inputs, positions, keys)
-            gated = layer.conv.gated(layer.norm_conv(x), keys[:, self.left :])
+            gated = layer.conv.gated(layer.norm_conv(x), keys[:, self.left_frames :])
             gated = torch.cat([time[:, number].transpose(1, 2), gated], 1)
-            x = x + layer.conv.after(layer.conv.depthwise(gated, 0), keys[:, self.left :])
+            x = x + layer.conv.after(layer.conv.depthwise(gated, 0), keys[:, self.left_frames :])
             x = layer.norm_out(x + 0.5 * layer.feed_forward2(layer.norm_feed_forward2(x)))
             channels.append(inputs[:, self.chunk :])
             times.append(gated[:, self.chunk :].transpose(1, 2))
-        channels.append(row.reshape(-1, self.left, cfg.d_model))
+        channels.append(row.reshape(-1, self.left_frames, cfg.d_model))
         lens = length * 0 + self.chunk
         states = torch.stack(channels, 1), torch.stack(times, 1), frames + self.chunk
         return x.transpose(1, 2), lens, *states
@@ -286,8 +291,8 @@ class StreamingEncoderGraph(EncoderGraph):
 
     def _attend_chunk(self, attn: RelPositionAttention, x: Tensor, positions: Tensor, keys: Tensor) -> Tensor:
         """Queries are the last `chunk` of the frames x (B, left + chunk, D); keys (B, left + chunk) bool."""
-        heads, size, total = attn.heads, attn.head_size, self.left + self.chunk
-        q = attn.linear_q(x[:, self.left :]).reshape(-1, self.chunk, heads, size)
+        heads, size, total = attn.heads, attn.head_size, self.left_frames + self.chunk
+        q = attn.linear_q(x[:, self.left_frames :]).reshape(-1, self.chunk, heads, size)
         k, v = (linear(x).reshape(-1, total, heads, size) for linear in (attn.linear_k, attn.linear_v))
         p = attn.linear_pos(positions).reshape(-1, heads, size).permute(1, 2, 0)
         content = (q + attn.pos_bias_u).transpose(1, 2) @ k.permute(0, 2, 3, 1)
