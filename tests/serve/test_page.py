@@ -389,6 +389,6 @@ def test_axe_finds_no_serious_fault(page: Browser) -> None:
         )
     page.run(f"{script.read_text(encoding='utf-8')};0")
     faults = "r => r.violations.map(v => [v.impact, v.id, ...v.nodes.map(n => n.html.slice(0, 100))])"
-    found = page.run(f"axe.run().then({faults})")
-    assert [fault for fault in found if fault[0] in ("serious", "critical")] == []
+    violations = page.run(f"axe.run().then({faults})")
+    assert [fault for fault in violations if fault[0] in ("serious", "critical")] == []
     assert page.run("axe.run().then(r => r.passes.length)") > 10

@@ -64,7 +64,7 @@ def runs_of(model: Recognizer, folder: Path, moments: Any) -> dict[str, Callable
     if not (folder / "tokens.txt").exists():
         export_onnx(model, folder, head="transducer", chunk_frames=CHUNK if is_zipformer else None,
                     left_frames=LEFT, stream=not is_zipformer)  # fmt: skip
-    mels = model.model.cfg.features.num_mels  # type: ignore[attr-defined]
+    mels = model.model.cfg.features.num_mels
     files = {part: str(folder / f"{part}.onnx") for part in PARTS} | {"tokens": str(folder / "tokens.txt")}
     recognizer = importlib.import_module("sherpa_onnx").OnlineRecognizer.from_transducer(
         **files, num_threads=1, feature_dim=mels, enable_endpoint_detection=True

@@ -139,10 +139,10 @@ async def soak(args: argparse.Namespace, recordings: list[np.ndarray], streams: 
     """So many clients at any time for `--minutes`. wrong: sessions whose text is not that of a client that
     was alone; mb: memory, a sample a minute."""
 
-    async def one(place: int, delay: float = 0.0) -> ClientResult:
+    async def paced(place: int, delay: float = 0.0) -> ClientResult:
         return await client(args.url, args.protocol, recordings[place], args.piece_ms, delay)
 
-    expected = [(await one(place)).text for place in range(len(recordings))]
+    expected = [(await paced(place)).text for place in range(len(recordings))]
     end, draw = time.monotonic() + 60 * args.minutes, random.Random(0)
     results: list[tuple[int, ClientResult]] = []
     megabytes: list[float] = []
@@ -150,7 +150,7 @@ async def soak(args: argparse.Namespace, recordings: list[np.ndarray], streams: 
     async def sessions() -> None:
         while time.monotonic() < end:
             place = draw.randrange(len(recordings))
-            results.append((place, await one(place, draw.uniform(0, 2))))
+            results.append((place, await paced(place, draw.uniform(0, 2))))
 
     async def watch() -> None:
         while time.monotonic() < end:

@@ -102,7 +102,7 @@ def contenders(args: argparse.Namespace, checkpoint: Path, model: Recognizer, fo
     ]
     export_onnx(model, folder, head="transducer", chunk_frames=CHUNK if is_zipformer else None,
                 left_frames=LEFT, stream=not is_zipformer)  # fmt: skip
-    mels = model.model.cfg.features.num_mels  # type: ignore[attr-defined]
+    mels = model.model.cfg.features.num_mels
     for port, batch in zip(ports[2:], args.sherpa_batch, strict=False):
         command = [str(args.sherpa), f"--port={port}", f"--max-batch-size={batch}", f"--feat-dim={mels}",
                    "--num-threads=1", "--num-io-threads=1", "--num-work-threads=1",
@@ -189,8 +189,8 @@ def most_streams(results: Sequence[dict[str, Any]], server: str) -> int:
     """The most streams at which the median of p95 over the rounds is within the bar, none having failed."""
     good = [
         r["streams"] for r in results if r["server"] == server
-        and statistics.median(percentile(one["final"], 95) for one in r["rounds"]) <= BAR_SECONDS
-        and not any(one["failed"] for one in r["rounds"])
+        and statistics.median(percentile(each["final"], 95) for each in r["rounds"]) <= BAR_SECONDS
+        and not any(each["failed"] for each in r["rounds"])
     ]  # fmt: skip
     return max(good, default=0)
 
@@ -202,7 +202,7 @@ def draw(measured: dict[str, list[dict[str, Any]]], path: Path) -> None:
         axes = figure.add_subplot(1, len(measured), place)
         for name in dict.fromkeys(r["server"] for r in results):
             own = [r for r in results if r["server"] == name]
-            p95 = [[1000 * percentile(one["final"], 95) for one in r["rounds"]] for r in own]
+            p95 = [[1000 * percentile(each["final"], 95) for each in r["rounds"]] for r in own]
             streams, line = [r["streams"] for r in own], [statistics.median(values) for values in p95]
             axes.plot(streams, line, marker="o", markersize=4, label=name)
             axes.fill_between(streams, [min(v) for v in p95], [max(v) for v in p95], alpha=0.15)
