@@ -234,7 +234,7 @@ def test_streams_in_an_engine_equal_themselves_alone(name: str, count: int) -> N
                 open_streams.pop(number).abandon()
             elif not pieces[number]:
                 open_streams.pop(number).finish()
-        wait_until(lambda: not engine.streams)
+        wait_until(lambda: not engine.streams, 600)  # all of the audio waits already
     for number, events in got.items():
         if number % 3 == 2:
             assert similar(events, expected[number][: len(events)])
