@@ -30,6 +30,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
     onnx.add_argument("--int8", action="store_true", help="also write graphs with 8-bit weights")
     text = "for a causal Zipformer: stream in chunks of N frames of 20 ms"
     onnx.add_argument("--chunk-frames", type=POSITIVE, metavar="N", help=text)
+    text = "for a FastConformer with an RNN-T: stream in the chunks of its first context"
+    onnx.add_argument("--stream", action="store_true", help=text)
     text = "with --chunk-frames: frames of left context (default: 128)"
     onnx.add_argument("--left-frames", type=COUNT, default=128, metavar="N", help=text)
 
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         export_onnx(
             args.checkpoint, args.out, head=args.head, language=args.language, int8=args.int8,
-            chunk_frames=args.chunk_frames, left_frames=args.left_frames,
+            chunk_frames=args.chunk_frames, left_frames=args.left_frames, stream=args.stream,
         )  # fmt: skip
 
 

@@ -43,6 +43,8 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--context", type=int, nargs=2, metavar=("LEFT", "RIGHT"), help=text)
     p.add_argument("--certificate", type=Path, metavar="FILE", help="TLS certificate (PEM)")
     p.add_argument("--private-key", type=Path, metavar="FILE", help="its private key (PEM)")
+    text = "append one JSON line for each session and request, without texts, keys or addresses; -: stderr"
+    p.add_argument("--log", metavar="FILE", help=text)
     p.add_argument("--threads", type=number(int, Range(min=1)), help="threads of torch; default: its own")
     add_device(p)
 
@@ -69,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         import uvicorn  # noqa: F401, PLC0415  an extra
 
+        from maya.serve.journal import Journal  # noqa: PLC0415
         from maya.serve.server import Server, ServerConfig  # noqa: PLC0415
     except ImportError as error:
         raise MayaError(f"serving needs {error.name}: pip install 'maya-asr[serve]'") from None
@@ -83,7 +86,9 @@ def run(args: argparse.Namespace) -> int:
         method=args.method, context=tuple(args.context) if args.context else None,
         engine=EngineConfig(slots=args.slots), session=session_of(args),
     )  # fmt: skip
-    server = Server(load_models(args.models, args.device), cfg, access=access)
+    to_file = Path(args.log) if args.log not in (None, "-") else None
+    journal = Journal(to_file, sys.stderr if args.log == "-" else None)
+    server = Server(load_models(args.models, args.device), cfg, access=access, journal=journal)
     try:
         asyncio.run(serve(server, args))
     finally:

@@ -1,6 +1,8 @@
 """The web application: which path is served by what, and what holds for all of them."""
 
-import uuid
+import asyncio
+import contextlib
+import time
 from collections.abc import Awaitable
 
 from starlette.applications import Starlette
@@ -13,16 +15,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from maya.serve import metrics
+from maya.serve.journal import new_id
 from maya.serve.page.files import FILES, FOLDER, show_page
 from maya.serve.protocols import openai
 from maya.serve.protocols.connection import converse
-from maya.serve.protocols.deepgram import DeepgramDialect
+from maya.serve.protocols.deepgram import DeepgramDialect, listen
 from maya.serve.protocols.native import NativeDialect
 from maya.serve.protocols.realtime import RealtimeDialect
 from maya.serve.protocols.sherpa import SherpaDialect, sherpa_offline
 from maya.serve.protocols.vosk import vosk
 from maya.serve.server import Server
 
+# Bytes beyond the limit that are read before the refusal, so that most clients hear it; then the connection
+# is closed.
+_BEYOND = 16_000_000
 OPEN_PATHS = ("/", "/health", "/ready")  # without a key, as the files of the page, which asks for it
 
 
@@ -41,6 +47,7 @@ def make_app(server: Server) -> Starlette:
             WebSocketRoute("/v1/stream", native),
             WebSocketRoute("/v1/realtime", realtime),
             WebSocketRoute("/v1/listen", deepgram),
+            Route("/v1/listen", listen, methods=["POST"]),
             WebSocketRoute("/vosk", vosk_socket),
             WebSocketRoute("/sherpa", sherpa),
             WebSocketRoute("/sherpa/offline", sherpa_recordings),
@@ -116,20 +123,34 @@ class Gate:
             await self.app(scope, receive, send)
             return
         request = Request(scope)
-        request_id = uuid.uuid4().hex
+        request_id, began, status = new_id(), time.monotonic(), 0
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
+                if status >= 400 and request.method == "POST":  # or the rest of the body would be read
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
                 message["headers"] = [
                     *message["headers"], (b"x-request-id", request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
                 ]  # fmt: skip
             await send(message)
 
-        if refusal := self._refusal(request):
-            await refusal(scope, receive, send_with_headers)
-            return
-        await self.app(scope, self._limited(receive), send_with_headers)
+        try:
+            if refusal := self._refusal(request):
+                if (length := request.headers.get("content-length", "")).isdigit():
+                    await self._discard(receive, int(length))
+                await refusal(scope, receive, send_with_headers)
+            else:
+                await self.app(scope, self._limited(receive), send_with_headers)
+        finally:
+            state, endpoint = scope.get("state", {}), scope.get("endpoint")
+            self.server.journal.write(
+                "request", id=request_id, code=status, seconds=time.monotonic() - began,
+                endpoint=getattr(endpoint, "__name__", ""), model=state.get("model", ""),
+                audio_seconds=state.get("audio_seconds", 0.0),
+            )  # fmt: skip
 
     def _refusal(self, request: Request) -> Response | None:
         path = request.url.path
@@ -147,15 +168,31 @@ class Gate:
         return int(self.server.cfg.upload_mb * 1e6) + (1 << 20)
 
     def _limited(self, receive: Receive) -> Receive:
-        """Bodies without a stated length are cut off at the limit, too."""
-        read = 0
+        """Bodies without a stated length are cut off at the limit, too, and those that do not come."""
+        read, is_body = 0, True
 
         async def limited() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, is_body
+            try:
+                seconds = self.server.cfg.idle_seconds if is_body else None
+                message = await asyncio.wait_for(receive(), seconds)
+            except TimeoutError:
+                raise HTTPException(408, "the body does not come") from None
+            is_body = message.get("more_body", False)
             read += len(message.get("body", b""))
             if read > self._body_limit:
+                await self._discard(receive, _BEYOND)
                 raise HTTPException(413, f"the body has more than {self._body_limit} bytes")
             return message
 
         return limited
+
+    async def _discard(self, receive: Receive, size: int) -> None:
+        """Read the rest of a body that is refused, if it is `size` bytes and not too many."""
+        waiting = size <= self._body_limit + _BEYOND
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.server.cfg.idle_seconds):
+                while waiting and size > 0:
+                    message = await receive()
+                    size -= len(message.get("body", b""))
+                    waiting = message.get("more_body", False)

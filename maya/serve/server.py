@@ -14,6 +14,7 @@ from maya.ranges import PosFloat, PosInt
 from maya.serve.access import Access
 from maya.serve.config import EngineConfig, SessionConfig
 from maya.serve.engine import Engine
+from maya.serve.journal import Journal
 from maya.serve.metrics import Metrics
 from maya.serve.offline import OfflineQueue
 from maya.serve.session import live_model
@@ -65,11 +66,12 @@ class Server:
 
     def __init__(
         self, recognizers: Mapping[str, Recognizer], cfg: ServerConfig | None = None, *,
-        access: Access | None = None,
+        access: Access | None = None, journal: Journal | None = None,
     ) -> None:  # fmt: skip
         if not recognizers:
             raise MayaError("a server needs at least one model")
         self.cfg, self.access, self.metrics = cfg or ServerConfig(), access or Access(), Metrics()
+        self.journal = journal or Journal()
         self.draining = False
         self.uploads = 0  # requests with a file that are being served
         self.connections: set[Any] = set()  # of `maya.serve.protocols.connection`
@@ -85,8 +87,8 @@ class Server:
         return ServedModel(name=name, recognizer=recognizer, engine=engine, offline=offline)
 
     def model(self, name: str | None) -> ServedModel:
-        """The model of a name; the default one for none, and for names of OpenAI's models."""
-        if name in (None, "", "default") or (name not in self.models and _is_openai(name or "")):
+        """The model of a name; the default one for none, and for names of OpenAI's and Deepgram's models."""
+        if name in (None, "", "default") or (name not in self.models and _is_foreign(name or "")):
             return next(iter(self.models.values()))
         if name not in self.models:
             names = ", ".join(self.models)
@@ -115,6 +117,6 @@ class Server:
             model.offline.close()
 
 
-def _is_openai(name: str) -> bool:
-    """Programs for OpenAI's interface often cannot name another model."""
-    return name == "whisper-1" or name.startswith("gpt-")
+def _is_foreign(name: str) -> bool:
+    """Programs for OpenAI's and Deepgram's interfaces often cannot name another model."""
+    return name == "whisper-1" or name.startswith(("gpt-", "nova-"))

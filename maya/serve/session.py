@@ -8,7 +8,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,16 +36,18 @@ RATES = (8000, 192_000)  # Hz, the lowest and the highest
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The next samples of a session. marker: of a flush that follows them. last: no audio follows."""
+    """The next samples of a session. marker: of a flush that follows them. last: no audio follows. pause: a
+    pause has begun before them."""
 
     samples: Tensor
     marker: str | None = None
     last: bool = False
+    pause: bool = False
 
     @property
     def final(self) -> bool:
         """Whether all that was said in it must be recognised at once."""
-        return self.last or self.marker is not None
+        return self.last or self.pause or self.marker is not None
 
 
 class LiveModel:
@@ -127,7 +129,7 @@ class Session:
         self._waiting = np.zeros(0, np.float32)  # samples of the next block
         self._resampler: ResamplingStream | None = None
         self._segment = _Segment()
-        self._speaking = self._closed = False
+        self._speaking = self._closed = self._pausing = False
         self._samples = self._row_samples = 0  # computed so far; those before the row began
 
     @property
@@ -182,7 +184,8 @@ class Session:
 
     def next_block(self) -> Block:
         """The next block to compute. IndexError where none is complete."""
-        return self.blocks.popleft()
+        block = self.blocks.popleft()
+        return replace(block, pause=True) if self._pausing else block
 
     def _check_open(self) -> None:
         if self._closed:
@@ -217,7 +220,8 @@ class Session:
         self._samples += len(block.samples)
         events = self._speech_events()
         if block.final:
-            events += self._close("end" if block.last else "flush")
+            events += self._close("end" if block.last else "flush" if block.marker is not None else "pause")
+            self._pausing = False
             self.row, self._row_samples = self.model.rows.open(self.language), self._samples
             if block.marker is not None:
                 events.append(Flushed(marker=block.marker, seconds=self.seconds))
@@ -226,6 +230,7 @@ class Session:
             return events
         if self._paused():
             return events + self._close("pause")
+        self._pausing = self._pause_before_buffer()
         if (count := self._too_long()) is not None:
             events += self._cut(count)
         return events + self._partial()
@@ -267,6 +272,14 @@ class Session:
             return False
         # A decoder that goes on in silence does not keep a segment open for ever.
         return decoded - self._last_token_end() >= cfg.settle_seconds or silence >= 2 * cfg.silence_seconds
+
+    def _pause_before_buffer(self) -> bool:
+        """Whether a pause has begun that the model has not read: a buffer waits for seconds of audio. What it
+        holds is then recognised at once, or the next words would join the segment."""
+        if self.row.buffer is None or self.detector is None or self._speaking or not self._segment.has_speech:
+            return False
+        silence = self.seconds - self.detector.tracker.voice_end_seconds
+        return silence >= max(self.cfg.endpoint.silence_seconds, self.cfg.endpoint.settle_seconds)
 
     def _too_long(self) -> int | None:
         """The number of tokens to give out now, up to the start of a word, if the segment is too long."""

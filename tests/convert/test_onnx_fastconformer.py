@@ -169,3 +169,64 @@ def test_refuses_missing_heads(tmp_path: Path) -> None:
         to.to_onnx(model(ctc_weight=0.0), tmp_path, head="ctc")
     with pytest.raises(MayaError, match="needs the head transducer, and this model has no such head"):
         to.to_onnx(model(transducer="none", ctc_weight=1.0), tmp_path, head="transducer")
+
+
+@pytest.mark.parametrize(("context", "scaled"), [((24, 1), True), ((22, 0), False)])
+@torch.inference_mode()
+def test_a_stream(
+    tmp_path: Path, speech: tuple[torch.Tensor, torch.Tensor], context: Any, scaled: bool
+) -> None:
+    """Chunk by chunk, rows at different times of their streams, equal to the model's own stream."""
+    style = "chunked_limited" if context[1] else "regular"
+    streaming = {
+        "att_context_style": style, "att_context_size": (context,), "xscaling": scaled,
+        "causal_downsampling": True, "conv_context": "causal", "conv_norm": "layer_norm",
+    }  # fmt: skip
+    own = streaming_model(**streaming)
+    to.to_onnx(own, tmp_path, head="transducer", stream=True)
+    graph = onnx.load(str(tmp_path / "encoder.onnx"))
+    facts = {p.key: p.value for p in graph.metadata_props}
+    window = int(facts["window_size"])
+    assert facts["chunk_shift"] == facts["window_size"] == str(4 * (context[1] + 1))
+    feats, _ = own.features(*speech)
+    encoder: Any = own.model.encoder
+    expected = encoder.stream(len(feats), context).push(feats).frames
+
+    def start(kind: str, batch: int) -> torch.Tensor:
+        return torch.zeros(batch, *(int(facts[f"cache_last_{kind}_dim{n}"]) for n in (1, 2, 3)))
+
+    names = ("cache_last_channel", "cache_last_time", "cache_last_channel_len")
+
+    def run(x: torch.Tensor, states: Any) -> Any:
+        inputs = {"audio_signal": x.transpose(1, 2), "length": torch.full((len(x),), window)}
+        inputs |= dict(zip(names, states, strict=True))
+        out, lens, *states = onnx_trace.run(tmp_path / "encoder.onnx", inputs)
+        assert lens.tolist() == [context[1] + 1] * len(x)
+        return out.transpose(1, 2), states
+
+    first = [start("channel", 1), start("time", 1), torch.zeros(1, dtype=torch.long)]
+    pieces: list[list[torch.Tensor]] = [[], []]
+    out, late = run(feats[:1, :window], first)  # row 0 is a chunk ahead of row 1
+    pieces[0].append(out[0])
+    states = [torch.cat(pair) for pair in zip(late, first, strict=True)]
+    for n in range(feats.shape[1] // window - 1):
+        x = torch.cat([feats[:1, (n + 1) * window :][:, :window], feats[1:2, n * window :][:, :window]])
+        out, states = run(x, states)
+        for row in range(2):
+            pieces[row].append(out[row])
+    for row in range(2):
+        streamed = torch.cat(pieces[row])
+        assert len(streamed) >= 10
+        torch.testing.assert_close(streamed, expected[row, : len(streamed)], rtol=0, atol=2e-5)
+
+
+def streaming_model(**encoder: Any) -> Recognizer:
+    fields: dict[str, Any] = {f"encoder.{name}": value for name, value in encoder.items()}
+    return model(
+        **fields, **{"features.normalize": "none", "transducer": "rnnt", "language_embedding": False}
+    )
+
+
+def test_streams_that_sherpa_onnx_does_not_run(tmp_path: Path) -> None:
+    with pytest.raises(MayaError, match="RNN-T head without durations"):
+        to.to_onnx(model(), tmp_path, head="transducer", stream=True)

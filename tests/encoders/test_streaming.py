@@ -100,6 +100,20 @@ def test_streaming_of_other_models_and_of_a_reset_row(options, piece):
         assert not state.attention[:, 0].any() and state.attention_lens[0] == 0
 
 
+def test_a_stream_follows_weights_that_change():
+    """In inference the projected positions are kept from chunk to chunk."""
+    model = causal()
+    x, lens = torch.randn(1, 96, 80), torch.tensor([96])
+    for _ in range(2):
+        with torch.inference_mode():
+            enc, enc_lens, _ = model.stream_step(x, lens, model.initial_state(1), final=torch.tensor([True]))
+            whole, _ = model(x, lens)
+            torch.testing.assert_close(enc[:, : int(enc_lens)], whole[:, : int(enc_lens)], rtol=0, atol=1e-5)
+        with torch.no_grad():
+            for layer in model.layers:
+                layer.self_attn.linear_pos.weight.mul_(3.0)
+
+
 def test_state_does_not_grow_and_frames_come_in_whole_chunks():
     model = causal()
     state = model.initial_state(1, context=(12, 3))
@@ -109,7 +123,7 @@ def test_state_does_not_grow_and_frames_come_in_whole_chunks():
             _, lens, state = model.stream_step(torch.randn(1, 8, 80), torch.tensor([8]), state)
             given.append(int(lens))
     assert set(given) == {0, 4} and sum(given) == 40
-    assert state.attention.shape == (3, 1, 12, 32) and state.convolution.shape == (3, 1, 32, 4)
+    assert state.attention.shape == (3, 1, 12, 64) and state.convolution.shape == (3, 1, 32, 4)
     assert state.attention_lens.tolist() == [12] and state.features.shape[1] <= state.past + 8 * 4
     # NeMo's first piece: 1 + 8 R features complete R + 1 frames.
     state = model.initial_state(1, context=(12, 3))

@@ -6,9 +6,11 @@ import os
 import random
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -101,6 +103,100 @@ def test_garbage(running: Running) -> None:
 @pytest.mark.slow
 def test_garbage_for_a_minute_each(running: Running) -> None:
     survives(running, 60.0)
+
+
+def killed(running: Running) -> None:
+    """Processes that die in the middle of a message of audio."""
+    program = (
+        "import sys, time\nfrom websockets.sync.client import connect\n"
+        "client = connect(sys.argv[1]).__enter__()\nprint('open', flush=True)\n"
+        "while True:\n    client.send(bytes(6400)); time.sleep(0.02)\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, running.url(path)], stdout=subprocess.PIPE)
+        for path in ("/v1/stream", "/v1/listen")
+    ]
+    for process in processes:
+        assert process.stdout is not None and process.stdout.readline() == b"open\n"
+    time.sleep(0.3)
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def half_open(running: Running) -> None:
+    """Peers that are silent from some moment on: before, within and after the handshake."""
+    request = (
+        b"GET /v1/stream HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    peers = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(30)]
+    for number, peer in enumerate(peers):
+        peer.sendall((b"", request[:40], request, request + b"\x82\xfe\x10\x00")[number % 4])
+    wait_until(lambda: len(running.server.connections) > 10)
+    wait_until(lambda: len(running.server.connections) <= 1, 30)  # idle_seconds have passed
+    for peer in peers:
+        peer.close()
+
+
+def wrong_rates(running: Running) -> None:
+    for path, code in (
+        ("/v1/stream?rate=7", 1008), ("/v1/stream?rate=999999", 1008), ("/v1/stream?rate=-1", 1008),
+        ("/v1/listen?sample_rate=0", 1008), ("/v1/stream?encoding=s16&rate=1e4", 1008),
+    ):  # fmt: skip
+        with connect(running.url(path)) as client:
+            with contextlib.suppress(WebSocketException):
+                client.send(bytes(3200))
+            rest(client)
+        assert client.close_code == code, path
+
+
+def gigabyte(running: Running) -> None:
+    """An upload of 1 GB whose length is not told: the server reads no more than its limit."""
+    sent = 0
+    with socket.create_connection(("127.0.0.1", running.port)) as raw, contextlib.suppress(OSError):
+        raw.settimeout(5)
+        raw.sendall(
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"
+            b"content-type: multipart/form-data; boundary=a\r\n\r\n"
+        )
+        begin = b'--a\r\ncontent-disposition: form-data; name="file"; filename="x"\r\n\r\n'
+        raw.sendall(b"%x\r\n%s\r\n" % (len(begin), begin))
+        while sent < 10**9:
+            raw.sendall(b"%x\r\n%s\r\n" % (10**6, bytes(10**6)))
+            sent += 10**6
+    assert sent < 60 * 10**6, f"{sent} bytes were taken"
+
+
+def slow_readers(running: Running) -> None:
+    """Clients that send for seconds and read nothing, with the smallest buffers."""
+    clients = []
+    for _ in range(3):
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        raw.connect(("127.0.0.1", running.port))
+        clients.append(connect(running.url("/v1/stream"), sock=raw, max_queue=1).__enter__())
+    audio = int16(recording(1)).tobytes()
+    for client in clients:
+        client.socket.settimeout(2)
+        with contextlib.suppress(WebSocketException, OSError):
+            for begin in range(0, len(audio), 6400):
+                client.send(audio[begin : begin + 6400])
+    for client in clients:
+        client.socket.close()
+
+
+@pytest.mark.parametrize("abuse", [killed, half_open, wrong_rates, gigabyte, slow_readers])
+def test_an_honest_client_beside(running: Running, abuse: Callable[[Running], None]) -> None:
+    samples, messages = int16(recording(0)), []
+    victim = threading.Thread(target=honest, args=(running, messages, samples))
+    victim.start()
+    abuse(running)
+    victim.join(60)
+    assert [m["text"] for m in messages if m["type"] == "final"] == expected_texts(running, samples)
+    wait_until(lambda: not running.server.connections and not running.server.uploads)
+    assert not running.server.model(None).engine.streams
+    assert httpx.get(running.url("/ready", "http")).json() == {"ready": True}
 
 
 def test_a_client_that_does_not_read_is_closed(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

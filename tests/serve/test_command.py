@@ -59,10 +59,10 @@ def saved(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def serving(checkpoint: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(checkpoint: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process of a server, and its address."""
     command = [sys.executable, "-m", "maya.recipes.cli", "serve", f"small={checkpoint}", "--port", "0",
-               "--threads", "1", "--vad", "energy"]  # fmt: skip
+               "--threads", "1", "--vad", "energy", *options]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr is not None

@@ -1,6 +1,9 @@
 """The server's page in headless Chromium: a microphone, whose sound is a file, and recordings."""
 
 import json
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -363,3 +366,29 @@ def test_a_key_a_full_server_and_a_draining_one(browser: Browser, tmp_path: Path
     click(browser, "#start")
     wait_for(browser, f"{IDLE} && {ERROR}.includes('cannot be reached')")
     browser.complaints.clear()
+
+
+def axe_core() -> Path | None:
+    """axe.min.js of the npm package axe-core: what MAYA_AXE names, or a global installation's."""
+    if named := os.environ.get("MAYA_AXE"):
+        return Path(named)
+    if shutil.which("npm") is None:
+        return None
+    root = subprocess.run(
+        ["npm", "root", "--global"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    path = Path(root) / "axe-core" / "axe.min.js"
+    return path if path.exists() else None
+
+
+def test_axe_finds_no_serious_fault(page: Browser) -> None:
+    script = axe_core()
+    if script is None:
+        pytest.skip(
+            "npm's axe-core is missing: npm install -g axe-core, or name its axe.min.js with MAYA_AXE"
+        )
+    page.run(f"{script.read_text(encoding='utf-8')};0")
+    faults = "r => r.violations.map(v => [v.impact, v.id, ...v.nodes.map(n => n.html.slice(0, 100))])"
+    violations = page.run(f"axe.run().then({faults})")
+    assert [fault for fault in violations if fault[0] in ("serious", "critical")] == []
+    assert page.run("axe.run().then(r => r.passes.length)") > 10

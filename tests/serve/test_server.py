@@ -30,6 +30,7 @@ from maya.decode.transcription import TranscriptionConfig  # noqa: E402
 from maya.serve.access import Access  # noqa: E402
 from maya.serve.app import make_app  # noqa: E402
 from maya.serve.config import EngineConfig  # noqa: E402
+from maya.serve.journal import Journal  # noqa: E402
 from maya.serve.server import Server, ServerConfig  # noqa: E402
 
 KEY = "a-key-of-the-tests"
@@ -39,8 +40,10 @@ class Running:
     """A server on a free port of the loopback, in a thread."""
 
     def __init__(self, cfg: ServerConfig, access: Access | None = None) -> None:
-        self.live = model("fastconformer")
-        self.server = Server({"small": self.live.recognizer}, cfg, access=access)
+        self.live, self.journal = model("fastconformer"), io.StringIO()
+        self.server = Server(
+            {"small": self.live.recognizer}, cfg, access=access, journal=Journal(stream=self.journal)
+        )
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
@@ -266,6 +269,47 @@ def test_keys_origins_and_slots() -> None:
                 assert "slots are taken" in json.loads(second.recv())["message"]
                 assert rest(second) == []
             assert second.close_code == 1013
+    finally:
+        server.close()
+
+
+def test_the_journal_has_a_line_for_each_session_and_request() -> None:
+    """And nothing that a client sent or heard: no key, no address, no text."""
+    server = Running(config(), Access.of([KEY]))
+    try:
+        samples = int16(recording(0))
+        said = expected_texts(server, samples)
+        with connect(server.url(f"/v1/stream?token={KEY}&language=en")) as client:
+            client.send(samples.tobytes())
+            client.send('{"type": "end"}')
+            rest(client)
+        with connect(server.url(f"/vosk?token={KEY}")) as client:
+            client.send("no JSON")
+            rest(client)
+        with pytest.raises(InvalidStatus):
+            connect(server.url("/v1/stream?token=wrong-key"))
+        post, files = (
+            server.url("/v1/audio/transcriptions", "http"),
+            {"file": ("secret.wav", wav(recording(0)))},
+        )
+        httpx.post(f"{post}?token={KEY}", files=files, data={"prompt": "secret"})
+        httpx.post(post, files=files)
+        httpx.get(server.url(f"/v1/models/secret?token={KEY}", "http"))
+        wait_until(lambda: server.journal.getvalue().count("\n") == 6)
+        lines = [json.loads(line) for line in server.journal.getvalue().splitlines()]
+        assert [(x["kind"], x["code"]) for x in lines] == [
+            ("session", 1000), ("session", 1007), ("refused", 401), ("request", 200), ("request", 401),
+            ("request", 404),
+        ]  # fmt: skip
+        session, _, _, request, *_ = lines
+        assert session["audio_seconds"] == pytest.approx(len(samples) / RATE, abs=1e-3)
+        assert (session["protocol"], session["model"]) == ("native", "small")
+        assert session["finals"] == len(said) and 0 < session["first_text_seconds"] < session["seconds"]
+        assert 0 <= session["last_seconds"] <= session["seconds"]
+        assert request["model"] == "small" and request["audio_seconds"] == session["audio_seconds"]
+        assert len({line["id"] for line in lines}) == 6
+        for word in (KEY, "wrong-key", "secret", "127.0.0.1", "token", *said):
+            assert word not in server.journal.getvalue(), word
     finally:
         server.close()
 

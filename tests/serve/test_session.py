@@ -13,7 +13,7 @@ from maya.errors import MayaError
 from maya.serve.config import EndpointConfig, SessionConfig
 from maya.serve.engine import Engine, EngineConfig, Full
 from maya.serve.events import Ended, Failed, Final, Flushed, LiveEvent, Partial, SpeechEnded, SpeechStarted
-from maya.serve.session import LiveModel
+from maya.serve.session import LIVE_BUFFER, LiveModel
 from tests.decode.test_buffered import speech
 from tests.decode.test_stream_rows import BUFFER, RECOGNIZERS, noise
 
@@ -76,6 +76,45 @@ def test_any_division_gives_the_same_events(name: str, method: str) -> None:
             for piece in in_pieces(audio, division):
                 events += session.feed(piece, rate)
             assert events + session.finish() == expected
+
+
+def test_short_pauses_end_segments_of_a_buffered_model() -> None:
+    """Although the buffer would read them only when the next words have begun."""
+    torch.manual_seed(1)
+    live = LiveModel(RECOGNIZERS["buffered"](), method="transducer", buffer=LIVE_BUFFER)
+    speech_parts = [
+        resample(speech(2.0), RATE, RATE).numpy() + 0.1 * noise(2 * RATE, n).numpy() for n in range(3)
+    ]
+    pause = 1e-4 * noise(RATE * 9 // 10, 7).numpy()
+    audio = np.concatenate([part for own in speech_parts for part in (pause, own)] + [pause])
+    session, finals_at = live.open(cfg=QUIET), []
+    for begin in range(0, len(audio), 1280):
+        events = session.feed(audio[begin : begin + 1280], RATE)
+        finals_at += [(session.seconds, event) for event in finals(events)]
+    assert [event.reason for _, event in finals_at] == ["pause"] * 3
+    before = 0.0
+    for number, (seconds, event) in enumerate(finals_at):
+        end = 2.9 + 2.9 * number  # of the speech
+        assert before <= event.start < event.end <= seconds < end + 0.8
+        before = event.end
+    assert finals(session.finish()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fastconformer", "zipformer", "lact"])
+def test_200_divisions_of_20_recordings(name: str) -> None:
+    live, compared = model(name), 0
+    for seed in range(20):
+        rate = (RATE, 8000, 44_100, 48_000)[seed % 4]
+        audio = recording(seed, rate)
+        expected = whole(live, audio, rate=rate)
+        for division in range(10):
+            session, events = live.open(cfg=QUIET), []
+            for piece in in_pieces(audio, 10 * seed + division, rate * 2):
+                events += session.feed(piece, rate)
+            assert events + session.finish() == expected, (seed, division)
+        compared += len(finals(expected))
+    assert compared > 40
 
 
 def test_the_order_of_events() -> None:
@@ -166,22 +205,25 @@ def similar(events: list[LiveEvent], expected: list[LiveEvent]) -> bool:
     return [rounded(event) for event in events] == [rounded(event) for event in expected]
 
 
-@pytest.mark.parametrize("name", ["fastconformer", "zipformer", "lact", "buffered"])
-def test_streams_in_an_engine_equal_themselves_alone(name: str) -> None:
+@pytest.mark.parametrize(("name", "count"), [
+    ("fastconformer", 12), ("zipformer", 12), ("lact", 12), ("buffered", 12),
+    *(pytest.param(name, 64, marks=pytest.mark.slow) for name in ("fastconformer", "zipformer", "lact")),
+])  # fmt: skip
+def test_streams_in_an_engine_equal_themselves_alone(name: str, count: int) -> None:
     """More streams than slots of a batch; they begin when others end, and one of three is given up."""
     live = model(name)
-    recordings = [recording(seed) for seed in range(12)]
+    recordings = [recording(seed) for seed in range(count)]
     expected = [whole(live, audio) for audio in recordings]
-    draw, got = random.Random(4), {number: [] for number in range(12)}
+    draw, got = random.Random(4), {number: [] for number in range(count)}
     batches: list[int] = []
     with Engine(
         live, EngineConfig(batch=5, backlog_seconds=1e6), observe=lambda n, _: batches.append(n)
     ) as engine:
         open_streams: dict[int, Any] = {}
         pieces: dict[int, list[np.ndarray]] = {}
-        waiting = list(range(12))
+        waiting = list(range(count))
         while waiting or open_streams:
-            while waiting and len(open_streams) < 8:
+            while waiting and len(open_streams) < 2 * count // 3:
                 number = waiting.pop()
                 open_streams[number] = engine.open(got[number].extend, cfg=QUIET)
                 pieces[number] = in_pieces(recordings[number], number, 40_000)
@@ -192,7 +234,7 @@ def test_streams_in_an_engine_equal_themselves_alone(name: str) -> None:
                 open_streams.pop(number).abandon()
             elif not pieces[number]:
                 open_streams.pop(number).finish()
-        wait_until(lambda: not engine.streams)
+        wait_until(lambda: not engine.streams, 600)  # all of the audio waits already
     for number, events in got.items():
         if number % 3 == 2:
             assert similar(events, expected[number][: len(events)])

@@ -5,9 +5,11 @@
     python -m tools.bench.load ws://127.0.0.1:6006 --protocol sherpa ...      sherpa-onnx' server
 
 Each client sends a recording at the speed at which it was spoken: piece i leaves at i times its length after
-the start, however late the ones before were. A partial's latency counts from when the first sample of speech
-was sent; a final's from when the last sample was; lag is how much later than planned a piece left, which
-shows that the client itself was too slow. Processor time and memory are those of the process `--pid`.
+the start, however late the ones before were. With `--minutes` so many clients are there all the time, one
+session after another, and each text is compared with what the recording gave by itself. A partial's latency
+counts from when the first sample of speech was sent; a final's from when the last sample was; lag is how much
+later than planned a piece left, which shows that the client itself was too slow. Processor time and memory
+are those of the process `--pid`.
 """
 
 import argparse
@@ -112,10 +114,10 @@ def usage(pid: int) -> tuple[float, float]:
 async def round_of(args: argparse.Namespace, recordings: list[np.ndarray], streams: int) -> dict[str, Any]:
     """All figures for so many streams at once."""
     draw = random.Random(streams)
+    chosen = [draw.choice(recordings) for _ in range(streams)]
     before, began = usage(args.pid) if args.pid else (0.0, 0.0), time.monotonic()
     results = await asyncio.gather(*(
-        client(args.url, args.protocol, draw.choice(recordings), args.piece_ms, draw.uniform(0, 2))
-        for _ in range(streams)
+        client(args.url, args.protocol, audio, args.piece_ms, draw.uniform(0, 2)) for audio in chosen
     ))  # fmt: skip
     after, seconds = usage(args.pid) if args.pid else (0.0, 0.0), time.monotonic() - began
     good = [result for result in results if not result.failure]
@@ -128,8 +130,45 @@ async def round_of(args: argparse.Namespace, recordings: list[np.ndarray], strea
         "lag": [lag for r in good for lag in r.lags],
         "empty": sum(not r.text for r in good),
         "cpu": (after[0] - before[0]) / seconds,
+        "cost_ms": 1000 * (after[0] - before[0]) * RATE / sum(map(len, chosen)),
         "mb": after[1],
     }
+
+
+async def soak(args: argparse.Namespace, recordings: list[np.ndarray], streams: int) -> dict[str, Any]:
+    """So many clients at any time for `--minutes`. wrong: sessions whose text is not that of a client that
+    was alone; mb: memory, a sample a minute."""
+
+    async def paced(place: int, delay: float = 0.0) -> ClientResult:
+        return await client(args.url, args.protocol, recordings[place], args.piece_ms, delay)
+
+    expected = [(await paced(place)).text for place in range(len(recordings))]
+    end, draw = time.monotonic() + 60 * args.minutes, random.Random(0)
+    results: list[tuple[int, ClientResult]] = []
+    megabytes: list[float] = []
+
+    async def sessions() -> None:
+        while time.monotonic() < end:
+            place = draw.randrange(len(recordings))
+            results.append((place, await paced(place, draw.uniform(0, 2))))
+
+    async def watch() -> None:
+        while time.monotonic() < end:
+            megabytes.append(usage(args.pid)[1] if args.pid else 0.0)
+            print(f"{len(results)} sessions, {megabytes[-1]:.0f} MB", file=sys.stderr, flush=True)
+            await asyncio.sleep(60)
+
+    before = usage(args.pid)[0] if args.pid else 0.0
+    await asyncio.gather(watch(), *(sessions() for _ in range(streams)))
+    finals = [r.final for _, r in results if r.final is not None]
+    return {
+        "streams": streams, "minutes": args.minutes, "sessions": len(results),
+        "failures": [r.failure for _, r in results if r.failure],
+        "wrong": sum(r.text != expected[place] for place, r in results if not r.failure),
+        "words": sum(len(r.text.split()) for _, r in results), "mb": megabytes,
+        "final_ms": [1000 * percentile(finals, p) for p in (50, 95, 99)],
+        "cpu": ((usage(args.pid)[0] if args.pid else 0.0) - before) / (60 * args.minutes),
+    }  # fmt: skip
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -157,10 +196,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--piece-ms", type=int, default=100, help="audio in a message")
     parser.add_argument("--seconds", type=float, default=20.0, help="of a recording, joined from several")
     parser.add_argument("--pid", type=int, default=0, help="of the server on this machine")
+    parser.add_argument("--minutes", type=float, help="keep the first number of streams for so long")
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md")
     args = parser.parse_args(argv)
     recordings = joined(args.audio, args.seconds)
     about = f"{machine()}; {len(recordings)} recordings of {args.seconds:g} s, messages of {args.piece_ms} ms"
+    if args.minutes:
+        result = asyncio.run(soak(args, recordings, args.streams[0]))
+        print(json.dumps(result, indent=1))
+        return int(bool(result["failures"] or result["wrong"]))
     results = []
     for streams in args.streams:
         results.append(asyncio.run(round_of(args, recordings, streams)))

@@ -12,12 +12,12 @@ from maya.errors import MayaError
 
 def export_onnx(
     model: Recognizer, out: Path, *, head: HeadName | None = None, language: str | None = None,
-    int8: bool = False, chunk_frames: int | None = None, left_frames: int = 128,
+    int8: bool = False, chunk_frames: int | None = None, left_frames: int = 128, stream: bool = False,
 ) -> list[Path]:  # fmt: skip
     """Write `model` as ONNX graphs and tokens.txt into the folder `out`; returns the files.
 
-    `chunk_frames` and `left_frames`, in frames of 20 ms, are for causal Zipformers that stream, `language` is
-    for FastConformers. See `to_onnx` and `to_sherpa_onnx` for the other arguments and errors.
+    `chunk_frames` and `left_frames`, in frames of 20 ms, are for causal Zipformers that stream; `stream` and
+    `language` are for FastConformers. See `to_onnx` and `to_sherpa_onnx` for the other arguments and errors.
     """
     if isinstance(model.model.cfg.encoder, ZipformerConfig):
         if language is not None:
@@ -26,4 +26,4 @@ def export_onnx(
         return to_sherpa_onnx(model, out, head=head, int8=int8, **chunks)  # type: ignore[arg-type]
     if chunk_frames is not None:
         raise MayaError("--chunk-frames is for causal Zipformers; this model is none")
-    return to_onnx(model, out, head=head, language=language, int8=int8)
+    return to_onnx(model, out, head=head, language=language, int8=int8, stream=stream)

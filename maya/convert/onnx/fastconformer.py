@@ -19,6 +19,7 @@ from maya.convert.onnx.fastconformer_graphs import (
     FeatureGraph,
     JoinerGraph,
     PredictorGraph,
+    StreamingEncoderGraph,
 )
 from maya.convert.onnx.trace import Graph, packages, write
 from maya.decode.recognizer import Recognizer
@@ -37,6 +38,7 @@ def to_onnx(
     head: HeadName | None = None,
     language: str | None = None,
     int8: bool = False,
+    stream: bool = False,
 ) -> list[Path]:
     """Write `model` as ONNX graphs into the folder `out`; returns the files.
 
@@ -47,6 +49,7 @@ def to_onnx(
     language: of a model with a language embedding, the language to fix, or "unknown". With None the encoder
         has a third input `language` (B,) int64, -1 for unknown, which sherpa-onnx does not supply.
     int8: also write *.int8.onnx, with weights of 8 bits.
+    stream: the encoder takes a chunk and states, as NeMo's cache-aware models do; for an RNN-T.
 
     Every graph is run once and compared with the model. Raises MayaError without the packages of the extra
     [onnx], for a head or language that the model does not have, for a head that was never trained, and for
@@ -57,6 +60,8 @@ def to_onnx(
     network = _fixed_language(model.model, language)
     head = exported_head(model, head)
     graphs = _graphs(network, parts, head)
+    if stream:
+        graphs[1] = _stream(network, parts, head)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     written = [out / "tokens.txt"]
@@ -64,6 +69,8 @@ def to_onnx(
     written[0].write_text(token_table([*pieces, "<blk>"]), encoding="utf-8")
     for graph in graphs:
         facts = metadata(network, head) if graph.name in ("encoder", "model") else {}
+        if isinstance(graph.module, StreamingEncoderGraph):
+            facts |= stream_metadata(graph.module)
         written += write(graph, out, facts, int8=int8 and graph.name != "features")
     return written
 
@@ -128,6 +135,38 @@ def _graphs(model: SpeechModel, parts: NemoParts, head: HeadName) -> list[Graph]
         outputs = {"logprobs": "batch steps"}
         graphs.append(Graph(name="ctc", module=ctc, inputs={"encoder_outputs": enc}, outputs=outputs))
     return graphs
+
+
+def _stream(model: SpeechModel, parts: NemoParts, head: HeadName) -> Graph:
+    """The encoder of a stream. Raises MayaError for a model that sherpa-onnx cannot stream."""
+    if head == "ctc" or parts.durations or model.cfg.language_embedding or parts.features.normalize != "none":
+        raise MayaError(
+            "sherpa-onnx streams FastConformers with an RNN-T head without durations, features that are not "
+            "normalised, and no language embedding (--language)"
+        )
+    module = StreamingEncoderGraph(model)
+    e, reach = parts.encoder, parts.encoder.conv_kernel - 1
+    audio = torch.randn(2, module.mels, module.window)
+    inputs = {
+        "audio_signal": (audio, "batch"),
+        "length": (torch.full((2,), module.window), "batch"),
+        "cache_last_channel": (torch.randn(2, e.n_layers + 1, module.left_frames, e.d_model), "batch"),
+        "cache_last_time": (torch.randn(2, e.n_layers, e.d_model, reach), "batch"),
+        "cache_last_channel_len": (torch.tensor([1000, 2 * module.chunk]), "batch"),
+    }
+    names = ("outputs", "encoded_lengths", *(f"{name}_next" for name in list(inputs)[2:]))
+    return Graph(name="encoder", module=module, inputs=inputs, outputs=dict.fromkeys(names, "batch"))
+
+
+def stream_metadata(graph: StreamingEncoderGraph) -> dict[str, str]:
+    """The metadata of a chunk and of the states that sherpa-onnx begins a stream with."""
+    e = graph.encoder.cfg
+    sizes = {
+        "channel": (e.n_layers + 1, graph.left_frames, e.d_model),
+        "time": (e.n_layers, e.d_model, e.conv_kernel - 1),
+    }
+    facts = {f"cache_last_{k}_dim{i}": str(n) for k, dims in sizes.items() for i, n in enumerate(dims, 1)}
+    return facts | {"window_size": str(graph.window), "chunk_shift": str(graph.window)}
 
 
 def _transducer_graphs(model: SpeechModel, parts: NemoParts) -> list[Graph]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from maya.encoders import FastConformer
 from maya.encoders.conformer.attention import RelPositionAttention
 from maya.encoders.conformer.fastconformer import FastConformerLayer
+from maya.errors import MayaError
 from maya.features.logmel import LOG_GUARD, STD_GUARD, LogMel
 from maya.heads.transducer.joint import Joint
 from maya.heads.transducer.predictor import Predictor
@@ -214,3 +215,90 @@ class JoinerGraph(nn.Module):
         hidden = self.joint.cfg.activation
         y = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}[hidden](f + g)
         return self.joint.joint_net[2](y)
+
+
+class StreamingEncoderGraph(EncoderGraph):
+    """One chunk of each of B streams, with the inputs and outputs of NeMo's cache-aware export.
+
+    audio_signal (B, F, T), T = factor * chunk; length (B,), not read; cache_last_channel (B, L + 1, left, D):
+    inputs of each layer's attention, and in the last row the features before the chunk, which saves computing
+    frames twice; cache_last_time (B, L, D, kernel - 1); cache_last_channel_len (B,) int64: frames so far ->
+    outputs (B, D, chunk), their lengths, and the three states behind the chunk. Zeros begin a stream.
+    """
+
+    def __init__(self, model: SpeechModel) -> None:
+        super().__init__(model)
+        cfg, state = self.encoder.cfg, self.encoder.initial_state(1)
+        self.left_frames, self.past, self.chunk = int(state.attention.shape[2]), state.past, state.step
+        self.mels, self.window = cfg.feat_in, cfg.subsampling_factor * state.step
+        if self.past * self.mels > self.left_frames * cfg.d_model:
+            raise MayaError(
+                f"{self.left_frames} frames of left context are too few for the export of a stream"
+            )
+
+    def forward(  # type: ignore[override]
+        self, audio_signal: Tensor, length: Tensor, channel: Tensor, time: Tensor, frames: Tensor
+    ) -> tuple[Tensor, ...]:
+        cfg, x = self.encoder.cfg, audio_signal.transpose(1, 2)
+        row = channel[:, -1].flatten(1)
+        count = self.past * self.mels
+        feats = torch.cat([row[:, :count].reshape(-1, self.past, self.mels), x], 1)
+        row = torch.cat([feats[:, self.window :].flatten(1), row[:, count:]], 1)
+        x = self._convolve(feats, (self.past - cfg.subsampling_factor * frames).clamp(min=0))
+        if cfg.xscaling:
+            x = x * math.sqrt(cfg.d_model)
+        reach = self.left_frames + self.chunk - 1
+        place = torch.arange(reach, -self.chunk, -1, dtype=torch.float32)
+        even = torch.arange(0, cfg.d_model, 2, dtype=torch.float32)
+        angle = place[:, None] * torch.exp(even * (-math.log(10000.0) / cfg.d_model))
+        positions = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+        keys = (
+            torch.arange(self.left_frames + self.chunk)
+            >= self.left_frames - frames.clamp(max=self.left_frames)[:, None]
+        )
+        channels, times = [], []
+        for number, layer in enumerate(self.encoder.layers):
+            assert isinstance(layer, FastConformerLayer)
+            x = x + 0.5 * layer.feed_forward1(layer.norm_feed_forward1(x))
+            inputs = torch.cat([channel[:, number], layer.norm_self_att(x)], 1)
+            x = x + self._attend_chunk(layer.self_attn, inputs, positions, keys)
+            gated = layer.conv.gated(layer.norm_conv(x), keys[:, self.left_frames :])
+            gated = torch.cat([time[:, number].transpose(1, 2), gated], 1)
+            x = x + layer.conv.after(layer.conv.depthwise(gated, 0), keys[:, self.left_frames :])
+            x = layer.norm_out(x + 0.5 * layer.feed_forward2(layer.norm_feed_forward2(x)))
+            channels.append(inputs[:, self.chunk :])
+            times.append(gated[:, self.chunk :].transpose(1, 2))
+        channels.append(row.reshape(-1, self.left_frames, cfg.d_model))
+        lens = length * 0 + self.chunk
+        states = torch.stack(channels, 1), torch.stack(times, 1), frames + self.chunk
+        return x.transpose(1, 2), lens, *states
+
+    def _convolve(self, x: Tensor, starts: Tensor) -> Tensor:
+        """(B, past + T, F) -> (B, chunk, D); frames before `starts` (B,) are padding on each level."""
+        pre = self.encoder.pre_encode
+        x = (x * (torch.arange(x.shape[1]) >= starts[:, None])[..., None].to(x.dtype))[:, None]
+        for layer in pre.conv:
+            if isinstance(layer, nn.ReLU):
+                x = x.relu() * (torch.arange(x.shape[2]) >= starts[:, None])[:, None, :, None].to(x.dtype)
+                continue
+            assert isinstance(layer, nn.Conv2d)
+            if layer.stride == (2, 2):
+                starts = torch.div(starts, 2, rounding_mode="floor")
+                x = F.conv2d(F.pad(x, (2, 1, 2, 1)), layer.weight, layer.bias, stride=2, groups=layer.groups)
+            else:
+                x = layer(x)
+        return pre.out(x.transpose(1, 2).flatten(2)[:, pre.overlap : pre.overlap + self.chunk])
+
+    def _attend_chunk(self, attn: RelPositionAttention, x: Tensor, positions: Tensor, keys: Tensor) -> Tensor:
+        """Queries are the last `chunk` of the frames x (B, left + chunk, D); keys (B, left + chunk) bool."""
+        heads, size, total = attn.heads, attn.head_size, self.left_frames + self.chunk
+        q = attn.linear_q(x[:, self.left_frames :]).reshape(-1, self.chunk, heads, size)
+        k, v = (linear(x).reshape(-1, total, heads, size) for linear in (attn.linear_k, attn.linear_v))
+        p = attn.linear_pos(positions).reshape(-1, heads, size).permute(1, 2, 0)
+        content = (q + attn.pos_bias_u).transpose(1, 2) @ k.permute(0, 2, 3, 1)
+        place = (q + attn.pos_bias_v).transpose(1, 2) @ p  # (B, H, chunk, total + chunk - 1)
+        shifted = [place[:, :, i, self.chunk - 1 - i : self.chunk - 1 - i + total] for i in range(self.chunk)]
+        scores = (content + torch.stack(shifted, 2)) / math.sqrt(size)
+        scores = scores.masked_fill(~keys[:, None, None], -30000.0)
+        y = scores.softmax(-1) @ v.transpose(1, 2)
+        return attn.linear_out(y.transpose(1, 2).flatten(2))

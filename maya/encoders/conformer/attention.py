@@ -158,6 +158,7 @@ class RelPositionAttention(nn.Module):
         super().__init__()
         self.heads, self.head_size = heads, width // heads
         self.dropout_p = dropout
+        self._projected: tuple[Any, Tensor] | None = None  # of streams
         self.linear_q = QuickLinear(width, width, bias=bias)
         self.linear_k = QuickLinear(width, width, bias=bias)
         self.linear_v = QuickLinear(width, width, bias=bias)
@@ -193,16 +194,31 @@ class RelPositionAttention(nn.Module):
             )
         return self.linear_out(y.flatten(2))
 
-    def stream(self, x: Tensor, before: int, frames: Frames) -> Tensor:
-        """One piece of a stream: x (B, before + n, D), the new frames last -> (B, n, D).
+    def stream(self, x: Tensor, cache: Tensor, frames: Frames) -> tuple[Tensor, Tensor]:
+        """One piece of a stream: x (B, n, D), cache (B, before, 2 D) keys and values of the frames before it.
 
         frames.valid (B, before + n) is False on frames from before the start; the new frames start a chunk.
+        Returns (B, n, D), and keys and values of all frames, (B, before + n, 2 D).
         """
-        q = self.split_heads(self.linear_q, x[:, before:])
-        k, v = self.split_heads(self.linear_k, x), self.split_heads(self.linear_v, x)
-        p = self.split_heads(self.linear_pos, frames.positions)
+        before, width = cache.shape[1], self.heads * self.head_size
+        both = torch.cat([cache, torch.cat([self.linear_k(x), self.linear_v(x)], -1)], 1)
+        k, v = (part.unflatten(-1, (self.heads, self.head_size)) for part in both.split(width, -1))
+        q, p = self.split_heads(self.linear_q, x), self._positions_of_stream(frames.positions)
         y = self.attend_blocks(q, Keys(k, v, frames.valid, before), p, frames.span)
-        return self.linear_out(y.flatten(2))
+        return self.linear_out(y.flatten(2)), both
+
+    def _positions_of_stream(self, positions: Tensor) -> Tensor:
+        """Projected positions, (2R + 1, H, K). They are those of the chunk before, and more rows than a chunk
+        has frames, so they are kept as long as the weight stays as it is."""
+        linear = self.linear_pos
+        plain = type(linear) is QuickLinear and not linear._forward_hooks and not linear.weight.is_inference()
+        if not plain or self.training or not torch.is_inference_mode_enabled():
+            return self.split_heads(linear, positions)
+        weight = linear.weight
+        key = (positions.data_ptr(), positions.shape, positions.dtype, weight.data_ptr(), weight._version)
+        if self._projected is None or self._projected[0] != key:
+            self._projected = key, self.split_heads(linear, positions)
+        return self._projected[1]
 
     def split_heads(self, linear: nn.Linear, x: Tensor) -> Tensor:
         """(..., D) -> (..., H, K), projected."""

@@ -44,8 +44,8 @@ class ConformerLayer(nn.Module):
         raise NotImplementedError
 
     def mix_step(self, x: Tensor, cache: Tensor, frames: Frames, memory: Any = None) -> tuple[Tensor, Tensor]:
-        """The same for one piece x (B, n, D). cache (B, m, D): earlier inputs of the mixer. Returns (B, n, D)
-        and those inputs with the new ones, (B, m + n, D)."""
+        """The same for one piece x (B, n, D). cache (B, m, M): what the mixer keeps of m frames. Returns
+        (B, n, D), and the same of all frames, (B, m + n, M)."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, frames: Frames, memory: Any = None) -> Tensor:
@@ -61,8 +61,8 @@ class ConformerLayer(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """`forward` for one piece of a stream, in evaluation.
 
-        x (B, n, D). caches: inputs of the mixer (B, m, D) and of the convolution (B, D, k - 1) before it.
-        frames.valid: (B, m + n). Returns (B, n, D), and what the next caches are cut from: (B, m + n, D) and
+        x (B, n, D). caches: what the mixer keeps (B, m, M), and inputs of the convolution (B, D, k - 1).
+        frames.valid: (B, m + n). Returns (B, n, D), and what the next caches are cut from: (B, m + n, M) and
         (B, k - 1 + n, D).
         """
         x = torch.add(x, self.feed_forward1(self.norm_feed_forward1(x)), alpha=0.5)

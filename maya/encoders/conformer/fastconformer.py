@@ -150,7 +150,7 @@ class FastConformer(StreamingEncoder, config=FastConformerConfig):
             frames=zeros,
             features=weight.new_zeros(batch, past, cfg.feat_in),
             feature_lens=zeros + past,
-            attention=weight.new_zeros(cfg.n_layers, batch, max(0, left_frames), cfg.d_model),
+            attention=weight.new_zeros(cfg.n_layers, batch, max(0, left_frames), 2 * cfg.d_model),
             attention_lens=zeros,
             convolution=weight.new_zeros(cfg.n_layers, batch, cfg.d_model, cfg.conv_kernel - 1),
         )
@@ -257,8 +257,7 @@ class FastConformerLayer(ConformerLayer):
         return self.self_attn(self.norm_self_att(x), frames)
 
     def mix_step(self, x: Tensor, cache: Tensor, frames: Frames, memory: Any = None) -> tuple[Tensor, Tensor]:
-        inputs = torch.cat([cache, self.norm_self_att(x)], dim=1)
-        return self.self_attn.stream(inputs, cache.shape[1], frames), inputs
+        return self.self_attn.stream(self.norm_self_att(x), cache, frames)
 
 
 def attention_of(cfg: FastConformerConfig) -> RelPositionAttention | FastWeightMixer:

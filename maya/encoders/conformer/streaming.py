@@ -28,9 +28,9 @@ class StreamState:
 
     span: the frames that a frame sees. past: features that a frame reads before its own. frames (B,) int64:
     encoder frames given out so far. features (B, P, F) and feature_lens (B,): the `past` features before the
-    next frame's own (zero at a start), then those that wait. attention (L, B, left, D): inputs of each
-    layer's mixer, the newest last, of which attention_lens (B,) exist. convolution (L, B, D, kernel - 1):
-    inputs of each layer's depthwise convolution.
+    next frame's own (zero at a start), then those that wait. attention (L, B, left, M): what each layer's
+    mixer keeps of a frame (attention its key and value, M = 2 D), the newest last, of which attention_lens
+    (B,) exist. convolution (L, B, D, kernel - 1): inputs of each layer's depthwise convolution.
     """
 
     batch_dim: ClassVar[dict[str, int]] = {"attention": 1, "convolution": 1}  # 0 for the others
@@ -210,12 +210,14 @@ class StreamingEncoder(Encoder):
         )
         keep = before if state.span.left_frames is not None else before + n
         memories, attention, convolution = self.memories(state), [], []
+        full = bool((counts == n).all())  # rows are in step: their newest frames are the last ones
         caches = zip(self.layers, state.attention, state.convolution, memories, strict=True)
         for layer, mixer_cache, conv_cache, memory in caches:
             x, (mixed, convolved) = layer.stream_step(x, (mixer_cache, conv_cache), frames, memory)
-            attention.append(_newest(mixed, before + counts, keep))
+            attention.append(_newest(mixed, None if full else before + counts, keep))
             reach = conv_cache.shape[2]
-            convolution.append(_newest(convolved, reach + counts, reach).transpose(1, 2))
+            newest = _newest(convolved, None if full else reach + counts, reach)
+            convolution.append(newest.transpose(1, 2))
         state = replace(
             self.remember(state, memories, counts),
             frames=state.frames + counts,
@@ -305,8 +307,10 @@ def _consume(state: Any, features: Tensor, have: Tensor, used: Tensor) -> Any:
     return replace(state, features=_take(features, place + used[:, None]), feature_lens=remaining)
 
 
-def _newest(x: Tensor, ends: Tensor, size: int) -> Tensor:
-    """(B, n, D) -> (B, size, D), the rows' frames before `ends` (B,)."""
+def _newest(x: Tensor, ends: Tensor | None, size: int) -> Tensor:
+    """(B, n, D) -> (B, size, D), the rows' frames before `ends` (B,); None: the last ones."""
+    if ends is None:
+        return x[:, x.shape[1] - size :]
     place = torch.arange(-size, 0, device=x.device)
     return _take(x, ends[:, None] + place)
 

@@ -7,6 +7,7 @@ is closed, and one that sends faster than the model computes is read more slowly
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from maya.errors import MayaError
 from maya.serve.config import SessionConfig
 from maya.serve.engine import Full, LiveStream
-from maya.serve.events import Ended, Failed, Final, LiveEvent
+from maya.serve.events import Ended, Failed, Final, LiveEvent, Partial
+from maya.serve.journal import new_id
 from maya.serve.server import ServedModel, Server
 
 log = logging.getLogger(__name__)
@@ -44,12 +46,19 @@ class Connection:
         self.stream: LiveStream | None = None
         self.seconds = 0.0  # of audio received
         self.finished = False
+        self.model = ""
+        self.finals = 0
+        self._began = time.monotonic()
+        self._first: float | None = None  # when the first text came
+        self._finishing: float | None = None  # when the client had sent all
+        self._last: float | None = None  # seconds from then to the last event
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[list[LiveEvent]] = asyncio.Queue()
 
     def open(self, model: ServedModel, language: str | None = None, cfg: SessionConfig | None = None) -> None:
         """Take a slot. Raises Full, and MayaError for an unknown language."""
         self.stream = model.engine.open(self._listen, language, cfg or self.server.cfg.session)
+        self.model = model.name
         self.server.metrics.active.labels(self.protocol).inc()
         self.server.connections.add(self)
 
@@ -91,6 +100,7 @@ class Connection:
         """See `LiveStream.finish`."""
         if not self.finished:
             self.finished = True
+            self._finishing = time.monotonic()
             self._opened().finish()
 
     def _opened(self) -> LiveStream:
@@ -115,11 +125,26 @@ class Connection:
 
     def _count(self, events: list[LiveEvent]) -> list[LiveEvent]:
         for event in events:
+            if self._first is None and isinstance(event, (Partial, Final)):
+                self._first = time.monotonic()
             if isinstance(event, Final):
+                self.finals += 1
                 self.server.metrics.finals.labels(event.reason).inc()
+            elif isinstance(event, Ended) and self._finishing is not None:
+                self._last = time.monotonic() - self._finishing
             elif isinstance(event, Failed):
                 self.server.metrics.errors.labels("step").inc()
         return events
+
+    def about(self) -> dict[str, Any]:
+        """What the journal says of it. first_text_seconds: from the beginning; last_seconds: from the end of
+        the audio to the last event."""
+        first = None if self._first is None else self._first - self._began
+        return {
+            "protocol": self.protocol, "model": self.model, "audio_seconds": self.seconds,
+            "seconds": time.monotonic() - self._began, "finals": self.finals, "first_text_seconds": first,
+            "last_seconds": self._last,
+        }  # fmt: skip
 
 
 def is_last(events: list[LiveEvent]) -> bool:
@@ -157,7 +182,7 @@ async def converse(socket: WebSocket, server: Server, kind: type[Dialect]) -> No
     await accept(socket, server, kind.subprotocols)
     connection = Connection(server, kind.name)
     dialect = kind(socket, connection)
-    async with closed_after(socket, server, connection.close, dialect.error):
+    async with closed_after(socket, server, connection.close, dialect.error, connection.about):
         await dialect.begin()
         async with asyncio.TaskGroup() as group:
             reader = group.create_task(_read(dialect, server))
@@ -168,10 +193,10 @@ async def converse(socket: WebSocket, server: Server, kind: type[Dialect]) -> No
 @contextlib.asynccontextmanager
 async def closed_after(
     socket: WebSocket, server: Server, release: Callable[[], None],
-    tell: Callable[[str], list[str]] = lambda reason: [],
+    tell: Callable[[str], list[str]] = lambda reason: [], about: Callable[[], dict[str, Any]] = dict,
 ) -> AsyncIterator[None]:  # fmt: skip
     """The life of an accepted socket. In the end `release` is called, and the socket closed as the error, if
-    there is one, demands; see `closing` and `end`."""
+    there is one, demands; see `closing` and `end`. about: for the journal."""
     error: Exception | None = None
     try:
         yield
@@ -181,7 +206,8 @@ async def closed_after(
         error = single
     finally:
         release()
-    await end(socket, server, error, tell)
+    code = await end(socket, server, error, tell)
+    server.journal.write("session", id=new_id(), code=code, **about())
 
 
 def closing(server: Server, error: BaseException) -> tuple[int, str]:
@@ -212,17 +238,19 @@ async def accept(socket: WebSocket, server: Server, subprotocols: Sequence[str] 
 async def refuse(socket: WebSocket, server: Server, status: int, reason: str) -> None:
     """Answer the handshake with an HTTP status. Raises WebSocketDisconnect."""
     server.metrics.rejected.labels(reason).inc()
+    server.journal.write("refused", id=new_id(), code=status, reason=reason)
     await socket.send_denial_response(PlainTextResponse(f"{reason}\n", status))
     raise WebSocketDisconnect(1008)
 
 
 async def end(
     socket: WebSocket, server: Server, error: BaseException | None, tell: Callable[[str], list[str]]
-) -> None:
-    """Close the socket, if the client is still there; after an error with the messages that tell it."""
+) -> int:
+    """Close the socket, if the client is still there; after an error with the messages that tell it. Returns
+    the code of the close frame, the client's own if it went first."""
     code, reason = 1012 if server.draining else 1000, ""
     if isinstance(error, WebSocketDisconnect):
-        return
+        return error.code
     if error is not None:
         code, reason = closing(server, error)
     # A client that has gone, or reads nothing, gets no farewell.
@@ -231,6 +259,7 @@ async def end(
             for message in tell(reason) if reason else []:
                 await socket.send_text(message)
             await socket.close(code, reason.encode()[:CLOSE_REASON].decode(errors="ignore"))
+    return code
 
 
 async def send(socket: WebSocket, message: str) -> None:

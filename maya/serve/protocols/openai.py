@@ -71,7 +71,7 @@ async def transcriptions(request: Request) -> Response:
     server.uploads += 1
     try:
         async with request.form(max_files=1, max_fields=64, max_part_size=64 * 1024) as form:
-            return await _transcribe(server, form)
+            return await _transcribe(request, form)
     except BadRequest as error:
         return error_response(str(error), error.status, error.param)
     except UnknownModel as error:
@@ -87,7 +87,8 @@ async def transcriptions(request: Request) -> Response:
         server.uploads -= 1
 
 
-async def _transcribe(server: Server, form: FormData) -> Response:
+async def _transcribe(request: Request, form: FormData) -> Response:
+    server: Server = request.app.state.server
     upload = form.get("file")
     if not isinstance(upload, UploadFile):
         raise BadRequest("the form has no file", "file")
@@ -101,14 +102,24 @@ async def _transcribe(server: Server, form: FormData) -> Response:
     data = await upload.read(limit + 1)
     if len(data) > limit:
         raise BadRequest(f"the file has more than {server.cfg.upload_mb:g} MB", "file", 413)
+    transcript, hyp = await transcribe(request, model, data, language)
+    return _response(transcript, hyp, options)
+
+
+async def transcribe(
+    request: Request, model: ServedModel, data: bytes, language: str | None
+) -> tuple[Transcript, Hypothesis]:
+    """The bytes of a file -> its transcript. Raises MayaError, and Busy, as `OfflineQueue.submit` does."""
+    server: Server = request.app.state.server
     began = time.monotonic()
     future = await asyncio.to_thread(model.offline.submit, data, language)
     transcript = await asyncio.wrap_future(future)
     server.metrics.offline.observe(time.monotonic() - began)
     server.metrics.audio.labels("file").inc(transcript.seconds)
+    request.state.audio_seconds, request.state.model = transcript.seconds, model.name
     if transcript.error or transcript.hypothesis is None:
         raise BadRequest(transcript.error or "this model writes no text", "file")
-    return _response(transcript, transcript.hypothesis, options)
+    return transcript, transcript.hypothesis
 
 
 class _Options:

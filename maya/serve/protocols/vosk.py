@@ -88,8 +88,9 @@ async def vosk(socket: WebSocket) -> None:
     server: Server = socket.app.state.server
     await accept(socket, server)
     session = _Vosk(socket, server)
-    async with closed_after(socket, server, session.connection.close):
-        while not session.connection.finished:
+    connection = session.connection
+    async with closed_after(socket, server, connection.close, about=connection.about):
+        while not connection.finished:
             answer = await session.answer(await receive(socket, server))
             if answer is not None:
                 await send(socket, answer)
