@@ -61,8 +61,8 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def unwritable(path: Path, error: OSError) -> Exception:
-    """What to raise for a file that cannot be written: a MayaError, or for a full disk the OSError, which then
-    names the file: a write does not know it."""
+    """What to raise for a file that cannot be written: a MayaError. For a full disk it is the OSError, which
+    then names the file: a write does not know it."""
     if is_disk_full(error):
         error.filename = error.filename or str(path)
         return error

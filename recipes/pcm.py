@@ -24,7 +24,7 @@ class CompressedWAV(MayaError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PCMFormat:
-    """Samples without compression. dtype: of numpy, or "<i3". rate: Hz. channels: side by side in each frame."""
+    """Samples without compression. dtype: of numpy, or "<i3". rate: Hz. channels: side by side in a frame."""
 
     dtype: str
     rate: int

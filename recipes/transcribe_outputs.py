@@ -17,7 +17,7 @@ from maya.files import json_sha256, unwritable, writing
 from maya.recipes.transcribe_inputs import Input
 
 LEDGER = ".maya-transcribe.jsonl"
-"""In the output folder: for each recording a line before its files are written, and one when they are complete."""
+"""In the output folder: a line for each recording before its files are written, and one after it."""
 
 
 class Outputs(Protocol):

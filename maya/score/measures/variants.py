@@ -47,7 +47,7 @@ _LETTERS_OF_CHILLUS = {letter: chillu for chillu, letter in _CHILLUS.items()}
 _OLD_CHILLU = re.compile(f"([{''.join(_LETTERS_OF_CHILLUS)}])\u0d4d\u200d")
 # Before a consonant; at the end of a word the letter with a virama is another sound: അവൻ (he), അവന് (to him).
 _CHILLU_INSIDE = re.compile(f"([{''.join(_CHILLUS)}])\u0d4d?\u200c?(?=[\u0d15-\u0d3a])")
-# Words that candrabindu tells apart, with the meanings that the standard names: to laugh and swan, yard and woman.
+# Words that candrabindu tells apart, as the standard names them: to laugh and swan, yard and woman.
 _TOLD_APART = re.compile("^(हँस|अँगना)$")
 # A glide between two vowels at the end of a word: गयी, गये, चाहिये, गयीं, गयें.
 _GLIDE = re.compile("(?<=[\u0905-\u0914\u0915-\u0939\u093c\u093e-\u094c])\u092f([\u0940\u0947])(?=\u0902?$)")
@@ -56,8 +56,8 @@ _VOWELS = {"\u0940": "\u0908", "\u0947": "\u090f"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpellingRule:
-    """A line of the table. languages: codes, empty for all but those in `without`. apply: any accepted spelling
-    to one form."""
+    """A line of the table. languages: codes, empty for all but those in `without`. apply: any accepted
+    spelling to one form."""
 
     name: str
     accepts: str
@@ -110,8 +110,8 @@ RULES: tuple[SpellingRule, ...] = (
     ),
     SpellingRule(  # before the joiners are taken away, for one of them makes a chillu
         name="chillu",
-        accepts="Malayalam chillu letters or, as before Unicode 5.1, the consonant with a virama and ZWJ; inside a "
-        "word also with a virama alone, and the dot reph: നൻമ and നന്മ, എന്റെ and എൻ്റെ; not അവൻ and അവന്",
+        accepts="Malayalam chillu letters or, as before Unicode 5.1, the consonant with a virama and ZWJ; "
+        "inside a word also with a virama alone, and the dot reph: നൻമ and നന്മ, എന്റെ and എൻ്റെ; not അവൻ and അവന്",
         source="The Unicode Standard, section 12.9, on chillu characters, dot reph and the sequence nta",
         apply=_chillus,
     ),
@@ -152,9 +152,10 @@ RULES: tuple[SpellingRule, ...] = (
     ),
     SpellingRule(
         name="candrabindu",
-        accepts="candrabindu or anusvara in Devanagari and Gujarati: माँ and मां; not हँस and हंस, अँगना and अंगना",
-        source=_HINDI + ": anusvara may stand for candrabindu, and does above a vowel sign over the line; these "
-        "two pairs are other words",
+        accepts="candrabindu or anusvara in Devanagari and Gujarati: माँ and मां; "
+        "not हँस and हंस, अँगना and अंगना",
+        source=_HINDI + ": anusvara may stand for candrabindu, and does above a vowel sign over the line; "
+        "these two pairs are other words",
         apply=_candrabindu,
     ),
     SpellingRule(
