@@ -111,7 +111,7 @@ RULES: tuple[SpellingRule, ...] = (
     SpellingRule(  # before the joiners are taken away, for one of them makes a chillu
         name="chillu",
         accepts="Malayalam chillu letters or, as before Unicode 5.1, the consonant with a virama and ZWJ; "
-        "inside a word also with a virama alone, and the dot reph: നൻമ and നന്മ, എന്റെ and എൻ്റെ; not അവൻ and അവന്",
+        "inside a word also with a virama alone, and the dot reph: നൻമ, നന്മ; not അവൻ and അവന്",
         source="The Unicode Standard, section 12.9, on chillu characters, dot reph and the sequence nta",
         apply=_chillus,
     ),
