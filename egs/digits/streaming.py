@@ -1,4 +1,4 @@
-"""The digits recognised while they are spoken: chunks of attention, causal convolutions, features of their own time.
+"""The digits recognised while they are spoken: attention in chunks, causal convolutions, features as they come.
 
 One training serves four latencies: each batch draws a chunk of 1, 2, 7 or 14 frames of 80 ms, and `--stream
 --context 70 R` decodes with chunks of R + 1 frames.
