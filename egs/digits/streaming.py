@@ -1,4 +1,4 @@
-"""The digits recognised while they are spoken: attention in chunks, causal convolutions, features as they come.
+"""The digits recognised while they are spoken: attention in chunks, convolutions and features that look back.
 
 One training serves four latencies: each batch draws a chunk of 1, 2, 7 or 14 frames of 80 ms, and `--stream
 --context 70 R` decodes with chunks of R + 1 frames.
