@@ -57,9 +57,21 @@ def writing(path: Path) -> Iterator[Path]:
         with replacing(path) as partial:
             yield partial
     except OSError as error:
-        if is_disk_full(error):
-            raise
-        raise MayaError(f"cannot write {path}: {error.strerror or error}") from error
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> Exception:
+    """What to raise for a file that cannot be written: a MayaError. For a full disk it is the OSError, which
+    then names the file: a write does not know it."""
+    if is_disk_full(error):
+        error.filename = error.filename or str(path)
+        return error
+    return MayaError(f"cannot write {path}: {error.strerror or error}")
+
+
+def shown(name: str | Path) -> str:
+    """A file's name as text: bytes that are no UTF-8, which Python keeps as lone surrogates, are replaced."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def is_disk_full(error: OSError) -> bool:

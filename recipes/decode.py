@@ -134,11 +134,15 @@ def make_method(
 
 def as_json(row: DecodedRow, entry: Entry) -> dict[str, Any]:
     """A line of hyps.jsonl; `language` is that of the transcript."""
-    hyp = asdict(row.hypothesis) if row.hypothesis is not None else {}
+    hyp = asdict(row.hypothesis, dict_factory=_public) if row.hypothesis is not None else {}
     facts: dict[str, Any] = {"id": row.id, "language": entry.language, "ref": entry.text}
     facts |= {"speaker": entry.speaker, "snr": entry.snr}
     predictions = {label: asdict(prediction) for label, prediction in row.predictions.items()}
     return hyp | facts | {"duration": entry.duration, "predictions": predictions, "labels": row.labels}
+
+
+def _public(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in items if not name.startswith("_")}
 
 
 def _report(out: Path, facts: dict[str, Any], audio_seconds: float, spent: float) -> None:

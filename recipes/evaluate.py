@@ -70,6 +70,8 @@ def run(args: argparse.Namespace) -> None:
         _refuse_unused(args)
         evaluate_conditions(args, None if source.is_empty else source.entries)
         return
+    if args.context is not None:
+        raise MayaError("--context belongs to --stream, --noise and --non-speech: leave it out")
     evaluate(
         args.checkpoint, source, decode=DecodeConfig(method=args.method, fusion=fusion_config(args)),
         language=args.language, num_samples=args.num_samples, json_file=args.json, device=args.device,

@@ -1,5 +1,6 @@
 """Audio from a pipe in pieces as it comes: raw samples, or WAV of a length that is not known yet."""
 
+import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +18,13 @@ _PIECE_SECONDS = 0.1
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE  # format tags of WAV
 
 
+class CompressedWAV(MayaError):
+    """A WAV whose samples are not as they are in memory; the reader of files may know them."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PCMFormat:
-    """Samples without compression. dtype: of numpy. rate: Hz. channels: side by side in each frame."""
+    """Samples without compression. dtype: of numpy, or "<i3". rate: Hz. channels: side by side in a frame."""
 
     dtype: str
     rate: int
@@ -33,19 +38,23 @@ class PCMFormat:
     @property
     def frame_bytes(self) -> int:
         """Bytes of a sample of every channel."""
-        return int(np.dtype(self.dtype).itemsize) * self.channels
+        return int(self.dtype[-1]) * self.channels
 
 
 def read_pcm(source: IO[bytes], raw: PCMFormat | None, sample_rate: int) -> NDArray[np.float32] | bytes:
     """All of a pipe: samples (N,) at `sample_rate`, or the bytes of a file in another format than WAV."""
     if raw is None:
-        head = source.read(4)
-        if head not in (b"RIFF", b"RF64"):
-            data = head + source.read()
-            if not data:
-                raise MayaError("the standard input is empty; pipe audio into it, or name a file")
+        data = source.read()
+        if not data:
+            raise MayaError("the standard input is empty; pipe audio into it, or name a file")
+        if data[:4] not in (b"RIFF", b"RF64"):
             return data
-        raw = read_wav_header(source)
+        source = io.BytesIO(data)
+        source.seek(4)
+        try:
+            raw = read_wav_header(source)
+        except CompressedWAV:
+            return data
     pieces = list(pcm_pieces(source, raw, sample_rate))
     if not pieces:
         raise MayaError("the standard input holds no audio samples")
@@ -92,9 +101,16 @@ def _wav_format(chunk: bytes) -> PCMFormat:
     tag, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", chunk)
     if tag == _EXTENSIBLE and len(chunk) >= 26:
         (tag,) = struct.unpack_from("<H", chunk, 24)
-    dtypes = {(_PCM, 8): "u1", (_PCM, 16): "<i2", (_PCM, 32): "<i4", (_FLOAT, 32): "<f4", (_FLOAT, 64): "<f8"}
+    dtypes = {
+        (_PCM, 8): "u1",
+        (_PCM, 16): "<i2",
+        (_PCM, 24): "<i3",
+        (_PCM, 32): "<i4",
+        (_FLOAT, 32): "<f4",
+        (_FLOAT, 64): "<f8",
+    }
     if (tag, bits) not in dtypes or not channels or not 1000 <= rate <= 768_000:
-        raise MayaError(
+        raise CompressedWAV(
             f"the WAV on the standard input has format {tag} with {bits} bits at {rate} Hz; write 16 bits, "
             "for example with ffmpeg -f wav -acodec pcm_s16le -"
         )
@@ -102,7 +118,10 @@ def _wav_format(chunk: bytes) -> PCMFormat:
 
 
 def _as_float(data: bytes, pcm: PCMFormat) -> NDArray[np.float32]:
-    samples = np.frombuffer(data, pcm.dtype).reshape(-1, pcm.channels)
+    if pcm.dtype == "<i3":  # numpy has no such numbers: the low byte of wider ones is 0
+        data = np.pad(np.frombuffer(data, "u1").reshape(-1, 3), ((0, 0), (1, 0))).tobytes()
+    dtype = pcm.dtype.replace("i3", "i4")
+    samples = np.frombuffer(data, dtype).reshape(-1, pcm.channels)
     if samples.dtype.kind == "f":
         return samples.astype(np.float32).mean(axis=1)
     zero, full_scale = (128, 128) if samples.dtype.kind == "u" else (0, 1 << (8 * samples.dtype.itemsize - 1))

@@ -270,11 +270,17 @@ def load(checkpoint: Path, options: TranscribeOptions) -> Recognizer:
     """The model on its device, with the attention context of the options."""
     recognizer = maya.load(checkpoint, options.device)
     if options.context is not None:
-        encoder: Any = recognizer.model.encoder
-        if not hasattr(encoder, "context"):
-            raise MayaError(f"{checkpoint}: --context is for FastConformer, and this is another encoder")
-        encoder.context = options.context
+        limit_context(recognizer, options.context)
     return recognizer
+
+
+def limit_context(recognizer: Recognizer, context: tuple[int, int]) -> None:
+    """Let a FastConformer's frames attend to so many on each side (-1: all), of recordings and of streams.
+    Raises MayaError for another encoder."""
+    encoder: Any = recognizer.model.encoder
+    if not hasattr(encoder, "context"):
+        raise MayaError("--context is for FastConformer, and this model has another encoder")
+    encoder.context = context
 
 
 def _outputs(checkpoint: Path, inputs: RecordingList, options: TranscribeOptions) -> Outputs:
@@ -285,10 +291,12 @@ def _outputs(checkpoint: Path, inputs: RecordingList, options: TranscribeOptions
         several = len(inputs.items) > 1 or options.channel == "all"
         return StandardOutput(options.formats, cfg, print_at_once, several=several)
     file = checkpoint if checkpoint.suffix == ".nemo" else find_checkpoint(checkpoint)
-    return OutputFolder(
+    outputs = OutputFolder(
         folder=options.output_dir, formats=options.formats, cfg=cfg, resume=options.resume,
         key=options_key(file_sha256(file), options.output_facts()),
     )  # fmt: skip
+    outputs.check(inputs.items)
+    return outputs
 
 
 @dataclass(kw_only=True, slots=True)
@@ -347,7 +355,7 @@ class _ManyRecordings:
         if not several:
             raise MayaError(transcript.error)
         with tqdm.external_write_mode(file=sys.stderr):
-            print(f"maya transcribe: {transcript.error}", file=sys.stderr, flush=True)
+            print(f"maya transcribe: {' '.join(transcript.error.split())}", file=sys.stderr, flush=True)
 
     def _summary(self, count: int, skipped: int, seconds: float) -> str:
         if skipped and not count:

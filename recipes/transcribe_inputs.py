@@ -11,6 +11,7 @@ from typing import IO, Any
 from maya.audio.byte_ranges import ByteRange
 from maya.decode.transcription import Channels, Recording
 from maya.errors import MayaError
+from maya.files import shown
 from maya.recipes.pcm import PCMFormat, read_pcm
 
 STDIN = "-"
@@ -65,6 +66,10 @@ def _read_argument(argument: str, notes: list[str], stdin: StdinAudio) -> Iterat
     if argument == STDIN:
         samples = read_pcm(stdin.source, stdin.raw, stdin.sample_rate)
         yield Input(recording=Recording(audio=samples, id="stdin"), name="stdin")
+    elif path.is_fifo() or path.is_char_device():  # <(ffmpeg ...), /dev/stdin
+        with path.open("rb") as pipe:
+            samples = read_pcm(pipe, stdin.raw, stdin.sample_rate)
+        yield Input(recording=Recording(audio=samples, id=shown(path)), name=path.name)
     elif path.is_dir():
         yield from _read_folder(path, notes)
     elif path.suffix.lower() in _MANIFESTS and path.is_file():
@@ -80,7 +85,8 @@ def _read_argument(argument: str, notes: list[str], stdin: StdinAudio) -> Iterat
 
 
 def _file(path: Path, name: str) -> Input:
-    return Input(recording=Recording(audio=path, id=str(path)), name=str(PurePosixPath(name).with_suffix("")))
+    stem = str(PurePosixPath(name).with_suffix(""))
+    return Input(recording=Recording(audio=path, id=shown(path)), name=stem)
 
 
 def _read_folder(folder: Path, notes: list[str]) -> Iterator[Input]:

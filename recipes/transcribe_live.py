@@ -6,15 +6,14 @@ import queue
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maya.audio.load import load_audio
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.recognizer import Recognizer
+from maya.decode.transcription import Recording, channel_blocks
 from maya.errors import MayaError
 from maya.recipes.pcm import PCMFormat, pcm_pieces, read_wav_header
 from maya.recipes.transcribe_inputs import STDIN, StdinAudio, read_inputs
@@ -47,12 +46,14 @@ def transcribe_stream(recognizer: Recognizer, audio: Sequence[str], options: Liv
             f"this encoder needs the audio around a frame: the text comes up to {seconds:g} s late",
             file=sys.stderr,
         )
-    rate, failed = recognizer.sample_rate, 0
+    streams, rate, failed = {options.language: stream}, recognizer.sample_rate, 0
     sources = list(_sources(audio, rate, options))
-    for name, pieces in sources:
+    for name, pieces, language in sources:
         printer = Printer(name, rate, as_json="jsonl" in options.formats, named=len(sources) > 1)
         try:
-            _recognize(stream, pieces, printer)
+            if language not in streams:
+                streams[language] = make_stream(recognizer, options.search, language)
+            _recognize(streams[language], pieces, printer)
         except MayaError as error:
             if len(sources) == 1:
                 raise
@@ -62,27 +63,30 @@ def transcribe_stream(recognizer: Recognizer, audio: Sequence[str], options: Liv
 
 
 def _recognize(stream: Any, pieces: Pieces, printer: "Printer") -> None:
-    """Ctrl-C ends the audio: what was said before is decoded to its end."""
+    """Ctrl-C and damaged audio end it: what was said before is decoded to its end."""
     try:
         for piece in pieces:
             printer.show(stream.accept(piece), len(piece))
-    except KeyboardInterrupt:
-        printer.finish(stream.finish())
+    except (KeyboardInterrupt, MayaError):
+        hyp = stream.finish()  # the stream then takes the next source
+        if printer.samples:
+            printer.finish(hyp)
         raise
     printer.finish(stream.finish())
 
 
-def _sources(audio: Sequence[str], rate: int, options: LiveOptions) -> Iterator[tuple[str, Pieces]]:
+def _sources(
+    audio: Sequence[str], rate: int, options: LiveOptions
+) -> Iterator[tuple[str, Pieces, str | None]]:
     if options.mic:
-        yield "microphone", microphone(rate)
+        yield "microphone", microphone(rate), options.language
     elif STDIN in audio:
-        yield "stdin", stdin_pieces(options.raw, rate)
+        yield "stdin", stdin_pieces(options.raw, rate), options.language
     else:
         notes = read_inputs(audio, "mix", StdinAudio(sample_rate=rate))
         for item in notes.items:
-            recording = item.recording
-            assert isinstance(recording.audio, (str, Path))
-            yield recording.id, _file_pieces(recording.audio, rate, recording.start, recording.duration)
+            own = item.recording
+            yield own.id, _file_pieces(own, rate), own.language or options.language
 
 
 def stdin_pieces(raw: PCMFormat | None, rate: int) -> Pieces:
@@ -98,11 +102,12 @@ def stdin_pieces(raw: PCMFormat | None, rate: int) -> Pieces:
     yield from pcm_pieces(source, raw, rate)
 
 
-def _file_pieces(audio: str | Path, rate: int, start: float | None, duration: float | None) -> Pieces:
-    samples = load_audio(audio, rate, start=start, duration=duration).numpy()
+def _file_pieces(recording: Recording, rate: int) -> Pieces:
+    ((_, blocks),) = channel_blocks(recording, rate)
     step = int(_PIECE_SECONDS * rate)
-    for begin in range(0, len(samples), step):
-        yield samples[begin : begin + step]
+    for block in blocks:
+        for piece in block.split(step):
+            yield piece.numpy()
 
 
 def microphone(rate: int) -> Pieces:
@@ -144,7 +149,7 @@ class Printer:
 
     def __init__(self, name: str, rate: int, *, as_json: bool, named: bool) -> None:
         self.name, self.rate, self.as_json = name, rate, as_json
-        self.prefix = f"{name}\t" if named else ""
+        self.prefix = f"{' '.join(name.split())}\t" if named else ""
         self.shown, self.samples, self.begun = "", 0, False
 
     def show(self, hyp: Hypothesis, samples: int) -> None:

@@ -137,24 +137,23 @@ def _events(library: Any, item: dict[str, Any], speak: Any) -> list[tuple[int, i
     return events
 
 
-def compare(
-    run: Path, data: Path, split: str, truth: dict[str, list[tuple[float, float]]]
-) -> list[list[str]]:
-    """A row for each head's decoding and forced alignment."""
+def compare(args: argparse.Namespace, truth: dict[str, list[tuple[float, float]]]) -> list[list[str]]:
+    """A row for each method's decoding and forced alignment."""
     import maya  # noqa: PLC0415
     from maya.align.reference import decode_and_align  # noqa: PLC0415
     from maya.data.table.table import Table, part_path  # noqa: PLC0415
     from maya.data.table.utterances import Utterances  # noqa: PLC0415
     from maya.decode.words import WordRules  # noqa: PLC0415
 
-    recognizer = maya.load(run, "cpu")
+    recognizer = maya.load(args.run, "cpu")
     recognizer.calibration = None
-    table = Table.open(part_path(data, split))
+    table = Table.open(part_path(args.data, args.split))
     utterances = Utterances.from_table(table, recognizer.tokenizer, recognizer.model.cfg.languages)
     texts = {entry.id: entry.text for entry in table.entries()}
     rows = []
-    for head in recognizer.trained_heads().trained:
-        method = recognizer.make_method(recognizer.choose_method(head))
+    for name in args.method or recognizer.trained_heads().trained:
+        choice = recognizer.choose_method(name)
+        method, head = recognizer.make_method(choice), choice.heads[0]
         differences: dict[str, list[tuple[float, float]]] = {}
         for row in decode_and_align(recognizer, utterances, method, head):
             if row.hypothesis.text != texts[row.id] or row.aligned is None:
@@ -167,7 +166,42 @@ def compare(
                 own += [(w.start - a, w.end - b) for w, (a, b) in pairs]  # type: ignore[operator]
         for kind, values in differences.items():
             cells = [_cells(1000 * np.array(values)[:, side]) for side in (0, 1)]
-            rows.append([f"{head}, {kind}", str(len(values)), *cells[0], *cells[1]])
+            rows.append([f"{name}, {kind}", str(len(values)), *cells[0], *cells[1]])
+    return rows
+
+
+def arrivals(args: argparse.Namespace, truth: dict[str, list[tuple[float, float]]]) -> list[list[str]]:
+    """How long after its true end a word of a stream is there, in ms of audio: the first, the last and every
+    word of utterances that are recognised without an error."""
+    import maya  # noqa: PLC0415
+    from maya.data.table.table import Table, part_path  # noqa: PLC0415
+    from maya.recipes.transcribe import limit_context  # noqa: PLC0415
+
+    recognizer = maya.load(args.run, "cpu")
+    if args.context:
+        limit_context(recognizer, tuple(args.context))
+    entries, rows = list(Table.open(part_path(args.data, args.split)).entries()), []
+    step = round(args.stream * recognizer.sample_rate)
+    for head in recognizer.trained_heads().trained:
+        delays: dict[str, list[float]] = {"first": [], "last": [], "any": []}
+        for entry in entries:
+            audio = entry.load_audio(recognizer.sample_rate)
+            seen: list[int] = []
+            stream = recognizer.stream(entry.language, method=head)
+            for end in range(step, len(audio) + step, step):
+                hyp = stream.accept(audio[end - step : end])
+                seen += [min(end, len(audio))] * (len(hyp.text.split()) - len(seen))
+            hyp = stream.finish()
+            seen += [len(audio)] * (len(hyp.text.split()) - len(seen))
+            if hyp.text != entry.text:
+                continue
+            own = [at / recognizer.sample_rate - e for at, (_, e) in zip(seen, truth[entry.id], strict=True)]
+            delays["first"].append(own[0])
+            delays["last"].append(own[-1])
+            delays["any"] += own
+        for kind, values in delays.items():
+            cells = [f"{1000 * v:.0f}" for v in (np.median(values), np.percentile(values, 95))]
+            rows.append([f"{head}, {kind} word", str(len(values)), *cells])
     return rows
 
 
@@ -183,6 +217,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--split", default="test", choices=("dev", "test"))
     text = "the folder of recorded digits, for a run of egs/digits; without it: the built-in corpus"
     parser.add_argument("--digits", type=Path, metavar="DIR", help=text)
+    parser.add_argument("--method", nargs="+", help="default: greedy search with each trained head")
+    text = "instead: how long after its end a word is there, the audio coming in chunks of so many seconds"
+    parser.add_argument("--stream", type=float, metavar="S", help=text)
+    parser.add_argument("--context", type=int, nargs=2, metavar=("LEFT", "RIGHT"), help="of --stream")
     args = parser.parse_args(argv)
     if args.run is None:
         truth = true_digit_times(args.split, args.digits) if args.digits else true_times(args.split)
@@ -191,8 +229,12 @@ def main(argv: list[str] | None = None) -> None:
     command = [sys.executable, __file__, "--split", args.split]
     command += ["--digits", str(args.digits)] if args.digits else []
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    rows = compare(args.run, args.data, args.split, json.loads(done.stdout))
-    head = ["head", "words", "start: mean", "median", "95 %", "end: mean", "median", "95 %"]
+    truth = json.loads(done.stdout)
+    if args.stream:
+        head, rows = ["head", "words", "ms: median", "95 %"], arrivals(args, truth)
+    else:
+        head = ["head", "words", "start: mean", "median", "95 %", "end: mean", "median", "95 %"]
+        rows = compare(args, truth)
     for row in [head, *rows]:
         print(" | ".join(f"{cell:>12}" if i else f"{cell:<32}" for i, cell in enumerate(row)))
 

@@ -17,11 +17,13 @@ from maya.recipes.evaluation.decoding import chosen_method
 from maya.recipes.evaluation.noise import MADE, SNRS, ladder_result, ladder_table, noise_ladder
 from maya.recipes.evaluation.silence import MINUTES, silence_result, silence_table, silence_test
 from maya.recipes.evaluation.streams import CHUNK, stream_check, stream_result, stream_table
+from maya.recipes.transcribe import limit_context
 from maya.text.languages import language_among, language_code
 
 _DECIBELS = number(float, Range(min=-100, max=100))
 _MINUTES = number(float, Range(min=0.1, max=600))
 _SECONDS = number(float, Range(min=0.01, max=60))
+_FRAMES = number(int, Range(min=0, also=(-1,)))
 Entries = Callable[[str | None], list[Entry]]
 
 
@@ -39,6 +41,8 @@ def add_conditions(p: argparse.ArgumentParser) -> None:
     p.add_argument("--stream", action="store_true", help=text)
     text = f"seconds of audio a chunk of --stream (default: {CHUNK:g})"
     p.add_argument("--chunk", type=_SECONDS, default=CHUNK, metavar="S", help=text)
+    text = "encoder frames that a frame of --stream attends to, one of those trained: default: the first"
+    p.add_argument("--context", type=_FRAMES, nargs=2, metavar=("LEFT", "RIGHT"), help=text)
 
 
 def in_conditions(args: argparse.Namespace) -> bool:
@@ -54,6 +58,8 @@ def evaluate_conditions(args: argparse.Namespace, entries_of: Entries | None) ->
     if entries_of is None and (args.noise is not None or args.stream):
         raise MayaError("name what to evaluate: --manifest, or audio files with their --reference")
     recognizer = maya.load(args.checkpoint, args.device)
+    if args.context is not None:
+        limit_context(recognizer, tuple(args.context))
     results: dict[str, Any] = {"checkpoint": str(args.checkpoint)}
     code = _language(recognizer, args.language)
     if args.non_speech is not None:

@@ -147,6 +147,7 @@ def _named(check: StreamCheck) -> list[tuple[str, list[float]]]:
     rows = check.latencies
     return [
         ("first token after its frame", [r.first for r in rows if np.isfinite(r.first)]),
+        ("last token after its frame", [r.tokens[-1] for r in rows if r.tokens]),
         ("any token after its frame", [delay for r in rows for delay in r.tokens]),
         ("final text after the last samples (computing)", [r.final for r in rows]),
     ]

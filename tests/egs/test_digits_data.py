@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
-from egs.digits import data
+from egs.digits import data, streaming
 from maya.errors import MayaError
+from maya.models.config import with_vocabulary
+from maya.models.speech_model import build_model
 
 DIGITS = ("zero", "one", "two", "three")
 FREQUENCIES = (500, 900, 1500, 2300)
@@ -225,3 +228,13 @@ def test_split_of_the_real_recordings(shared: Path) -> None:
         used = [{x for i in plan if i["split"] == split for x in i["recordings"]} for split in split_speakers]
         assert not used[0] & used[1] and not used[0] & used[2]
         assert all(len({speaker[x] for x in i["recordings"]}) == 1 for i in plan if i["split"] != "train")
+
+
+def test_the_streaming_experiment_streams() -> None:
+    """The encoder and the features of `--experiment streaming`, with each chunk that it is trained with."""
+    exp = streaming.experiment()
+    model = build_model(with_vocabulary(exp.model, 30, exp.languages)).eval()
+    for context in exp.model.encoder.att_context_size:
+        assert model.encoder.stream(1, context) is not None
+    frames = model.featurizer.stream().push(torch.zeros(1, 16000))
+    assert frames.shape[2] == 40

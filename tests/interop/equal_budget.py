@@ -2,6 +2,7 @@
 
     python -m tests.interop.equal_budget train --system SYSTEM --data DATA --tokenizer FILE --out FILE.json
     python -m tests.interop.equal_budget report FILE.json
+    python -m tests.interop.equal_budget rover FILE.json --systems NAME NAME NAME
 
 SYSTEM is maya-fastconformer, nemo-fastconformer (needs NeMo), maya-zipformer or icefall-zipformer (needs
 `--icefall CHECKOUT`). All have the same size, features, masks, cuts, CTC head and rates. Each encoder begins
@@ -31,6 +32,7 @@ from maya.data.loading.batch import Batch
 from maya.data.loading.loader import EvalLoader, Utterances
 from maya.data.plan.config import Position
 from maya.data.table.table import Table, part_path
+from maya.decode.hypothesis import Word
 from maya.decode.methods import greedy
 from maya.encoders import Encoded, FastConformerConfig, ZipformerConfig
 from maya.heads import CTCConfig
@@ -39,7 +41,8 @@ from maya.models.speech_model import SpeechModel, build_model, count_parameters
 from maya.pages import columns
 from maya.recipes.experiment import Experiment
 from maya.recipes.train import table_input
-from maya.score.wer import Interval, macro_average, wer
+from maya.score.rover import rover
+from maya.score.wer import Comparison, Interval, macro_average, macro_compare, wer
 from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer
 from maya.train.accelerator import make_accelerator
@@ -241,6 +244,52 @@ def macro(rows: list[tuple[str, str, str, str]]) -> tuple[float, Interval]:
     return macro_average(stats, blocks={code: [r[0] for r in part] for code, part in parts.items()})
 
 
+def vote(path: Path, systems: list[str]) -> str:
+    """ROVER of systems, the best first, each seed by itself, beside each of them: macro WER of the seeds, all
+    together with its interval over utterances, and the paired difference of ROVER."""
+    results = json.loads(path.read_text())
+    chosen = {name: sorted((r for r in results.values() if _is(name, r)), key=lambda r: r["seed"])
+              for name in systems}  # fmt: skip
+    runs: dict[str, list[list[Any]]] = {name: [r["rows"] for r in rs] for name, rs in chosen.items()}
+    if len({len(rows) for rows in runs.values()}) != 1 or not runs[systems[0]]:
+        sys.exit(f"{path} lacks seeds of {' '.join(systems)}")
+    voted = []
+    for seeds in zip(*runs.values(), strict=True):
+        tables = [{row[0]: row[3] for row in rows} for rows in seeds]
+        words = {key: [[Word(text=w) for w in t[key].split()] for t in tables] for key in tables[0]}
+        texts = {key: " ".join(w.text for w in rover(each)) for key, each in words.items()}
+        voted.append([[*row[:3], texts[row[0]]] for row in seeds[0]])
+    pooled = {name: sorted(row for rows in seeds for row in rows) for name, seeds in runs.items()}
+    together = sorted(row for rows in voted for row in rows)
+    table = [["system", "macro WER of the seeds", "all [95 %]", "ROVER less this", "p"]]
+    for name, seeds in [*runs.items(), ("ROVER", voted)]:
+        mean, limits = macro([row for rows in seeds for row in rows])
+        each = ", ".join(f"{100 * macro(rows)[0]:.1f}" for rows in seeds)
+        line = [name, each, f"{100 * mean:.1f} [{100 * limits.low:.1f}, {100 * limits.high:.1f}]", "", ""]
+        if name != "ROVER":
+            test = _paired(pooled[name], together)
+            low, high = (100 * x for x in (test.interval.low, test.interval.high))
+            line[3:] = [f"{100 * test.difference:+.2f} [{low:+.2f}, {high:+.2f}]", f"{test.p_value:.3f}"]
+        table.append(line)
+    return "\n".join(columns(table))
+
+
+def _is(name: str, result: dict[str, Any]) -> bool:
+    """Whether a result is of the system `name`, SYSTEM or SYSTEM@RATE."""
+    system, _, rate = name.partition("@")
+    return bool(result["system"] == system and (not rate or result["rate"] == float(rate)))
+
+
+def _paired(first: list[Any], second: list[Any]) -> Comparison:
+    parts = []
+    for rows in (first, second):
+        codes = sorted({row[1] for row in rows})
+        by_code = {code: [row for row in rows if row[1] == code] for code in codes}
+        parts.append({code: wer([r[2] for r in own], [r[3] for r in own]) for code, own in by_code.items()})
+    ids = {code: [row[0] for row in first if row[1] == code] for code in parts[0]}
+    return macro_compare(*parts, blocks={code: (own, own) for code, own in ids.items()})
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = parser_of(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -254,11 +303,13 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--rate", type=float, help="highest learning rate; default: that of egs/digits")
     p.add_argument("--icefall", type=Path, help="a checkout of icefall")
     p.add_argument("--out", type=Path, required=True)
-    p = commands.add_parser("report")
-    p.add_argument("results", type=Path)
+    for name in ("report", "rover"):
+        p = commands.add_parser(name)
+        p.add_argument("results", type=Path)
+    p.add_argument("--systems", nargs="+", required=True, help="SYSTEM or SYSTEM@RATE, the best first")
     args = parser.parse_args(argv)
-    if args.command == "report":
-        print(report(args.results))
+    if args.command in ("report", "rover"):
+        print(report(args.results) if args.command == "report" else vote(args.results, args.systems))
         return 0
     if args.system.startswith("icefall") and args.icefall is None:
         parser.error("icefall-zipformer needs --icefall CHECKOUT")

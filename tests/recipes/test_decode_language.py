@@ -53,6 +53,7 @@ def _save(exp: Experiment, top: Path) -> None:
 
 def _rows(top: Path) -> dict[str, dict]:
     lines = (top / "run" / "decode" / "test" / "hyps.jsonl").read_text().splitlines()
+    assert not any('"_' in line for line in lines)  # fields of the class's own
     return {row["id"]: row for row in map(json.loads, lines)}
 
 

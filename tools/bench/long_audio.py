@@ -2,13 +2,15 @@
 
     python -m tools.bench.long_audio spliced --run RUN --language hi --minutes 180 --strategy vad overlap
     python -m tools.bench.long_audio sounds --run RUN --language hi --minutes 10
+    python -m tools.bench.long_audio lost --run RUN --data DATA --language en --utterances 400
 
 `spliced` joins utterances of the run's test part, again and again in random order, with pauses of faint
 noise, into a file of so many minutes. Errors are counted against the texts, and against what the same model
 gives for each utterance alone. The latter are what the length costs, most of it because the model was trained
 on short utterances: so words near a border, right or wrong alone and in the recording, are compared with
 words elsewhere. Memory is the peak of this process's resident size in each tenth of the recording, and after
-it. `sounds` counts words in sounds that are not speech, with voice activity detection and without.
+it. `sounds` counts words in sounds that are not speech, with voice activity detection and without. `lost`
+compares the utterances as voice activity detection cuts them with the utterances whole.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +37,11 @@ from maya.decode.hypothesis import Hypothesis, Word
 from maya.decode.long.buffered import BufferConfig
 from maya.decode.long.long_audio import LongAudioConfig, pieces, speech_defaults, transcribe_long
 from maya.decode.recognizer import Recognizer
+from maya.decode.transcription import TranscriptionConfig
 from maya.decode.words import split_words
 from maya.kernels.bench.peak import CLEAR, forget_the_peak, resident
 from maya.score.measures.significance import errors_at
-from maya.score.wer import MISSING, align, wer
+from maya.score.wer import MISSING, ErrorStats, align, compare, wer
 from maya.text.tokenizer import Tokenizer
 from tools.bench.common import command_of, finish, parser_of
 from tools.bench.not_speech import NOT_SPEECH
@@ -52,7 +55,7 @@ NEAR_SECONDS = 1.0
 def utterances_of(args: argparse.Namespace) -> list[tuple[Tensor, str]]:
     """The audio and the text of the test utterances in the language."""
     data = args.data or args.run.parent / "data"
-    table = Table.open(part_path(data, "test"))
+    table = Table.open(part_path(data, args.split))
     entries = [entry for entry in table.entries() if entry.language == args.language]
     if not entries:
         sys.exit(f"{data} holds no test utterances in {args.language!r}")
@@ -167,7 +170,7 @@ def at_borders(
     for i, (text, alone) in enumerate(zip(splice.texts, splice.alone, strict=True)):
         words, start = text.split(), splice.starts[i]
         own = tokenizer.decode(hyp.tokens[slots[i] : slots[i + 1]])
-        times = [start + at for at in _word_times(words, alone.words, splice.starts[i + 1] - start)]
+        times = [start + at for at in word_times(words, alone.words, splice.starts[i + 1] - start)]
         close = [_distance(time, cuts) <= NEAR_SECONDS for time in times]
         alone_errors, errors = (errors_at(words, split_words(x)) for x in (alone.text, own))
         # An inserted word counts at the reference word after it, see `errors_at`.
@@ -187,14 +190,14 @@ def at_borders(
         table[title] = {
             "words": len(pairs), "right alone, wrong here": lost, "of these deleted": sum(gone),
             "wrong alone, right here": won,
-            "p": round(_mcnemar(lost, won), 4),
+            "p": round(mcnemar(lost, won), 4),
             "inserted alone": sum(a for n, a, _ in inserted if n == place),
             "inserted here": sum(b for n, _, b in inserted if n == place),
         }  # fmt: skip
     return table
 
 
-def _word_times(words: Sequence[str], decoded: Sequence[Word], seconds: float) -> list[float]:
+def word_times(words: Sequence[str], decoded: Sequence[Word], seconds: float) -> list[float]:
     """The middle of each reference word: that of the decoded word it is aligned with, or between these."""
     middles, place, at = {-1: 0.0, len(words): seconds}, 0, 0
     for ref, own in align(words, [word.text for word in decoded]):
@@ -209,7 +212,7 @@ def _distance(time: float, cuts: Sequence[float]) -> float:
     return min((abs(time - cut) for cut in cuts[max(0, place - 1) : place + 1]), default=math.inf)
 
 
-def _mcnemar(lost: int, won: int) -> float:
+def mcnemar(lost: int, won: int) -> float:
     """The two-sided exact p of `lost` against `won` under equal chances."""
     n, k = lost + won, min(lost, won)
     return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
@@ -252,11 +255,42 @@ def sounds(args: argparse.Namespace) -> dict[str, Any]:
     return {"minutes of each": args.minutes, "words": table}
 
 
+def lost(args: argparse.Namespace) -> dict[str, Any]:
+    """Word errors of the utterances whole, and of the speech that detection finds in them."""
+    recognizer: Recognizer = maya.load(args.run)
+    decoder = recognizer.make_method(recognizer.choose_method(args.method))
+    utterances = utterances_of(args)
+    texts = [text for _, text in utterances]
+
+    def decoded(cfg: LongAudioConfig) -> ErrorStats:
+        each = recognizer.transcribe_each(
+            [audio.numpy() for audio, _ in utterances], args.language, decoder=decoder,
+            cfg=TranscriptionConfig(long_audio=cfg),
+        )  # fmt: skip
+        own = {t.place: t.hypothesis.text for t in each if t.hypothesis is not None}
+        return wer(texts, [own[i] for i in range(len(texts))])
+
+    whole = decoded(LongAudioConfig(strategy="whole"))
+    table = {"whole": {"WER": whole.rate, "deleted": whole.deletions}}
+    usual = speech_defaults()
+    for vad in (usual, replace(usual, threshold=0.5, exit_threshold=None), replace(usual, detector="energy")):
+        stats = decoded(LongAudioConfig(vad=vad))
+        difference = compare(whole, stats)
+        name = f"{vad.detector} {vad.threshold:g}, {vad.exit:g}"
+        table[name] = {
+            "WER": stats.rate, "deleted": stats.deletions, "more than whole": difference.difference,
+            "from": difference.interval.low, "to": difference.interval.high,
+        }  # fmt: skip
+        print(name, table[name], flush=True)
+    return {"words": whole.ref_length, "table": table}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("what", choices=("spliced", "sounds"))
+    parser.add_argument("what", choices=("spliced", "sounds", "lost"))
     parser.add_argument("--run", type=Path, required=True, help="a trained run")
     parser.add_argument("--data", type=Path, help="its prepared data; default: `data` beside the run")
+    parser.add_argument("--split", default="test", help="dev or test")
     parser.add_argument("--language", default="hi")
     parser.add_argument("--method", default="auto")
     parser.add_argument("--minutes", type=float, default=10.0)
@@ -270,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="a JSON file for the result")
     args = parser.parse_args(argv)
-    result = {"spliced": spliced, "sounds": sounds}[args.what](args)
+    result = {"spliced": spliced, "sounds": sounds, "lost": lost}[args.what](args)
     finish(result, f"long_audio {args.what}", command_of("long_audio", argv), args.out)
 
 

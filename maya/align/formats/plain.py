@@ -20,6 +20,11 @@ def label_texts(transcript: Transcript) -> list[str]:
 TSV_HEADER = "file\tchannel\tstart\tend\tconfidence\ttext\n"
 
 
+def line_name(transcript: Transcript) -> str:
+    """The id in one column of a line: tabs, line ends and other runs of space become one."""
+    return " ".join(transcript.id.split())
+
+
 def tsv(transcript: Transcript, cfg: FormatConfig) -> str:
     """A line for each segment: file, channel, start and end in seconds, confidence, text. Without header.
 
@@ -27,7 +32,7 @@ def tsv(transcript: Transcript, cfg: FormatConfig) -> str:
     """
     segments = timed(hypothesis_of(transcript, "tsv").segments, transcript, "tsv")
     return "".join(
-        f"{' '.join(transcript.id.split())}\t{transcript.channel or 1}\t{s.start:.3f}\t{s.end:.3f}\t"
+        f"{line_name(transcript)}\t{transcript.channel or 1}\t{s.start:.3f}\t{s.end:.3f}\t"
         f"{'' if s.confidence is None else f'{s.confidence:.4f}'}\t{s.text}\n"
         for s in segments
     )
@@ -36,7 +41,7 @@ def tsv(transcript: Transcript, cfg: FormatConfig) -> str:
 def ctm(transcript: Transcript, cfg: FormatConfig) -> str:
     """NIST's CTM, a line for each word: file, channel, start, duration, word, and confidence where it is
     known. Spaces in the name of the file become "_", because spaces divide the columns."""
-    name = "_".join(transcript.id.split())
+    name = line_name(transcript).replace(" ", "_")
     lines = []
     for word in words_in_order(transcript, "ctm"):
         line = f"{name} {transcript.channel or 1} {word.start:.3f} {word.end - word.start:.3f} {word.text}"

@@ -36,8 +36,11 @@ Recording = str | Path | Iterable[Tensor]
 
 
 def speech_defaults() -> VADConfig:
-    """Voice activity for recognition: 0.2 s around speech, and pauses of less than 0.3 s are kept."""
-    return VADConfig(pad_seconds=0.2, min_silence_seconds=0.3)
+    """Voice activity for recognition: 0.2 s around speech, and pauses of less than 0.3 s are kept.
+
+    The thresholds are lower than silero-vad's, with which single words of quiet voices are lost; lower ones
+    take chords and coughs for speech (docs/decoding.md, `tools.bench.long_audio lost`)."""
+    return VADConfig(threshold=0.25, exit_threshold=0.05, pad_seconds=0.2, min_silence_seconds=0.3)
 
 
 @config

@@ -40,10 +40,15 @@ _NUKTA = re.compile(
     "|(?<=[\u0c95-\u0c97\u0c9c\u0cab])\u0cbc"
 )
 _CHILLUS = {
-    "\u0d7a": "\u0d23\u0d4d", "\u0d7b": "\u0d28\u0d4d", "\u0d7c": "\u0d30\u0d4d", "\u0d7d": "\u0d32\u0d4d",
-    "\u0d7e": "\u0d33\u0d4d", "\u0d7f": "\u0d15\u0d4d", "\u0d54": "\u0d2e\u0d4d", "\u0d55": "\u0d2f\u0d4d",
-    "\u0d56": "\u0d34\u0d4d",
+    "\u0d7a": "\u0d23", "\u0d7b": "\u0d28", "\u0d7c": "\u0d30", "\u0d7d": "\u0d32", "\u0d7e": "\u0d33",
+    "\u0d7f": "\u0d15", "\u0d54": "\u0d2e", "\u0d55": "\u0d2f", "\u0d56": "\u0d34",
 }  # fmt: skip
+_LETTERS_OF_CHILLUS = {letter: chillu for chillu, letter in _CHILLUS.items()}
+_OLD_CHILLU = re.compile(f"([{''.join(_LETTERS_OF_CHILLUS)}])\u0d4d\u200d")
+# Before a consonant; at the end of a word the letter with a virama is another sound: അവൻ (he), അവന് (to him).
+_CHILLU_INSIDE = re.compile(f"([{''.join(_CHILLUS)}])\u0d4d?\u200c?(?=[\u0d15-\u0d3a])")
+# Words that candrabindu tells apart, as the standard names them: to laugh and swan, yard and woman.
+_TOLD_APART = re.compile("^(हँस|अँगना)$")
 # A glide between two vowels at the end of a word: गयी, गये, चाहिये, गयीं, गयें.
 _GLIDE = re.compile("(?<=[\u0905-\u0914\u0915-\u0939\u093c\u093e-\u094c])\u092f([\u0940\u0947])(?=\u0902?$)")
 _VOWELS = {"\u0940": "\u0908", "\u0947": "\u090f"}
@@ -51,13 +56,24 @@ _VOWELS = {"\u0940": "\u0908", "\u0947": "\u090f"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpellingRule:
-    """A line of the table. languages: codes, empty for all. apply: any accepted spelling to one form."""
+    """A line of the table. languages: codes, empty for all but those in `without`. apply: any accepted
+    spelling to one form."""
 
     name: str
     accepts: str
     source: str
     apply: Callable[[str], str]
     languages: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    @property
+    def scope(self) -> str:
+        """Its languages, for the documentation."""
+        return " ".join(self.languages) or ("all but " * bool(self.without) + " ".join(self.without)) or "all"
+
+    def holds_for(self, language: str) -> bool:
+        """Whether the rule applies to a language."""
+        return language not in self.without and (not self.languages or language in self.languages)
 
 
 def _letters(pairs: dict[str, str]) -> Callable[[str], str]:
@@ -71,6 +87,16 @@ def _anusvara(word: str) -> str:
     return word
 
 
+def _candrabindu(word: str) -> str:
+    return word if _TOLD_APART.match(word) else word.translate({0x0901: 0x0902, 0x0A81: 0x0A82})
+
+
+def _chillus(word: str) -> str:
+    word = _OLD_CHILLU.sub(lambda match: _LETTERS_OF_CHILLUS[match[1]], word)
+    word = _CHILLU_INSIDE.sub(lambda match: _CHILLUS[match[1]] + "\u0d4d", word)
+    return word.replace("\u0d4e", "\u0d30\u0d4d")
+
+
 def _digits(word: str) -> str:
     return "".join(str(unicodedata.decimal(c)) if unicodedata.category(c) == "Nd" else c for c in word)
 
@@ -81,6 +107,20 @@ RULES: tuple[SpellingRule, ...] = (
         accepts="native and ASCII digits: १२ and 12",
         source="Unicode Character Database, property Decimal_Digit",
         apply=_digits,
+    ),
+    SpellingRule(  # before the joiners are taken away, for one of them makes a chillu
+        name="chillu",
+        accepts="Malayalam chillu letters or, as before Unicode 5.1, the consonant with a virama and ZWJ; "
+        "inside a word also with a virama alone, and the dot reph: നൻമ, നന്മ; not അവൻ and അവന്",
+        source="The Unicode Standard, section 12.9, on chillu characters, dot reph and the sequence nta",
+        apply=_chillus,
+    ),
+    SpellingRule(
+        name="half u and au",
+        accepts="traditional and reformed signs: അവനു് and അവന്, ൌ and ൗ",
+        source="The Unicode Standard, section 12.9, on samvruthokaram and on the au length mark",
+        apply=lambda word: word.replace("\u0d41\u0d4d", "\u0d4d").replace("\u0d4c", "\u0d57"),
+        languages=("ml",),
     ),
     SpellingRule(
         name="joiners",
@@ -94,18 +134,13 @@ RULES: tuple[SpellingRule, ...] = (
         source=_HINDI + ": the dot is needed only where the "
         "foreign sound must be shown; The Unicode Standard, sections 12.1 and 12.3",
         apply=lambda word: _NUKTA.sub("", word),
+        without=("ks",),  # Kashmiri च़ and ज़ are sounds of its own
     ),
     SpellingRule(
         name="khanda ta",
         accepts="ৎ or ত with a virama",
         source="The Unicode Standard, section 12.2, on khanda ta",
         apply=_letters({"\u09ce": "\u09a4\u09cd"}),
-    ),
-    SpellingRule(
-        name="chillu",
-        accepts="Malayalam chillu letters or the consonant with a virama: ൻ and ന്",
-        source="The Unicode Standard, section 12.9, on chillu characters",
-        apply=_letters(_CHILLUS),
     ),
     SpellingRule(
         name="nasal letter",
@@ -117,10 +152,11 @@ RULES: tuple[SpellingRule, ...] = (
     ),
     SpellingRule(
         name="candrabindu",
-        accepts="candrabindu or anusvara in Devanagari and Gujarati: हँस and हंस",
-        source=_HINDI + ": anusvara may stand for candrabindu, "
-        "and does above a vowel sign over the line",
-        apply=_letters({"\u0901": "\u0902", "\u0a81": "\u0a82"}),
+        accepts="candrabindu or anusvara in Devanagari and Gujarati: माँ and मां; "
+        "not हँस and हंस, अँगना and अंगना",
+        source=_HINDI + ": anusvara may stand for candrabindu, and does above a vowel sign over the line; "
+        "these two pairs are other words",
+        apply=_candrabindu,
     ),
     SpellingRule(
         name="tippi",
@@ -129,10 +165,10 @@ RULES: tuple[SpellingRule, ...] = (
         apply=_letters({"\u0a70": "\u0a02"}),
     ),
     SpellingRule(
-        name="ra and va",
-        accepts="Assamese ৰ and ৱ or Bengali র and ব",
-        source="The Unicode Standard, section 12.2: the letters of Assamese for those of Bengali",
-        apply=_letters({"\u09f0": "\u09b0", "\u09f1": "\u09ac"}),
+        name="ra",
+        accepts="Assamese ৰ or Bengali র; not Assamese ৱ (wa) and ব (ba)",
+        source="The Unicode Standard, section 12.2: Assamese writes this letter for the ra of Bengali",
+        apply=_letters({"\u09f0": "\u09b0"}),
         languages=("as", "bn"),
     ),
     SpellingRule(
@@ -153,7 +189,7 @@ def one_form(word: str, language: str) -> str:
     """
     text = unicodedata.normalize("NFC", word)
     for rule in RULES:
-        if not rule.languages or language in rule.languages:
+        if rule.holds_for(language):
             text = rule.apply(text)
     return unicodedata.normalize("NFC", text) or word
 
@@ -162,7 +198,5 @@ def rules_table() -> str:
     """The rules as a Markdown table, for the documentation."""
     lines = ["| rule | accepts | languages | source |", "|---|---|---|---|"]
     for rule in RULES:
-        lines.append(
-            f"| {rule.name} | {rule.accepts} | {' '.join(rule.languages) or 'all'} | {rule.source} |"
-        )
+        lines.append(f"| {rule.name} | {rule.accepts} | {rule.scope} | {rule.source} |")
     return "\n".join(lines) + "\n"
