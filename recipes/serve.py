@@ -17,6 +17,7 @@ from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.ranges import Range
 from maya.recipes.arguments import add_device, number
+from maya.recipes.speaker_options import add_speakers, speakers_of
 from maya.serve.config import EndpointConfig, EngineConfig, SessionConfig
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -55,13 +56,14 @@ def add_session(p: argparse.ArgumentParser) -> None:
     p.add_argument("--vad", choices=("auto", "silero", "energy", "off"), default="auto", help=text)
     text = "seconds of silence that end a segment; default: 0.6"
     p.add_argument("--silence", type=number(float, Range(above=0)), default=0.6, metavar="SECONDS", help=text)
+    add_speakers(p)
 
 
 def session_of(args: argparse.Namespace) -> SessionConfig:
     """The sessions that the options ask for."""
     vad = None if args.vad == "off" else VADConfig(detector=args.vad)
     endpoint = EndpointConfig(silence_seconds=args.silence, trailing_seconds=2 * args.silence)
-    return SessionConfig(vad=vad, endpoint=endpoint)
+    return SessionConfig(vad=vad, endpoint=endpoint, speakers=speakers_of(args))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -47,6 +47,7 @@ class Partial(LiveEvent):
 class Final(LiveEvent):
     """A segment that will not change. confidence: of its words, their mean; None where there is none.
 
+    speaker: of most of it, where speakers are told apart; its words have theirs.
     reason: "pause" (silence), "length" (longer than allowed), "flush" (asked for) or "end" (of the audio).
     """
 
@@ -58,6 +59,7 @@ class Final(LiveEvent):
     words: list[Word] = field(default_factory=list)
     confidence: float | None = None
     language: str | None = None
+    speaker: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -93,6 +93,7 @@ class DeepgramDialect(Dialect):
             alternative["words"] = [
                 {"word": word.text, "punctuated_word": word.text, "start": word.start, "end": word.end,
                  "confidence": word.confidence or 0.0}
+                | ({} if word.speaker is None else {"speaker": ord(word.speaker) - ord("A")})
                 for word in event.words
             ]  # fmt: skip
         info = {"name": self.model_name, "version": "", "arch": ""}

@@ -37,6 +37,8 @@ class NativeDialect(Dialect):
             raise ProtocolError(f"rate must be a number of Hz, not {rate[:40]!r}", 1008)
         self.rate = int(rate)
         cfg = dataclasses.replace(server.cfg.session, partials=query.get("partials", "true") != "false")
+        if query.get("speakers") == "false":
+            cfg.speakers = None
         self.connection.open(model, query.get("language") or None, cfg)
         ready = {"type": "ready", "model": model.name, "rate": self.rate, "encoding": self.encoding}
         await self.socket.send_text(json.dumps(ready))

@@ -13,13 +13,15 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 
 from maya.align.formats.base import FormatConfig
 from maya.align.formats.table import FORMATS
+from maya.align.speakers.words import with_speakers
+from maya.audio.blocks import audio_blocks
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.transcription import Transcript
 from maya.errors import MayaError
 from maya.serve.offline import Busy
 from maya.serve.server import ServedModel, Server, UnknownModel
 
-RESPONSE_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+RESPONSE_FORMATS = ("json", "text", "srt", "verbose_json", "vtt", "diarized_json")
 RETRY_SECONDS = "1"
 
 
@@ -108,7 +110,17 @@ async def _transcribe(server: Server, form: FormData) -> Response:
     server.metrics.audio.labels("file").inc(transcript.seconds)
     if transcript.error or transcript.hypothesis is None:
         raise BadRequest(transcript.error or "this model writes no text", "file")
+    if options.format == "diarized_json":
+        transcript = await _diarized(server, model, transcript, data)
     return _response(transcript, transcript.hypothesis, options)
+
+
+async def _diarized(server: Server, model: ServedModel, transcript: Transcript, data: bytes) -> Transcript:
+    """With speakers. Raises BadRequest where the server tells none apart."""
+    if (cfg := server.cfg.session.speakers) is None:
+        raise BadRequest("this server tells no speakers apart; start it with --speakers", "response_format")
+    rate = model.recognizer.sample_rate
+    return await asyncio.to_thread(with_speakers, transcript, audio_blocks(data, rate), rate, cfg)
 
 
 class _Options:
@@ -142,6 +154,16 @@ def _response(transcript: Transcript, hyp: Hypothesis, options: _Options) -> Res
         return PlainTextResponse(f"{hyp.text}\n")
     if options.format in ("srt", "vtt"):
         return PlainTextResponse(FORMATS[options.format].write(transcript, FormatConfig()))
+    if options.format == "diarized_json":
+        segments = [
+            {"id": f"seg_{i}", "type": "transcript.text.segment", "start": s.start, "end": s.end,
+             "speaker": s.speaker or "A", "text": s.text}
+            for i, s in enumerate(hyp.segments)
+        ]  # fmt: skip
+        return JSONResponse({
+            "task": "transcribe", "duration": transcript.seconds, "text": hyp.text, "segments": segments,
+            "usage": usage,
+        })  # fmt: skip
     if options.format == "json":
         return JSONResponse({"text": hyp.text, "usage": usage})
     body: dict[str, Any] = {
