@@ -84,7 +84,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def packaged_file(package: str, names: Sequence[str]) -> Path | None:
-    """The first of the named files that an installed package holds, without importing it; None without one."""
+    """The first of the named files that an installed package holds; None without one. Nothing is imported."""
     try:
         files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError:

@@ -19,6 +19,7 @@ from maya.ranges import Range
 from maya.recipes.arguments import add_device, number
 from maya.recipes.speaker_options import add_speakers, speakers_of
 from maya.serve.config import EndpointConfig, EngineConfig, SessionConfig
+from maya.serve.speech.config import SpeechConfig
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -40,6 +41,11 @@ def arguments(p: argparse.ArgumentParser) -> None:
         "--method", default="auto", help="method of live sessions: transducer, ctc, ...; default: the best"
     )
     add_session(p)
+    text = (
+        "what speaks for /v1/audio/speech and say: espeak[=LANGUAGE], piper=VOICE.onnx, kokoro=FOLDER, "
+        "cosyvoice=http://HOST:PORT/?speakers=NAME; several are chosen by name"
+    )
+    p.add_argument("--speech", nargs="+", default=[], metavar="ENGINE", help=text)
     text = "left and right context of a streaming encoder, such as 70 13; default: the model's first"
     p.add_argument("--context", type=int, nargs=2, metavar=("LEFT", "RIGHT"), help=text)
     p.add_argument("--certificate", type=Path, metavar="FILE", help="TLS certificate (PEM)")
@@ -84,9 +90,11 @@ def run(args: argparse.Namespace) -> int:
     cfg = ServerConfig(
         method=args.method, context=tuple(args.context) if args.context else None,
         engine=EngineConfig(slots=args.slots), session=session_of(args),
+        speech=SpeechConfig(engines=tuple(args.speech)),
     )  # fmt: skip
     server = Server(load_models(args.models, args.device), cfg, access=access)
     try:
+        server.speech.start()
         asyncio.run(serve(server, args))
     finally:
         server.close()

@@ -161,8 +161,8 @@ class TranscribeOptions:
 
     context: encoder frames that a FastConformer's frame attends to on its left and right, for hours of audio.
     vad: how speech is found; "off" decodes all audio, in overlapping windows if it is long and no `context`
-    is given. remember: see `LongAudioConfig`. raw: the format of samples on stdin that have no header. speakers:
-    None: words have none.
+    is given. remember: see `LongAudioConfig`. raw: the format of samples on stdin that have no header.
+    speakers: None for words without speakers.
     """
 
     language: str | None = None

@@ -71,6 +71,43 @@ class Flushed(LiveEvent):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Translation(LiveEvent):
+    """A final segment in another language; `message` says why there is no text, if there is none."""
+
+    segment: int
+    language: str
+    text: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SayStarted(LiveEvent):
+    """The audio of a text follows, at `rate` Hz. turn: grows when speech is stopped."""
+
+    id: str
+    rate: int
+    turn: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SayAudio(LiveEvent):
+    """Audio of the text that is being spoken: mono, 16-bit integers, little-endian."""
+
+    pcm: bytes
+    turn: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SayEnded(LiveEvent):
+    """A text was spoken ("end"), or not to its end: "barge_in" (the user speaks), "stop" (asked for),
+    "session" (its end), or "error", which `message` explains."""
+
+    id: str
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Ended(LiveEvent):
     """The last event of a session, which took `seconds` of audio."""
 

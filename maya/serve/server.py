@@ -17,6 +17,8 @@ from maya.serve.engine import Engine
 from maya.serve.metrics import Metrics
 from maya.serve.offline import OfflineQueue
 from maya.serve.session import live_model
+from maya.serve.speech.config import SpeechConfig
+from maya.serve.speech.speech import Speech
 
 
 @config
@@ -36,6 +38,7 @@ class ServerConfig:
     upload_mb: PosFloat = 100.0
     upload_seconds: PosFloat = 4 * 3600.0
     uploads_waiting: PosInt = 64
+    speech: SpeechConfig = field(default_factory=SpeechConfig)
     session_seconds: PosFloat = 4 * 3600.0
     idle_seconds: PosFloat = 60.0
     drain_seconds: PosFloat = 30.0
@@ -73,6 +76,7 @@ class Server:
         self.draining = False
         self.uploads = 0  # requests with a file that are being served
         self.connections: set[Any] = set()  # of `maya.serve.protocols.connection`
+        self.speech = Speech(self.cfg.speech)
         self.models = {name: self._serve(name, own) for name, own in recognizers.items()}
 
     def _serve(self, name: str, recognizer: Recognizer) -> ServedModel:
@@ -109,7 +113,8 @@ class Server:
             await asyncio.sleep(0.05)
 
     def close(self) -> None:
-        """Stop the threads of all models."""
+        """Stop the threads of all models, and the engines that speak."""
+        self.speech.close()
         for model in self.models.values():
             model.engine.close()
             model.offline.close()

@@ -27,8 +27,8 @@ def open_speakers(cfg: SessionConfig, sample_rate: int) -> SpeakerStream | None:
 def push_speakers(
     sessions: Sequence[tuple[SpeakerStream | None, SpeechDetector | None, Tensor, bool]],
 ) -> None:
-    """The blocks of sessions: (its speakers, its detector after the block, the samples, whether the block must
-    be settled at once)."""
+    """The blocks of sessions: (its speakers, its detector after the block, the samples, whether all speech
+    in it must have a speaker now)."""
     pushed = []
     for speakers, detector, samples, final in sessions:
         if speakers is not None and detector is not None:

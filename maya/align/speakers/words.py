@@ -16,8 +16,8 @@ from maya.decode.words import join_words
 def with_speakers(
     transcript: Transcript, audio: Iterable[Tensor], rate: int, cfg: SpeakersConfig
 ) -> Transcript:
-    """A transcript with the turns of its speakers, and names at its words and segments. audio: its blocks (n,)
-    at `rate` Hz. Raises MayaError where the weights are missing."""
+    """A transcript with the turns of its speakers, and names at its words and segments. audio: its blocks
+    (n,) at `rate` Hz. Raises MayaError where the weights are missing."""
     turns = diarize(audio, rate, cfg)
     if transcript.hypothesis is not None:
         name_hypothesis(transcript.hypothesis, turns)

@@ -61,6 +61,10 @@ class Connection:
             self.server.connections.discard(self)
             self.server.metrics.active.labels(self.protocol).dec()
 
+    def post(self, events: list[LiveEvent]) -> None:
+        """Events that are not of the engine. Call it in the event loop."""
+        self._events.put_nowait(events)
+
     def _listen(self, events: list[LiveEvent]) -> None:  # in the engine's thread
         self._loop.call_soon_threadsafe(self._events.put_nowait, events)
 
@@ -143,9 +147,12 @@ class Dialect:
         """A message of the client. `connection.finish()` ends the session."""
         raise NotImplementedError
 
-    def write(self, event: LiveEvent) -> list[str]:
+    def write(self, event: LiveEvent) -> Sequence[str | bytes]:
         """The messages that tell an event."""
         raise NotImplementedError
+
+    def release(self) -> None:
+        """The socket is done: free what the dialect holds."""
 
     def error(self, message: str) -> list[str]:
         """The messages that tell an error, before the socket is closed."""
@@ -157,7 +164,12 @@ async def converse(socket: WebSocket, server: Server, kind: type[Dialect]) -> No
     await accept(socket, server, kind.subprotocols)
     connection = Connection(server, kind.name)
     dialect = kind(socket, connection)
-    async with closed_after(socket, server, connection.close, dialect.error):
+
+    def release() -> None:
+        dialect.release()
+        connection.close()
+
+    async with closed_after(socket, server, release, dialect.error):
         await dialect.begin()
         async with asyncio.TaskGroup() as group:
             reader = group.create_task(_read(dialect, server))
@@ -233,11 +245,11 @@ async def end(
             await socket.close(code, reason.encode()[:CLOSE_REASON].decode(errors="ignore"))
 
 
-async def send(socket: WebSocket, message: str) -> None:
-    """Send a text. Raises WebSocketDisconnect where the server has closed the socket meanwhile, as it does
-    after a ping without an answer."""
+async def send(socket: WebSocket, message: str | bytes) -> None:
+    """Send a text or bytes. Raises WebSocketDisconnect where the server has closed the socket meanwhile, as
+    it does after a ping without an answer."""
     try:
-        await socket.send_text(message)
+        await (socket.send_text(message) if isinstance(message, str) else socket.send_bytes(message))
     except RuntimeError:
         raise WebSocketDisconnect(1006) from None
 

@@ -1,0 +1,33 @@
+"""A text in pieces that are spoken one after the other: sentences, and a short piece first."""
+
+import re
+
+FIRST, LONGEST = 80, 240  # characters
+_SENTENCE = re.compile(r"(?<=[.!?…।॥۔؟])[\"'”’»)\]]*\s+|(?<=[。！？])|\n+")
+_CLAUSE = re.compile(r"(?<=[,;:،、，；：–—])\s*")
+
+
+def pieces(text: str) -> list[str]:
+    """The pieces of a text, in order, without empty ones. The first is short, so that it is heard soon;
+    others are whole sentences, as many as fit into 240 characters. Longer sentences are divided, between
+    clauses or words."""
+    sentences = [part.strip() for part in _SENTENCE.split(text)]
+    found: list[str] = []
+    for sentence in (part for part in sentences if re.search(r"\w", part)):
+        for part in _divided(sentence, LONGEST if found else FIRST):
+            if len(found) > 1 and len(found[-1]) + len(part) < LONGEST:
+                found[-1] += f" {part}"
+            else:
+                found.append(part)
+    return found
+
+
+def _divided(sentence: str, longest: int) -> list[str]:
+    """A sentence in parts of at most so many characters; the first limit holds for the first part alone."""
+    parts = []
+    while len(sentence) > longest:
+        ends = [match.end() for match in _CLAUSE.finditer(sentence, 10, longest)]
+        ends = ends or [match.end() for match in re.finditer(r"\s+", sentence[:longest])] or [longest]
+        parts.append(sentence[: ends[-1]].strip())
+        sentence, longest = sentence[ends[-1] :].strip(), LONGEST
+    return [part for part in (*parts, sentence) if part]
