@@ -46,6 +46,11 @@ def arguments(p: argparse.ArgumentParser) -> None:
         "cosyvoice=http://HOST:PORT/?speakers=NAME; several are chosen by name"
     )
     p.add_argument("--speech", nargs="+", default=[], metavar="ENGINE", help=text)
+    text = (
+        "folders of models that translate, of transformers: NLLB, MADLAD, or SOURCE-TARGET=FOLDER for OPUS-MT; "
+        "for /v1/audio/translations and translate_to"
+    )
+    p.add_argument("--translate", nargs="+", default=[], metavar="MODEL", help=text)
     text = "left and right context of a streaming encoder, such as 70 13; default: the model's first"
     p.add_argument("--context", type=int, nargs=2, metavar=("LEFT", "RIGHT"), help=text)
     p.add_argument("--certificate", type=Path, metavar="FILE", help="TLS certificate (PEM)")
@@ -90,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     cfg = ServerConfig(
         method=args.method, context=tuple(args.context) if args.context else None,
         engine=EngineConfig(slots=args.slots), session=session_of(args),
-        speech=SpeechConfig(engines=tuple(args.speech)),
+        speech=SpeechConfig(engines=tuple(args.speech)), translation=tuple(args.translate),
     )  # fmt: skip
     server = Server(load_models(args.models, args.device), cfg, access=access)
     try:

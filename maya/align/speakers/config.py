@@ -23,5 +23,5 @@ class SpeakersConfig:
     join_seconds: NonNegFloat = 0.3
     least_seconds: PosFloat = 0.4
     most: Annotated[int, Range(min=1, max=26)] = 8
-    threshold: Annotated[float, Range(min=0, max=1)] = 0.64
+    threshold: Annotated[float, Range(min=0, max=1)] = 0.62
     speaker_seconds: NonNegFloat = 2.0

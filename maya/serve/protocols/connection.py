@@ -19,6 +19,7 @@ from maya.serve.config import SessionConfig
 from maya.serve.engine import Full, LiveStream
 from maya.serve.events import Ended, Failed, Final, LiveEvent
 from maya.serve.server import ServedModel, Server
+from maya.serve.translation.live import LiveTranslation
 
 log = logging.getLogger(__name__)
 MAX_TEXT = 64 * 1024  # bytes of a text message
@@ -46,6 +47,7 @@ class Connection:
         self.finished = False
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[list[LiveEvent]] = asyncio.Queue()
+        self.translation: LiveTranslation | None = None
 
     def open(self, model: ServedModel, language: str | None = None, cfg: SessionConfig | None = None) -> None:
         """Take a slot. Raises Full, and MayaError for an unknown language."""
@@ -55,6 +57,8 @@ class Connection:
 
     def close(self) -> None:
         """Free the slot."""
+        if self.translation is not None:
+            self.translation.close()
         if self.stream is not None:
             self.stream.abandon()
             self.stream = None
@@ -66,7 +70,12 @@ class Connection:
         self._events.put_nowait(events)
 
     def _listen(self, events: list[LiveEvent]) -> None:  # in the engine's thread
-        self._loop.call_soon_threadsafe(self._events.put_nowait, events)
+        self._loop.call_soon_threadsafe(self._take, events)
+
+    def _take(self, events: list[LiveEvent]) -> None:
+        events = events if self.translation is None else self.translation.filter(events)
+        if events:
+            self._events.put_nowait(events)
 
     async def feed(self, samples: np.ndarray, rate: int) -> None:
         """Samples to the model; waits while too many are there already. Raises ProtocolError for a client

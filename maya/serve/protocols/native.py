@@ -1,6 +1,7 @@
 """Maya's own WebSocket protocol, `/v1/stream`.
 
-The client opens `/v1/stream?model=NAME&language=hi&rate=16000&encoding=s16&partials=true` (all optional) and
+The client opens `/v1/stream?model=NAME&language=hi&rate=16000&encoding=s16&partials=true` (all optional; also
+`speakers=false` and `translate_to=en`) and
 sends binary messages of mono PCM, little-endian 16-bit integers (s16) or 32-bit floats (f32), of any length.
 Text messages are JSON: `{"type": "flush", "marker": "7"}` asks for all that was said so far, `{"type":
 "end"}` ends the audio, `{"type": "say", "id": "1", "text": "Good morning."}` speaks a text, and `{"type":
@@ -21,7 +22,9 @@ from starlette.websockets import WebSocket
 from maya.errors import MayaError
 from maya.serve.events import Ended, Failed, LiveEvent, SayAudio, SayEnded, SayStarted, SpeechStarted
 from maya.serve.protocols.connection import Connection, Dialect, ProtocolError, pcm
+from maya.serve.server import only_language
 from maya.serve.speech.live import LiveSpeech
+from maya.serve.translation.live import LiveTranslation
 
 ENCODINGS = ("s16", "f32")
 
@@ -51,7 +54,15 @@ class NativeDialect(Dialect):
         cfg = dataclasses.replace(server.cfg.session, partials=query.get("partials", "true") != "false")
         if query.get("speakers") == "false":
             cfg.speakers = None
-        self.connection.open(model, query.get("language") or None, cfg)
+        language = query.get("language") or None
+        if target := query.get("translate_to"):
+            source = language or only_language(model)
+            if source is None:
+                raise ProtocolError("translate_to needs language", 1008)
+            self.connection.translation = LiveTranslation(
+                server.translation, source, target, self.connection.post
+            )
+        self.connection.open(model, language, cfg)
         ready = {"type": "ready", "model": model.name, "rate": self.rate, "encoding": self.encoding}
         await self.socket.send_text(json.dumps(ready))
 

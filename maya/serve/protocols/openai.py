@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from starlette.datastructures import FormData, UploadFile
@@ -67,13 +67,20 @@ def _model(model: ServedModel) -> dict[str, Any]:
 
 async def transcriptions(request: Request) -> Response:
     """`POST /v1/audio/transcriptions`."""
+    return await answer_form(request, _transcriptions)
+
+
+async def answer_form(
+    request: Request, work: "Callable[[Server, FormData, FormOptions], Awaitable[Response]]"
+) -> Response:
+    """Read a form with a file, and answer what is wrong as OpenAI's clients understand it."""
     server: Server = request.app.state.server
     if server.draining:
         return error_response("the server is shutting down", 503)
     server.uploads += 1
     try:
         async with request.form(max_files=1, max_fields=64, max_part_size=64 * 1024) as form:
-            return await _transcribe(server, form)
+            return await work(server, form, FormOptions(form))
     except BadRequest as error:
         return error_response(str(error), error.status, error.param)
     except UnknownModel as error:
@@ -89,11 +96,20 @@ async def transcriptions(request: Request) -> Response:
         server.uploads -= 1
 
 
-async def _transcribe(server: Server, form: FormData) -> Response:
+async def _transcriptions(server: Server, form: FormData, options: "FormOptions") -> Response:
+    model, data, transcript, hyp = await recognise(server, form, options)
+    if options.format == "diarized_json":
+        transcript = await _diarized(server, model, transcript, data)
+    return transcript_response(transcript, hyp, options)
+
+
+async def recognise(
+    server: Server, form: FormData, options: "FormOptions"
+) -> tuple[ServedModel, bytes, Transcript, Hypothesis]:
+    """The model of a form, its file, and the transcript with its text."""
     upload = form.get("file")
     if not isinstance(upload, UploadFile):
         raise BadRequest("the form has no file", "file")
-    options = _Options(form)
     model = server.model(options.text("model"))
     try:
         language = model.recognizer.model_language(options.text("language") or None)
@@ -110,9 +126,7 @@ async def _transcribe(server: Server, form: FormData) -> Response:
     server.metrics.audio.labels("file").inc(transcript.seconds)
     if transcript.error or transcript.hypothesis is None:
         raise BadRequest(transcript.error or "this model writes no text", "file")
-    if options.format == "diarized_json":
-        transcript = await _diarized(server, model, transcript, data)
-    return _response(transcript, transcript.hypothesis, options)
+    return model, data, transcript, transcript.hypothesis
 
 
 async def _diarized(server: Server, model: ServedModel, transcript: Transcript, data: bytes) -> Transcript:
@@ -123,8 +137,8 @@ async def _diarized(server: Server, model: ServedModel, transcript: Transcript, 
     return await asyncio.to_thread(with_speakers, transcript, audio_blocks(data, rate), rate, cfg)
 
 
-class _Options:
-    """The fields of the form, checked before anything is computed."""
+class FormOptions:
+    """The fields of a form, checked before anything is computed."""
 
     def __init__(self, form: FormData) -> None:
         self.form = form
@@ -146,7 +160,8 @@ class _Options:
         return value
 
 
-def _response(transcript: Transcript, hyp: Hypothesis, options: _Options) -> Response:
+def transcript_response(transcript: Transcript, hyp: Hypothesis, options: FormOptions) -> Response:
+    """A transcript in the format that was asked for."""
     usage = {"type": "duration", "seconds": round(transcript.seconds)}
     if options.stream and options.format in ("json", "text", "verbose_json"):
         return StreamingResponse(_server_events(hyp, usage), media_type="text/event-stream")

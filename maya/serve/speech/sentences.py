@@ -11,15 +11,19 @@ def pieces(text: str) -> list[str]:
     """The pieces of a text, in order, without empty ones. The first is short, so that it is heard soon;
     others are whole sentences, as many as fit into 240 characters. Longer sentences are divided, between
     clauses or words."""
-    sentences = [part.strip() for part in _SENTENCE.split(text)]
     found: list[str] = []
-    for sentence in (part for part in sentences if re.search(r"\w", part)):
+    for sentence in sentences(text):
         for part in _divided(sentence, LONGEST if found else FIRST):
             if len(found) > 1 and len(found[-1]) + len(part) < LONGEST:
                 found[-1] += f" {part}"
             else:
                 found.append(part)
     return found
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences and lines of a text that hold letters or digits."""
+    return [part.strip() for part in _SENTENCE.split(text) if re.search(r"\w", part)]
 
 
 def _divided(sentence: str, longest: int) -> list[str]:
