@@ -47,7 +47,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--speech", nargs="+", default=[], metavar="ENGINE", help=text)
     text = (
-        "folders of models that translate, of transformers: NLLB, MADLAD, or SOURCE-TARGET=FOLDER for OPUS-MT; "
+        "folders of translation models (transformers): NLLB, MADLAD, or SOURCE-TARGET=FOLDER for OPUS-MT; "
         "for /v1/audio/translations and translate_to"
     )
     p.add_argument("--translate", nargs="+", default=[], metavar="MODEL", help=text)

@@ -17,6 +17,7 @@ from maya.align.formats.base import FormatConfig
 from maya.align.formats.table import FORMATS
 from maya.align.speakers.config import SpeakersConfig
 from maya.align.speakers.words import with_speakers
+from maya.audio.vad.config import VADConfig
 from maya.config import nearest, to_dict
 from maya.decode.base import Method
 from maya.decode.long.long_audio import LongAudioConfig, speech_defaults
@@ -368,7 +369,9 @@ class _ManyRecordings:
         if transcript.channel is not None:
             recording = replace(recording, channel=transcript.channel)
         ((_, blocks),) = channel_blocks(recording, rate)
-        return with_speakers(transcript, blocks, rate, self.options.speakers)
+        detector = self.options.vad if self.options.vad != "off" else "auto"
+        vad = VADConfig(detector=detector)
+        return with_speakers(transcript, blocks, rate, self.options.speakers, vad)
 
     def _summary(self, count: int, skipped: int, seconds: float) -> str:
         if skipped and not count:

@@ -18,7 +18,7 @@ from maya.serve.metrics import Metrics
 from maya.serve.offline import OfflineQueue
 from maya.serve.session import live_model
 from maya.serve.speech.config import SpeechConfig
-from maya.serve.speech.speech import Speech
+from maya.serve.speech.engines import SpeechEngines
 from maya.serve.translation.models import load_translator
 from maya.serve.translation.queue import TranslationQueue
 
@@ -86,7 +86,7 @@ class Server:
         self.draining = False
         self.uploads = 0  # requests with a file that are being served
         self.connections: set[Any] = set()  # of `maya.serve.protocols.connection`
-        self.speech = Speech(self.cfg.speech)
+        self.speech = SpeechEngines(self.cfg.speech)
         self.translation = TranslationQueue([load_translator(spec) for spec in self.cfg.translation])
         self.models = {name: self._serve(name, own) for name, own in recognizers.items()}
 

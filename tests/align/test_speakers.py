@@ -49,12 +49,12 @@ def test_encoder_equals_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     moved.binary_dilation = None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "scipy.ndimage.morphology", moved)
     resemblyzer = pytest.importorskip("resemblyzer", reason="the package resemblyzer is not installed")
-    theirs, own = resemblyzer.VoiceEncoder("cpu", verbose=False), load_encoder()
+    package, own = resemblyzer.VoiceEncoder("cpu", verbose=False), load_encoder()
     for seed, seconds in itertools.product(range(2), (0.3, 1.6, 2.0, 7.3)):
         audio = voice(seed, seconds)
         mels = resemblyzer.audio.wav_to_mel_spectrogram(audio.numpy())
         assert np.abs(own.mels(audio).numpy() - mels).max() <= 1e-5 * np.abs(mels).max()
-        expected = theirs.embed_utterance(audio.numpy())
+        expected = package.embed_utterance(audio.numpy())
         assert np.abs(own.embed_utterance(audio).numpy() - expected).max() < 1e-5
         level = resemblyzer.normalize_volume(0.05 * audio.numpy(), -30, increase_only=True)
         assert np.abs(levelled(0.05 * audio).numpy() - level).max() < 1e-5

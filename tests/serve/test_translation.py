@@ -28,7 +28,8 @@ from tests.serve.test_session import recording  # noqa: E402
 TEXTS = ["the cat sat on the mat", "one two three four five", "a dog and a cat", "npm mcp tmp ppm"] * 20
 TINY: dict[str, Any] = {
     "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 512,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
+    "max_position_embeddings": 512,
 }  # fmt: skip
 
 
@@ -56,7 +57,8 @@ def madlad(folder: Path) -> Path:
     backend = Tokenizer(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.train_from_iterator(
-        TEXTS, trainers.UnigramTrainer(vocab_size=60, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>")
+        TEXTS,
+        trainers.UnigramTrainer(vocab_size=60, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>"),
     )
     vocab = [tuple(item) for item in json.loads(backend.to_str())["model"]["vocab"]]
     tokenizer = transformers.T5Tokenizer(vocab=vocab, pad_token="<s>", extra_ids=0)
@@ -143,7 +145,10 @@ def test_models_of_each_kind(folders: dict[str, Path]) -> None:
         with pytest.raises(MayaError):
             pair.check(source, target)
     several = load_translator(f"en-fr={folders['several']}")
-    assert several.prompt("a", "en", "fr")[0] == ">>fra<< a" and several.prompt("a", "en", "de")[0] == ">>deu<< a"
+    assert (
+        several.prompt("a", "en", "fr")[0] == ">>fra<< a"
+        and several.prompt("a", "en", "de")[0] == ">>deu<< a"
+    )
     assert several.translate([text], "en", "de") != several.translate([text], "en", "fr")
 
 
@@ -243,7 +248,8 @@ def test_finals_are_translated(running: Running, wait: bool) -> None:
 
 
 @pytest.mark.parametrize(("query", "reason"), [
-    ("language=hi&translate_to=ta", "does not translate"), ("language=hi&translate_to=../x", "unknown language"),
+    ("language=hi&translate_to=ta", "does not translate"),
+    ("language=hi&translate_to=../x", "unknown language"),
     ("translate_to=de", "translate_to needs language"),
 ])  # fmt: skip
 def test_unknown_pairs_are_refused(running: Running, query: str, reason: str) -> None:
@@ -264,10 +270,17 @@ def test_the_openai_client_translates(running: Running) -> None:
     )
     text, segments = transcript.text, transcript.segments
     translate = running.server.translation.translators[0].translate
-    assert answer.text == " ".join(translate([s.text], "hi", "en")[0] for s in segments) and answer.text != text
+    assert (
+        answer.text == " ".join(translate([s.text], "hi", "en")[0] for s in segments) and answer.text != text
+    )
     assert create(file=upload, model="small", extra_body=own, response_format="srt").startswith("1\n00:")
     assert create(file=upload, model="small", extra_body=own | {"to": "hi"}).text == text
-    for options in ({}, own | {"to": "ta"}, own | {"to": "no such"}, own | {"response_format": "diarized_json"}):
+    for options in (
+        {},
+        own | {"to": "ta"},
+        own | {"to": "no such"},
+        own | {"response_format": "diarized_json"},
+    ):
         with pytest.raises(openai.BadRequestError) as caught:
             create(file=upload, model="small", extra_body=options)
         assert caught.value.param in ("language", "to", "response_format")

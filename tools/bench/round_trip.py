@@ -1,9 +1,9 @@
-"""A spoken round trip on the loopback: digits are synthesised by the server's speech engine, sent back to it as
-live audio and as a file, and the words are compared.
+"""A spoken round trip on the loopback: the server's speech engine says digits, which are sent back to it as
+live audio and as a file.
 
     python -m tools.bench.round_trip MODEL --seeds 3
 
-MODEL is a run folder that knows the English digits, such as that of egs/digits. A server with espeak is started
+MODEL is a run folder that knows the English digits, such as that of egs/digits. A server with espeak starts
 on a free port of 127.0.0.1. Each voice says each digit alone, and strings of three to seven digits that are
 drawn with the seeds. The intervals are by bootstrap over utterances, with their voice drawn first.
 """
@@ -13,6 +13,7 @@ import json
 import random
 import socket
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ import maya
 from maya.score.wer import wer
 from tools.bench.common import command_of, finish, parser_of
 
-DIGITS = "zero one two three four five six seven eight nine".split()
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 VOICES = ("en", "en+f2", "en-us", "en-us+f3", "en-us+m3", "en-gb-scotland", "en-gb-x-rp+f4", "en-029+m7")
 RATE = 24000
 
@@ -46,6 +47,8 @@ def serving(model: Path) -> Iterator[int]:
     web = uvicorn.Server(uvicorn.Config(make_app(server), log_level="warning", lifespan="off"))
     thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
+    while not web.started and thread.is_alive():
+        time.sleep(0.05)
     try:
         yield listener.getsockname()[1]
     finally:
@@ -123,9 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             texts = list(DIGITS)
             for seed in range(args.seeds):
                 draw = random.Random(f"{seed} {voice}")
-                texts += [
-                    " ".join(draw.choices(DIGITS, k=draw.randrange(3, 8))) for _ in range(args.strings)
-                ]
+                texts += [" ".join(draw.choices(DIGITS, k=draw.randrange(3, 8))) for _ in range(args.strings)]
             for text in texts:
                 pcm = spoken(port, text, voice)
                 for way, recognise in (("live", recognised), ("file", of_file)):

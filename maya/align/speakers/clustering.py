@@ -69,15 +69,16 @@ class OnlineClusters:
 
     def _name(self, groups: list[list[int]], weights: Matrix) -> None:
         """Give each group the speaker with whom it shares most speech, the largest shares first."""
-        shares = np.zeros((len(groups), self.count))
+        count = self.count
+        shares = np.zeros((len(groups), count))
         for row, group in enumerate(groups):
             for i in group:
                 if self._speakers[i] >= 0:
                     shares[row, self._speakers[i]] += weights[i]
         names = [-1] * len(groups)
         while shares.size and shares.max() > 0:
-            row, speaker = np.unravel_index(int(shares.argmax()), shares.shape)
-            names[row] = int(speaker)
+            row, speaker = divmod(int(shares.argmax()), count)
+            names[row] = speaker
             shares[row], shares[:, speaker] = 0, 0
         for row in sorted(range(len(groups)), key=lambda row: min(groups[row])):
             if names[row] < 0:

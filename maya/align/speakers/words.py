@@ -8,17 +8,19 @@ from torch import Tensor
 
 from maya.align.speakers.config import SpeakersConfig
 from maya.align.speakers.tracking import diarize
+from maya.audio.vad.config import VADConfig
 from maya.decode.hypothesis import Hypothesis, SpeakerTurn, TextSegment, Word
 from maya.decode.transcription import Transcript
 from maya.decode.words import join_words
 
 
 def with_speakers(
-    transcript: Transcript, audio: Iterable[Tensor], rate: int, cfg: SpeakersConfig
-) -> Transcript:
+    transcript: Transcript, audio: Iterable[Tensor], rate: int, cfg: SpeakersConfig,
+    vad: VADConfig | None = None,
+) -> Transcript:  # fmt: skip
     """A transcript with the turns of its speakers, and names at its words and segments. audio: its blocks
     (n,) at `rate` Hz. Raises MayaError where the weights are missing."""
-    turns = diarize(audio, rate, cfg)
+    turns = diarize(audio, rate, cfg, vad)
     if transcript.hypothesis is not None:
         name_hypothesis(transcript.hypothesis, turns)
     return replace(transcript, turns=turns)

@@ -134,7 +134,8 @@ async def _diarized(server: Server, model: ServedModel, transcript: Transcript, 
     if (cfg := server.cfg.session.speakers) is None:
         raise BadRequest("this server tells no speakers apart; start it with --speakers", "response_format")
     rate = model.recognizer.sample_rate
-    return await asyncio.to_thread(with_speakers, transcript, audio_blocks(data, rate), rate, cfg)
+    blocks, vad = audio_blocks(data, rate), server.cfg.session.vad
+    return await asyncio.to_thread(with_speakers, transcript, blocks, rate, cfg, vad)
 
 
 class FormOptions:

@@ -16,9 +16,9 @@ from maya.errors import MayaError
 from maya.serve.offline import Busy
 from maya.serve.protocols.openai import error_response
 from maya.serve.server import Server
+from maya.serve.speech.engines import SpeechRequestError
 from maya.serve.speech.formats import MEDIA_TYPES, RATE, SpeechEncoder
 from maya.serve.speech.process import EngineFailed
-from maya.serve.speech.speech import SpeechRequestError
 
 _BODY = 1 << 17  # bytes; 4096 characters have 25 kB at most, escaped
 

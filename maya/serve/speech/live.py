@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from maya.errors import MayaError
 from maya.serve.events import LiveEvent, SayAudio, SayEnded, SayStarted
+from maya.serve.speech.engines import SpeechEngines
 from maya.serve.speech.formats import RATE
 from maya.serve.speech.process import EngineProcess
-from maya.serve.speech.speech import Speech
 
 _AHEAD_SECONDS, _CHUNK_SECONDS = 1.0, 0.2
 _QUEUE = 32  # texts of a session that wait
@@ -32,7 +32,7 @@ class _Text:
 class LiveSpeech:
     """What one session says. post: takes events in the event loop; they are sent to the client."""
 
-    def __init__(self, speech: Speech, post: Callable[[list[LiveEvent]], None]) -> None:
+    def __init__(self, speech: SpeechEngines, post: Callable[[list[LiveEvent]], None]) -> None:
         self.speech, self.post = speech, post
         self.turn = 0  # grows with each `stop`, so that events that are on their way then are known
         self._texts: deque[_Text] = deque()

@@ -11,14 +11,14 @@ def pieces(text: str) -> list[str]:
     """The pieces of a text, in order, without empty ones. The first is short, so that it is heard soon;
     others are whole sentences, as many as fit into 240 characters. Longer sentences are divided, between
     clauses or words."""
-    found: list[str] = []
+    parts: list[str] = []
     for sentence in sentences(text):
-        for part in _divided(sentence, LONGEST if found else FIRST):
-            if len(found) > 1 and len(found[-1]) + len(part) < LONGEST:
-                found[-1] += f" {part}"
+        for part in _divided(sentence, LONGEST if parts else FIRST):
+            if len(parts) > 1 and len(parts[-1]) + len(part) < LONGEST:
+                parts[-1] += f" {part}"
             else:
-                found.append(part)
-    return found
+                parts.append(part)
+    return parts
 
 
 def sentences(text: str) -> list[str]:

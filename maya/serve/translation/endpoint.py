@@ -1,4 +1,4 @@
-"""OpenAI's interface for translation: `POST /v1/audio/translations`, into English unless `to` says otherwise."""
+"""OpenAI's interface for translation, `POST /v1/audio/translations`: into English, or the language `to`."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Maya's language codes as translation models write them.
 
-NLLB-200 uses FLORES-200's codes: ISO 639-3 and a script. A language that it has in one usual script is found by
-its code; in another script by code and script (ks-Deva). MADLAD uses ISO 639-1 codes, or 639-3 without one.
+NLLB-200 uses FLORES-200's codes: ISO 639-3 and a script. A language in its usual script is found by its
+code, in another by code and script (ks-Deva). MADLAD uses ISO 639-1 codes, or 639-3 without one.
 """
 
 from functools import cache

@@ -1,4 +1,4 @@
-"""Translation models in folders, as transformers writes them. Nothing is downloaded, and no pickle is read."""
+"""Translation models in folders of transformers. Nothing is downloaded, and no pickle is read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,7 +109,8 @@ def load_translator(spec: str) -> Translator:
     try:
         cfg = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
         if cfg.model_type not in KINDS:
-            raise MayaError(f"it is of the kind {cfg.model_type!r}; expected NLLB, MADLAD (t5) or OPUS-MT (marian)")
+            kinds = "NLLB, MADLAD (t5) or OPUS-MT (marian)"
+            raise MayaError(f"it is of the kind {cfg.model_type!r}; expected {kinds}")
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
         model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
             path, local_files_only=True, use_safetensors=True

@@ -22,7 +22,7 @@ _NICE = 10
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
-class _Request:
+class _TranslationRequest:
     translator: Translator
     text: str
     source: str
@@ -40,7 +40,7 @@ class TranslationQueue:
 
     def __init__(self, translators: Sequence[Translator], waiting: int = 1000) -> None:
         self.translators, self.waiting = translators, waiting
-        self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_TranslationRequest | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         if translators:
             self._thread = threading.Thread(target=self._run, name="maya-translation", daemon=True)
@@ -61,7 +61,9 @@ class TranslationQueue:
         """A text, whose sentences are translated one by one. Raises Busy, and MayaError as `choose`."""
         if self._queue.qsize() >= self.waiting:
             raise Busy(f"{self.waiting} texts wait to be translated; try again later")
-        request = _Request(translator=self.choose(source, target), text=text, source=source, target=target)
+        request = _TranslationRequest(
+            translator=self.choose(source, target), text=text, source=source, target=target
+        )
         self._queue.put(request)
         return request.future
 
@@ -85,7 +87,7 @@ class TranslationQueue:
             for _, batch in itertools.groupby(live, key=lambda request: request.kind):
                 self._translate(list(batch))
 
-    def _translate(self, batch: list[_Request]) -> None:
+    def _translate(self, batch: list[_TranslationRequest]) -> None:
         parts = [sentences(request.text) or [request.text] for request in batch]
         try:
             first = batch[0]

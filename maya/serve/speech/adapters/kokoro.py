@@ -1,5 +1,6 @@
 """Kokoro-82M, by the package kokoro (Apache-2.0), from a folder: nothing is downloaded."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 _RATE = 24000
+_ENGLISH = "en_core_web_sm"  # misaki downloads it when it is missing
 _REPOSITORY = "hexgrad/Kokoro-82M"  # a name that the package wants; with the paths given it fetches nothing
 
 
@@ -36,6 +38,8 @@ class KokoroVoices:
 
         language = voice[0]
         if language not in self._pipelines:
+            if language in "ab" and importlib.util.find_spec(_ENGLISH) is None:
+                raise ValueError(f"English needs the spaCy model {_ENGLISH}: install it first")
             self._pipelines[language] = KPipeline(language, repo_id=_REPOSITORY, model=self._model)
         results = self._pipelines[language](text, voice=self._packs[voice], speed=speed)
         parts = [result.audio.numpy() for result in results if result.audio is not None]

@@ -1,8 +1,7 @@
 """The engines of a server by name, and a text as audio, piece by piece."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +29,7 @@ class SpeechRequestError(MayaError):
         self.param = param
 
 
-class Speech:
+class SpeechEngines:
     """The engines. Raises MayaError for an unknown one, and for one that is given twice."""
 
     def __init__(self, cfg: SpeechConfig) -> None:
@@ -68,7 +67,7 @@ class Speech:
 
     async def audio(
         self, engine: EngineProcess, text: str, voice: str | None, speed: float
-    ) -> AsyncIterator[NDArray[np.int16]]:
+    ) -> AsyncGenerator[NDArray[np.int16], None]:
         """Samples (n,) at 24 kHz of each piece of the text; the next piece is spoken while one is sent.
 
         Raises SpeechRequestError for a text that is empty or too long, an unknown voice and a speed out of
@@ -84,26 +83,24 @@ class Speech:
         if self.requests >= self.cfg.waiting:
             raise Busy(f"{self.cfg.waiting} texts are spoken already; try again later")
         self.requests += 1
-        ahead: asyncio.Task[NDArray[np.int16]] | None = None
+        waiting: list[asyncio.Task[NDArray[np.int16]]] = []
         try:
             name = await asyncio.to_thread(_voice, engine, voice)
-            ahead = _spoken(engine, parts[0], name, speed)
-            for following in (*parts[1:], None):
-                samples = await ahead
-                ahead = None if following is None else _spoken(engine, following, name, speed)
-                yield samples
+            for part in parts:
+                waiting.append(_spoken(engine, part, name, speed))
+                if len(waiting) == 2:
+                    yield await waiting.pop(0)
+            yield await waiting.pop()
         finally:
             self.requests -= 1
-            if ahead is not None:
-                ahead.cancel()
-                with contextlib.suppress(asyncio.CancelledError, MayaError):
-                    await ahead
+            for task in waiting:
+                task.cancel()
 
 
 def _spoken(engine: EngineProcess, text: str, voice: str, speed: float) -> "asyncio.Task[NDArray[np.int16]]":
     def speak() -> NDArray[np.int16]:
         samples, rate = engine.speak(text, voice, speed)
-        floats = resample_channels(samples.astype(np.float32) / 32768, rate, RATE)
+        floats = resample_channels(samples.astype(np.float32) / np.float32(32768), rate, RATE)
         return (floats.clip(-1, 1) * 32767).astype(np.int16)
 
     return asyncio.create_task(asyncio.to_thread(speak))
