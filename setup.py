@@ -58,6 +58,9 @@ MEDIA = ["av"]  # PyAV decodes m4a, mp4 and webm
 SCORE = ["whisper-normalizer>=0.1.15,<0.2", "indic-numtowords>=1.1,<2"]  # normal forms, numbers in words
 MEETINGS = ["meeteval>=0.4.3,<0.5"]  # cpWER, tcpWER, ORC-WER; it is built when installed, by a C++ compiler
 SERVE = ["starlette>=1.0", "uvicorn>=0.40", "websockets>=15", "python-multipart", "prometheus-client"]
+SPEECH = ["espeakng-loader>=0.2.4"]  # speech out of the server
+PIPER = ["piper-tts>=1.8,<2"]
+KOKORO = ["kokoro>=0.9.4,<1"]  # it brings spacy and more
 CLIENTS = ["httpx", "openai>=3", "deepgram-sdk>=7.17"]  # of the server, in its tests
 S3_SERVER = ["moto[s3]>=5.1", "flask", "flask-cors"]  # moto[server] brings a hundred services more
 TESTS = [
@@ -100,6 +103,9 @@ setup(
         "mic": MIC,
         "ray": RAY,
         "serve": SERVE,
+        "speech": SPEECH,
+        "piper": PIPER,
+        "kokoro": KOKORO,
         "dev": [
             *MINI,
             *PLOT,

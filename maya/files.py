@@ -2,12 +2,13 @@
 
 import errno
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -92,6 +93,16 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def packaged_file(package: str, names: Sequence[str]) -> Path | None:
+    """The first of the named files that an installed package holds; None without one. Nothing is imported."""
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    paths = {file.name: Path(str(file.locate())) for file in files if file.name in names}
+    return next((paths[name] for name in names if name in paths and paths[name].is_file()), None)
 
 
 def sha256(data: bytes | str) -> str:

@@ -126,7 +126,8 @@ class Screen:
         if self.as_json:
             self.write(json.dumps(message, ensure_ascii=False) + "\n")
         elif message["type"] == "final":
-            self.write(("\r\x1b[K" if self.live else "") + message["text"] + "\n")
+            name = f"{message['speaker']}: " if message.get("speaker") else ""
+            self.write(("\r\x1b[K" if self.live else "") + name + message["text"] + "\n")
         elif message["type"] == "partial" and self.live:
             self.write("\r\x1b[K" + message["text"][-100:])
         sys.stdout.flush()

@@ -17,7 +17,9 @@ from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.ranges import Range
 from maya.recipes.arguments import add_device, number
+from maya.recipes.speaker_options import add_speakers, speakers_of
 from maya.serve.config import EndpointConfig, EngineConfig, SessionConfig
+from maya.serve.speech.config import SpeechConfig
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -39,6 +41,16 @@ def arguments(p: argparse.ArgumentParser) -> None:
         "--method", default="auto", help="method of live sessions: transducer, ctc, ...; default: the best"
     )
     add_session(p)
+    text = (
+        "what speaks for /v1/audio/speech and say: espeak[=LANGUAGE], piper=VOICE.onnx, kokoro=FOLDER, "
+        "cosyvoice=http://HOST:PORT/?speakers=NAME; several are chosen by name"
+    )
+    p.add_argument("--speech", nargs="+", default=[], metavar="ENGINE", help=text)
+    text = (
+        "folders of translation models (transformers): NLLB, MADLAD, or SOURCE-TARGET=FOLDER for OPUS-MT; "
+        "for /v1/audio/translations and translate_to"
+    )
+    p.add_argument("--translate", nargs="+", default=[], metavar="MODEL", help=text)
     text = "left and right context of a streaming encoder, such as 70 13; default: the model's first"
     p.add_argument("--context", type=int, nargs=2, metavar=("LEFT", "RIGHT"), help=text)
     p.add_argument("--certificate", type=Path, metavar="FILE", help="TLS certificate (PEM)")
@@ -57,13 +69,14 @@ def add_session(p: argparse.ArgumentParser) -> None:
     p.add_argument("--vad", choices=("auto", "silero", "energy", "off"), default="auto", help=text)
     text = "seconds of silence that end a segment; default: 0.6"
     p.add_argument("--silence", type=number(float, Range(above=0)), default=0.6, metavar="SECONDS", help=text)
+    add_speakers(p)
 
 
 def session_of(args: argparse.Namespace) -> SessionConfig:
     """The sessions that the options ask for."""
     vad = None if args.vad == "off" else VADConfig(detector=args.vad)
     endpoint = EndpointConfig(silence_seconds=args.silence, trailing_seconds=2 * args.silence)
-    return SessionConfig(vad=vad, endpoint=endpoint)
+    return SessionConfig(vad=vad, endpoint=endpoint, speakers=speakers_of(args))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,11 +98,13 @@ def run(args: argparse.Namespace) -> int:
     cfg = ServerConfig(
         method=args.method, context=tuple(args.context) if args.context else None,
         engine=EngineConfig(slots=args.slots), session=session_of(args),
+        speech=SpeechConfig(engines=tuple(args.speech)), translation=tuple(args.translate),
     )  # fmt: skip
     to_file = Path(args.log) if args.log not in (None, "-") else None
     journal = Journal(to_file, sys.stderr if args.log == "-" else None)
     server = Server(load_models(args.models, args.device), cfg, access=access, journal=journal)
     try:
+        server.speech.start()
         asyncio.run(serve(server, args))
     finally:
         server.close()

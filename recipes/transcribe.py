@@ -15,19 +15,23 @@ import torch
 import maya
 from maya.align.formats.base import FormatConfig
 from maya.align.formats.table import FORMATS
-from maya.config import nearest
+from maya.align.speakers.config import SpeakersConfig
+from maya.align.speakers.words import with_speakers
+from maya.audio.vad.config import VADConfig
+from maya.config import nearest, to_dict
 from maya.decode.base import Method
 from maya.decode.long.long_audio import LongAudioConfig, speech_defaults
 from maya.decode.methods import AUTO
 from maya.decode.recognizer import Recognizer
-from maya.decode.transcription import Channels, Transcript, TranscriptionConfig
+from maya.decode.transcription import Channels, Transcript, TranscriptionConfig, channel_blocks
 from maya.errors import MayaError
 from maya.files import file_sha256
 from maya.ranges import Range
 from maya.recipes.arguments import COUNT, POSITIVE, add_checkpoint, add_device, add_list, number
 from maya.recipes.experiment_file import import_recorded
 from maya.recipes.pcm import RAW_KINDS, PCMFormat
-from maya.recipes.transcribe_inputs import STDIN, RecordingList, StdinAudio, read_inputs
+from maya.recipes.speaker_options import add_speakers, speakers_of
+from maya.recipes.transcribe_inputs import STDIN, Input, RecordingList, StdinAudio, read_inputs
 from maya.recipes.transcribe_live import transcribe_stream
 from maya.recipes.transcribe_method import SearchOptions, make_decoder
 from maya.recipes.transcribe_outputs import (
@@ -91,6 +95,7 @@ def _add_input(p: Any) -> None:
     p.add_argument("--remember", action="store_true", help=text)
     text = "decode as the audio comes and print what is recognised so far"
     p.add_argument("--stream", action="store_true", help=text)
+    add_speakers(p)
     p.add_argument("--mic", action="store_true", help="listen to the microphone until Ctrl-C")
     text = "samples without a header on stdin, one channel; with --rate"
     p.add_argument("--raw", choices=RAW_KINDS, help=text)
@@ -136,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
         output_dir=args.output_dir, resume=args.resume, words_per_line=args.words_per_line,
         line_length=args.line_length, device=args.device, batch_seconds=args.batch_seconds,
         context=tuple(args.context) if args.context else None, stream=args.stream, mic=args.mic,
-        raw=_raw(args), remember=args.remember,
+        raw=_raw(args), remember=args.remember, speakers=speakers_of(args),
         search=SearchOptions(
             method=args.method, beam=args.beam, n_best=args.n_best, lm=args.lm, lm_weight=args.lm_weight,
             hotwords=tuple(args.hotwords), hotword_weight=args.hotword_weight,
@@ -158,6 +163,7 @@ class TranscribeOptions:
     context: encoder frames that a FastConformer's frame attends to on its left and right, for hours of audio.
     vad: how speech is found; "off" decodes all audio, in overlapping windows if it is long and no `context`
     is given. remember: see `LongAudioConfig`. raw: the format of samples on stdin that have no header.
+    speakers: None for words without speakers.
     """
 
     language: str | None = None
@@ -176,6 +182,7 @@ class TranscribeOptions:
     stream: bool = False
     mic: bool = False
     raw: PCMFormat | None = None
+    speakers: SpeakersConfig | None = None
 
     def check(self, audio: Sequence[str]) -> None:
         """Raises MayaError for options that do not go together, and where no file is there."""
@@ -196,6 +203,8 @@ class TranscribeOptions:
             raise MayaError("--words-per-line divides subtitles: add --format srt or vtt")
         if self.search.n_best > 1 and not {*self.formats} & {"json", "jsonl"}:
             raise MayaError("--n-best writes alternatives: add --format json or jsonl")
+        if "rttm" in self.formats and self.speakers is None:
+            raise MayaError("rttm says who speaks when: add --speakers")
         files = [a for a in audio if a != STDIN and not glob.has_magic(a)]
         if files and not any(Path(a).exists() for a in files) and len(files) == len(audio):
             raise MayaError(f"{files[0]} is not a file")
@@ -206,6 +215,7 @@ class TranscribeOptions:
         unused = {
             "--channel": self.channel != "mix", "--vad": self.vad != "auto",
             "--batch-seconds": self.batch_seconds is not None, "--remember": self.remember,
+            "--speakers": self.speakers is not None,
         }  # fmt: skip
         if names := [name for name, given in unused.items() if given]:
             raise MayaError(f"{names[0]} is for whole recordings: leave it or --stream out")
@@ -228,6 +238,7 @@ class TranscribeOptions:
         return {
             "version": maya.__version__, "language": self.language, "search": self.search.facts(),
             "vad": self.vad, "remember": self.remember, "context": self.context,
+            "speakers": None if self.speakers is None else to_dict(self.speakers),
             "formats": sorted(self.formats), "channel": self.channel,
             "words_per_line": self.words_per_line, "line_length": self.line_length,
         }  # fmt: skip
@@ -349,6 +360,8 @@ class _ManyRecordings:
 
         if not transcript.error:
             self.audio_seconds += transcript.seconds
+            if self.options.speakers is not None:
+                transcript = self._with_speakers(items[transcript.place], transcript)
             self.outputs.write(items[transcript.place], transcript)
             return
         self.failed.add(transcript.place)
@@ -356,6 +369,17 @@ class _ManyRecordings:
             raise MayaError(transcript.error)
         with tqdm.external_write_mode(file=sys.stderr):
             print(f"maya transcribe: {' '.join(transcript.error.split())}", file=sys.stderr, flush=True)
+
+    def _with_speakers(self, item: Input, transcript: Transcript) -> Transcript:
+        """Reads the recording again, so that no audio is kept until its text is complete."""
+        assert self.options.speakers is not None
+        recording, rate = item.recording, self.recognizer.sample_rate
+        if transcript.channel is not None:
+            recording = replace(recording, channel=transcript.channel)
+        ((_, blocks),) = channel_blocks(recording, rate)
+        detector = self.options.vad if self.options.vad != "off" else "auto"
+        vad = VADConfig(detector=detector)
+        return with_speakers(transcript, blocks, rate, self.options.speakers, vad)
 
     def _summary(self, count: int, skipped: int, seconds: float) -> str:
         if skipped and not count:

@@ -24,7 +24,19 @@ FOR_ALL = (
 )  # files of maya that all layers but the kernels may import
 KERNELS_MAY = {"torch", "triton"}
 OPTIONAL = (
-    *("k2", "boto3", "botocore", "moto", "onnx", "onnxruntime", "espeakng_loader", "babel", "matplotlib"),
+    *(
+        "k2",
+        "boto3",
+        "botocore",
+        "moto",
+        "onnx",
+        "onnxruntime",
+        "espeakng_loader",
+        "piper",
+        "kokoro",
+        "babel",
+        "matplotlib",
+    ),
     *("transformers", "tokenizers", "peft", "av", "kenlm", "ray", "nemo"),
     *("meeteval", "scipy", "whisper_normalizer", "indic_numtowords"),
 )

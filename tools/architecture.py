@@ -29,10 +29,11 @@ FOLDERS = (
         "maya/decode/long",
     ),
     *("maya/decode/lm", "maya/decode/beams", "maya/decode/label_looping"),
-    *("maya/align", "maya/align/formats"),
+    *("maya/align", "maya/align/formats", "maya/align/speakers"),
     *("maya/score", "maya/score/files", "maya/score/measures", "maya/score/meetings", "maya/score/page"),
     *("maya/train", "maya/train/checkpoints", "maya/train/optimizers", "maya/train/memory"),
-    *("maya/serve", "maya/serve/protocols", "maya/serve/page", "maya/convert"),
+    *("maya/serve", "maya/serve/protocols", "maya/serve/page", "maya/serve/speech"),
+    *("maya/serve/speech/adapters", "maya/serve/translation", "maya/convert"),
     *("maya/convert/nemo", "maya/convert/icefall", "maya/convert/onnx", "recipes", "recipes/evaluation"),
 )
 

@@ -32,6 +32,15 @@ class TextSegment:
     speaker: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeakerTurn:
+    """One speaker speaks from start to end, in seconds."""
+
+    speaker: str
+    start: float
+    end: float
+
+
 @dataclass(kw_only=True, slots=True)
 class Hypothesis:
     """One recognised utterance. The lists of numbers have one entry per token.

@@ -13,7 +13,7 @@ from maya.audio.blocks import audio_blocks
 from maya.audio.byte_ranges import ByteRange
 from maya.audio.load import as_audio, load_audio, load_channels
 from maya.config import config
-from maya.decode.hypothesis import Hypothesis
+from maya.decode.hypothesis import Hypothesis, SpeakerTurn
 from maya.decode.long.joined_nbest import joined_alternatives, search_score, without_samples
 from maya.decode.long.joining import Joiner
 from maya.decode.long.long_audio import LongAudioConfig
@@ -53,7 +53,7 @@ class Transcript:
     place: of the recording among those that were given, from 0. channel: from 1; None for the average.
     channels: transcripts of this recording. seconds: of audio; 0 if it was not read. hypothesis: None where
     it failed, and for a model without a text head. predictions: by label, for a model with heads that predict
-    labels. error: one sentence where it failed, else empty.
+    labels. turns: who spoke when, where it was asked for. error: one sentence where it failed, else empty.
     """
 
     id: str
@@ -63,6 +63,7 @@ class Transcript:
     channels: int = 1
     hypothesis: Hypothesis | None = None
     predictions: Mapping[str, Prediction] = field(default_factory=dict)
+    turns: Sequence[SpeakerTurn] = ()
     error: str = ""
 
 

@@ -25,6 +25,8 @@ from maya.serve.protocols.realtime import RealtimeDialect
 from maya.serve.protocols.sherpa import SherpaDialect, sherpa_offline
 from maya.serve.protocols.vosk import vosk
 from maya.serve.server import Server
+from maya.serve.speech.endpoint import speech
+from maya.serve.translation.endpoint import translations
 
 # Bytes beyond the limit that are read before the refusal, so that most clients hear it; then the connection
 # is closed.
@@ -44,6 +46,8 @@ def make_app(server: Server) -> Starlette:
             Route("/v1/models", openai.list_models),
             Route("/v1/models/{name:path}", openai.show_model),
             Route("/v1/audio/transcriptions", openai.transcriptions, methods=["POST"]),
+            Route("/v1/audio/translations", translations, methods=["POST"]),
+            Route("/v1/audio/speech", speech, methods=["POST"]),
             WebSocketRoute("/v1/stream", native),
             WebSocketRoute("/v1/realtime", realtime),
             WebSocketRoute("/v1/listen", deepgram),

@@ -2,6 +2,7 @@
 
 from dataclasses import field
 
+from maya.align.speakers.config import SpeakersConfig
 from maya.audio.vad.config import VADConfig
 from maya.config import config
 from maya.ranges import Limit, NonNegFloat, PosFloat, PosInt
@@ -27,12 +28,13 @@ class EndpointConfig:
 class SessionConfig:
     """block_seconds: audio is computed in blocks of this length, so events do not depend on how it arrives.
     partials: whether there are `Partial` events. vad: None for no voice detector; with one, text is only
-    given where speech was heard."""
+    given where speech was heard. speakers: None for words without speakers; they need the detector."""
 
     block_seconds: PosFloat = 0.08
     partials: bool = True
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     vad: VADConfig | None = field(default_factory=VADConfig)
+    speakers: SpeakersConfig | None = None
 
 
 @config

@@ -47,6 +47,7 @@ class Partial(LiveEvent):
 class Final(LiveEvent):
     """A segment that will not change. confidence: of its words, their mean; None where there is none.
 
+    speaker: of most of it, where speakers are told apart; its words have theirs.
     reason: "pause" (silence), "length" (longer than allowed), "flush" (asked for) or "end" (of the audio).
     """
 
@@ -58,6 +59,7 @@ class Final(LiveEvent):
     words: list[Word] = field(default_factory=list)
     confidence: float | None = None
     language: str | None = None
+    speaker: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +68,43 @@ class Flushed(LiveEvent):
 
     marker: str
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Translation(LiveEvent):
+    """A final segment in another language; `message` says why there is no text, if there is none."""
+
+    segment: int
+    language: str
+    text: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SayStarted(LiveEvent):
+    """The audio of a text follows, at `rate` Hz. turn: grows when speech is stopped."""
+
+    id: str
+    rate: int
+    turn: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SayAudio(LiveEvent):
+    """Audio of the text that is being spoken: mono, 16-bit integers, little-endian."""
+
+    pcm: bytes
+    turn: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SayEnded(LiveEvent):
+    """A text was spoken ("end"), or not to its end: "barge_in" (the user speaks), "stop" (asked for),
+    "session" (its end), or "error", which `message` explains."""
+
+    id: str
+    reason: str
+    message: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

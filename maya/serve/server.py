@@ -18,12 +18,17 @@ from maya.serve.journal import Journal
 from maya.serve.metrics import Metrics
 from maya.serve.offline import OfflineQueue
 from maya.serve.session import live_model
+from maya.serve.speech.config import SpeechConfig
+from maya.serve.speech.engines import SpeechEngines
+from maya.serve.translation.models import load_translator
+from maya.serve.translation.queue import TranslationQueue
 
 
 @config
 class ServerConfig:
     """method, context: of live recognition, see `Recognizer.stream`. transcription: of files.
 
+    translation: models, see `maya.serve.translation.models.load_translator`.
     upload_mb: 10^6 bytes of a file; upload_seconds: of its audio; uploads_waiting: files that may wait.
     session_seconds: of audio in a live session; idle_seconds: without a message, after which it ends.
     drain_seconds: for open sessions when the server goes down.
@@ -37,6 +42,8 @@ class ServerConfig:
     upload_mb: PosFloat = 100.0
     upload_seconds: PosFloat = 4 * 3600.0
     uploads_waiting: PosInt = 64
+    speech: SpeechConfig = field(default_factory=SpeechConfig)
+    translation: tuple[str, ...] = ()
     session_seconds: PosFloat = 4 * 3600.0
     idle_seconds: PosFloat = 60.0
     drain_seconds: PosFloat = 30.0
@@ -57,6 +64,12 @@ class ServedModel:
     created: int = field(default_factory=lambda: int(time.time()))
 
 
+def only_language(model: ServedModel) -> str | None:
+    """The language of a model that has only one."""
+    languages = model.recognizer.model.cfg.languages
+    return languages[0] if len(languages) == 1 else None
+
+
 class Server:
     """The state of a server. The first of `recognizers` is the default; names come from the command line
     alone, never from a client.
@@ -75,6 +88,8 @@ class Server:
         self.draining = False
         self.uploads = 0  # requests with a file that are being served
         self.connections: set[Any] = set()  # of `maya.serve.protocols.connection`
+        self.speech = SpeechEngines(self.cfg.speech)
+        self.translation = TranslationQueue([load_translator(spec) for spec in self.cfg.translation])
         self.models = {name: self._serve(name, own) for name, own in recognizers.items()}
 
     def _serve(self, name: str, recognizer: Recognizer) -> ServedModel:
@@ -111,7 +126,9 @@ class Server:
             await asyncio.sleep(0.05)
 
     def close(self) -> None:
-        """Stop the threads of all models."""
+        """Stop the threads of all models, and the engines that speak."""
+        self.speech.close()
+        self.translation.close()
         for model in self.models.values():
             model.engine.close()
             model.offline.close()

@@ -27,6 +27,7 @@ from maya.decode.words import write_words
 from maya.errors import MayaError
 from maya.serve.config import SessionConfig
 from maya.serve.events import Ended, Final, Flushed, LiveEvent, Partial, SpeechEnded, SpeechStarted
+from maya.serve.speakers import name_words_of, open_speakers, push_speakers
 
 log = logging.getLogger(__name__)
 # For encoders that cannot stream: a word comes up to 2.4 s after it was spoken.
@@ -83,6 +84,8 @@ class LiveModel:
         detectors: list[Any] = [sessions[i].detector for i in audible]
         if detectors:
             SpeechDetector.push_each(detectors, [blocks[i].samples for i in audible])
+        push_speakers([(session.speakers, session.detector, block.samples, block.final)
+                       for session, block in zip(sessions, blocks, strict=True)])  # fmt: skip
         return [session.advance(block) for session, block in zip(sessions, blocks, strict=True)]
 
     def text(self, hyp: Hypothesis, first_second: float) -> Hypothesis:
@@ -123,6 +126,7 @@ class Session:
     def __init__(self, model: LiveModel, language: str | None, cfg: SessionConfig) -> None:
         self.model, self.language, self.cfg = model, language, cfg
         self.detector = None if cfg.vad is None else SpeechDetector(cfg.vad, model.sample_rate)
+        self.speakers = open_speakers(cfg, model.sample_rate)
         self.row = model.rows.open(language)
         self.block_samples = max(1, round(cfg.block_seconds * model.sample_rate))
         self.blocks: deque[Block] = deque()
@@ -329,10 +333,12 @@ class Session:
             return []
         number = self._segment.number
         self._segment = _Segment(number=number + 1, has_speech=self._segment.has_speech)
+        speaker = None if self.speakers is None else name_words_of(self.speakers, hyp.words)
         sure = [word.confidence for word in hyp.words if word.confidence is not None]
         return [Final(
             segment=number, text=hyp.text, start=start, end=min(end, self.seconds), reason=reason,
             words=hyp.words, confidence=sum(sure) / len(sure) if sure else None, language=self.language,
+            speaker=speaker,
         )]  # fmt: skip
 
     def _partial(self) -> list[LiveEvent]:

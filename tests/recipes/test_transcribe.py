@@ -14,14 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import maya
+from maya.align.speakers.encoder import VoiceEncoder
 from maya.decode.long.long_audio import LongAudioConfig, speech_defaults
 from maya.decode.transcription import TranscriptionConfig
 from maya.recipes.cli import main
 from maya.recipes.pcm import PCMFormat, pcm_pieces, read_pcm
 from maya.recipes.transcribe_inputs import StdinAudio, read_inputs
 from maya.recipes.transcribe_method import SearchOptions
+from maya.score.files.transcripts import read_transcripts
 from tests import tones
 from tests.recipes.transcribing import save_model, save_recordings
 
@@ -186,6 +189,20 @@ def test_beam_hot_words_and_alternatives(
     assert same["text"] == plain["text"]
 
 
+def test_speakers(model: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The options of recipes.speaker_options; the voices' encoder has random weights here."""
+    torch.manual_seed(0)
+    torch.save({"model_state": VoiceEncoder().state_dict()}, tmp_path / "weights.pt")
+    own = ("--speakers", "--speaker-weights", tmp_path / "weights.pt", "--format", "json,rttm,srt")
+    status, _, _ = run(capsys, model, folder / "0000.flac", *own, "--output-dir", tmp_path / "out")
+    assert status == 0
+    transcript = json.loads((tmp_path / "out" / "0000.json").read_text())
+    assert transcript["turns"] and {word["speaker"] for word in transcript["words"]} <= set("ABCDEFGH")
+    assert all(segment["speaker"] for segment in transcript["segments"])
+    rows = read_transcripts(tmp_path / "out" / "0000.rttm", "hyp")
+    assert [row.speaker for row in rows] == [turn["speaker"] for turn in transcript["turns"]]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -199,6 +216,9 @@ def test_beam_hot_words_and_alternatives(
         (["--n-best", "2"], "--n-best writes alternatives: add --format json or jsonl"),
         (["--beam", "2", "--n-best", "3", "--format", "json"], "--n-best 3 needs --beam 3 or more"),
         (["--words-per-line", "2"], "--words-per-line divides subtitles: add --format srt or vtt"),
+        (["--format", "rttm"], "rttm says who speaks when: add --speakers"),
+        (["--most-speakers", "2"], "--most-speakers and --speaker-weights belong to --speakers"),
+        (["--speakers", "--speaker-weights", "nowhere.pt"], "there is no file nowhere.pt"),
         (["--mic"], "--mic listens to the microphone: leave the files out"),
         (["--stream", "--vad", "off"], "--vad is for whole recordings: leave it or --stream out"),
         (["--stream", "--format", "srt"], "a stream is printed as it is recognised"),

@@ -1,4 +1,4 @@
-"""Formats of plain lines: txt, tsv and ctm."""
+"""Formats of plain lines: txt, tsv, ctm and rttm."""
 
 from maya.align.formats.base import FormatConfig, hypothesis_of, timed, words_in_order
 from maya.decode.transcription import Transcript
@@ -47,3 +47,14 @@ def ctm(transcript: Transcript, cfg: FormatConfig) -> str:
         line = f"{name} {transcript.channel or 1} {word.start:.3f} {word.end - word.start:.3f} {word.text}"
         lines.append(line if word.confidence is None else f"{line} {word.confidence:.4f}")
     return "".join(line + "\n" for line in lines)
+
+
+def rttm(transcript: Transcript, cfg: FormatConfig) -> str:
+    """NIST's RTTM, a line for each turn of a speaker: file, channel, start, duration, speaker. Spaces in the
+    name of the file become "_"."""
+    name = "_".join(transcript.id.split())
+    return "".join(
+        f"SPEAKER {name} {transcript.channel or 1} {turn.start:.3f} {turn.end - turn.start:.3f} <NA> <NA> "
+        f"{turn.speaker} <NA> <NA>\n"
+        for turn in transcript.turns
+    )

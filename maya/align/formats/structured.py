@@ -20,6 +20,11 @@ def as_dict(transcript: Transcript, cfg: FormatConfig) -> dict[str, Any]:
         row |= _texts(hyp)
         row |= {"language": hyp.language, "language_probability": _rounded(hyp.language_probability, 4)}
         row["segments"] = [_segment(segment) for segment in hyp.segments]
+        if transcript.turns:
+            row["turns"] = [
+                {"speaker": t.speaker, "start": _rounded(t.start, 3), "end": _rounded(t.end, 3)}
+                for t in transcript.turns
+            ]
         if hyp.alternatives:
             row["alternatives"] = [_texts(alternative) for alternative in hyp.alternatives]
         row["tokens"] = {

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from maya.align.formats.base import FormatConfig
-from maya.align.formats.plain import TSV_HEADER, ctm, tsv, txt
+from maya.align.formats.plain import TSV_HEADER, ctm, rttm, tsv, txt
 from maya.align.formats.structured import json_text, jsonl
 from maya.align.formats.subtitles import srt, vtt
 from maya.align.formats.textgrid import textgrid
@@ -31,4 +31,5 @@ FORMATS = {
     "ctm": Format(write=ctm, suffix=".ctm", joins=True),
     "textgrid": Format(write=textgrid, suffix=".TextGrid"),
     "tsv": Format(write=tsv, suffix=".tsv", joins=True, header=TSV_HEADER),
+    "rttm": Format(write=rttm, suffix=".rttm", joins=True),
 }

@@ -4,7 +4,6 @@ The architecture and the weights are those of silero-vad 6.2 (Silero Team, MIT l
 imported, because that sets torch to one thread in the whole process: only its weights are read.
 """
 
-import importlib.metadata
 import json
 import math
 import re
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maya.errors import MayaError
+from maya.files import packaged_file
 
 RATE = 16000
 WINDOW = 512  # samples that a probability is for
@@ -82,12 +82,7 @@ def packaged_weights() -> Path | None:
     That is its TorchScript model. The package's safetensors hold an earlier training of the same network,
     whose probabilities differ by up to 0.24 (silero-vad 6.2.3 and its issue 768).
     """
-    try:
-        files = importlib.metadata.files("silero-vad") or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    paths = {file.name: Path(str(file.locate())) for file in files if file.name in _FILES}
-    return next((paths[name] for name in _FILES if name in paths and paths[name].is_file()), None)
+    return packaged_file("silero-vad", _FILES)
 
 
 def load_silero(weights: str | Path = "") -> SileroVAD:

@@ -21,6 +21,7 @@ from maya.serve.engine import Full, LiveStream
 from maya.serve.events import Ended, Failed, Final, LiveEvent, Partial
 from maya.serve.journal import new_id
 from maya.serve.server import ServedModel, Server
+from maya.serve.translation.live import LiveTranslation
 
 log = logging.getLogger(__name__)
 MAX_TEXT = 64 * 1024  # bytes of a text message
@@ -54,6 +55,7 @@ class Connection:
         self._last: float | None = None  # seconds from then to the last event
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[list[LiveEvent]] = asyncio.Queue()
+        self.translation: LiveTranslation | None = None
 
     def open(self, model: ServedModel, language: str | None = None, cfg: SessionConfig | None = None) -> None:
         """Take a slot. Raises Full, and MayaError for an unknown language."""
@@ -64,14 +66,25 @@ class Connection:
 
     def close(self) -> None:
         """Free the slot."""
+        if self.translation is not None:
+            self.translation.close()
         if self.stream is not None:
             self.stream.abandon()
             self.stream = None
             self.server.connections.discard(self)
             self.server.metrics.active.labels(self.protocol).dec()
 
+    def post(self, events: list[LiveEvent]) -> None:
+        """Events that are not of the engine. Call it in the event loop."""
+        self._events.put_nowait(events)
+
     def _listen(self, events: list[LiveEvent]) -> None:  # in the engine's thread
-        self._loop.call_soon_threadsafe(self._events.put_nowait, events)
+        self._loop.call_soon_threadsafe(self._take, events)
+
+    def _take(self, events: list[LiveEvent]) -> None:
+        events = events if self.translation is None else self.translation.filter(events)
+        if events:
+            self._events.put_nowait(events)
 
     async def feed(self, samples: np.ndarray, rate: int) -> None:
         """Samples to the model; waits while too many are there already. Raises ProtocolError for a client
@@ -168,9 +181,12 @@ class Dialect:
         """A message of the client. `connection.finish()` ends the session."""
         raise NotImplementedError
 
-    def write(self, event: LiveEvent) -> list[str]:
+    def write(self, event: LiveEvent) -> Sequence[str | bytes]:
         """The messages that tell an event."""
         raise NotImplementedError
+
+    def release(self) -> None:
+        """The socket is done: free what the dialect holds."""
 
     def error(self, message: str) -> list[str]:
         """The messages that tell an error, before the socket is closed."""
@@ -182,7 +198,12 @@ async def converse(socket: WebSocket, server: Server, kind: type[Dialect]) -> No
     await accept(socket, server, kind.subprotocols)
     connection = Connection(server, kind.name)
     dialect = kind(socket, connection)
-    async with closed_after(socket, server, connection.close, dialect.error, connection.about):
+
+    def release() -> None:
+        dialect.release()
+        connection.close()
+
+    async with closed_after(socket, server, release, dialect.error, connection.about):
         await dialect.begin()
         async with asyncio.TaskGroup() as group:
             reader = group.create_task(_read(dialect, server))
@@ -262,11 +283,11 @@ async def end(
     return code
 
 
-async def send(socket: WebSocket, message: str) -> None:
-    """Send a text. Raises WebSocketDisconnect where the server has closed the socket meanwhile, as it does
-    after a ping without an answer."""
+async def send(socket: WebSocket, message: str | bytes) -> None:
+    """Send a text or bytes. Raises WebSocketDisconnect where the server has closed the socket meanwhile, as
+    it does after a ping without an answer."""
     try:
-        await socket.send_text(message)
+        await (socket.send_text(message) if isinstance(message, str) else socket.send_bytes(message))
     except RuntimeError:
         raise WebSocketDisconnect(1006) from None
 

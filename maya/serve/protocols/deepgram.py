@@ -113,6 +113,7 @@ def _words(words: list[Word]) -> list[dict[str, Any]]:
     return [
         {"word": word.text, "punctuated_word": word.text, "start": word.start, "end": word.end,
          "confidence": word.confidence or 0.0}
+        | ({} if word.speaker is None else {"speaker": ord(word.speaker) - ord("A")})
         for word in words
     ]  # fmt: skip
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from starlette.datastructures import FormData, UploadFile
@@ -13,13 +13,15 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 
 from maya.align.formats.base import FormatConfig
 from maya.align.formats.table import FORMATS
+from maya.align.speakers.words import with_speakers
+from maya.audio.blocks import audio_blocks
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.transcription import Transcript
 from maya.errors import MayaError
 from maya.serve.offline import Busy
 from maya.serve.server import ServedModel, Server, UnknownModel
 
-RESPONSE_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+RESPONSE_FORMATS = ("json", "text", "srt", "verbose_json", "vtt", "diarized_json")
 RETRY_SECONDS = "1"
 
 
@@ -65,13 +67,20 @@ def _model(model: ServedModel) -> dict[str, Any]:
 
 async def transcriptions(request: Request) -> Response:
     """`POST /v1/audio/transcriptions`."""
+    return await answer_form(request, _transcriptions)
+
+
+async def answer_form(
+    request: Request, work: "Callable[[Request, FormData, FormOptions], Awaitable[Response]]"
+) -> Response:
+    """Read a form with a file, and answer what is wrong as OpenAI's clients understand it."""
     server: Server = request.app.state.server
     if server.draining:
         return error_response("the server is shutting down", 503)
     server.uploads += 1
     try:
         async with request.form(max_files=1, max_fields=64, max_part_size=64 * 1024) as form:
-            return await _transcribe(request, form)
+            return await work(request, form, FormOptions(form))
     except BadRequest as error:
         return error_response(str(error), error.status, error.param)
     except UnknownModel as error:
@@ -87,12 +96,21 @@ async def transcriptions(request: Request) -> Response:
         server.uploads -= 1
 
 
-async def _transcribe(request: Request, form: FormData) -> Response:
+async def _transcriptions(request: Request, form: FormData, options: "FormOptions") -> Response:
+    model, data, transcript, hyp = await recognise(request, form, options)
+    if options.format == "diarized_json":
+        transcript = await _diarized(request.app.state.server, model, transcript, data)
+    return transcript_response(transcript, hyp, options)
+
+
+async def recognise(
+    request: Request, form: FormData, options: "FormOptions"
+) -> tuple[ServedModel, bytes, Transcript, Hypothesis]:
+    """The model of a form, its file, and the transcript with its text."""
     server: Server = request.app.state.server
     upload = form.get("file")
     if not isinstance(upload, UploadFile):
         raise BadRequest("the form has no file", "file")
-    options = _Options(form)
     model = server.model(options.text("model"))
     try:
         language = model.recognizer.model_language(options.text("language") or None)
@@ -102,8 +120,7 @@ async def _transcribe(request: Request, form: FormData) -> Response:
     data = await upload.read(limit + 1)
     if len(data) > limit:
         raise BadRequest(f"the file has more than {server.cfg.upload_mb:g} MB", "file", 413)
-    transcript, hyp = await transcribe(request, model, data, language)
-    return _response(transcript, hyp, options)
+    return model, data, *await transcribe(request, model, data, language)
 
 
 async def transcribe(
@@ -122,8 +139,17 @@ async def transcribe(
     return transcript, transcript.hypothesis
 
 
-class _Options:
-    """The fields of the form, checked before anything is computed."""
+async def _diarized(server: Server, model: ServedModel, transcript: Transcript, data: bytes) -> Transcript:
+    """With speakers. Raises BadRequest where the server tells none apart."""
+    if (cfg := server.cfg.session.speakers) is None:
+        raise BadRequest("this server tells no speakers apart; start it with --speakers", "response_format")
+    rate = model.recognizer.sample_rate
+    blocks, vad = audio_blocks(data, rate), server.cfg.session.vad
+    return await asyncio.to_thread(with_speakers, transcript, blocks, rate, cfg, vad)
+
+
+class FormOptions:
+    """The fields of a form, checked before anything is computed."""
 
     def __init__(self, form: FormData) -> None:
         self.form = form
@@ -145,7 +171,8 @@ class _Options:
         return value
 
 
-def _response(transcript: Transcript, hyp: Hypothesis, options: _Options) -> Response:
+def transcript_response(transcript: Transcript, hyp: Hypothesis, options: FormOptions) -> Response:
+    """A transcript in the format that was asked for."""
     usage = {"type": "duration", "seconds": round(transcript.seconds)}
     if options.stream and options.format in ("json", "text", "verbose_json"):
         return StreamingResponse(_server_events(hyp, usage), media_type="text/event-stream")
@@ -153,6 +180,16 @@ def _response(transcript: Transcript, hyp: Hypothesis, options: _Options) -> Res
         return PlainTextResponse(f"{hyp.text}\n")
     if options.format in ("srt", "vtt"):
         return PlainTextResponse(FORMATS[options.format].write(transcript, FormatConfig()))
+    if options.format == "diarized_json":
+        segments = [
+            {"id": f"seg_{i}", "type": "transcript.text.segment", "start": s.start, "end": s.end,
+             "speaker": s.speaker or "A", "text": s.text}
+            for i, s in enumerate(hyp.segments)
+        ]  # fmt: skip
+        return JSONResponse({
+            "task": "transcribe", "duration": transcript.seconds, "text": hyp.text, "segments": segments,
+            "usage": usage,
+        })  # fmt: skip
     if options.format == "json":
         return JSONResponse({"text": hyp.text, "usage": usage})
     body: dict[str, Any] = {

@@ -1,0 +1,1 @@
+"""Who speaks when: embeddings of voices, their clusters, and words with speakers."""
