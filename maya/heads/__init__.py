@@ -1,10 +1,21 @@
 """Heads: losses and predictions from encoder frames. A line in this file adds one to the library."""
 
 from maya.heads.attention import AttentionDecoder, AttentionDecoderConfig
-from maya.heads.base import Head, HeadConfig, HeadContext, LossStep, Prediction, final_weights, head_weights
-from maya.heads.classify import Classifier, ClassifyConfig, LanguageConfig
+from maya.heads.base import (
+    Event,
+    Head,
+    HeadConfig,
+    HeadContext,
+    LossStep,
+    Prediction,
+    Track,
+    final_weights,
+    head_weights,
+)
+from maya.heads.classify import Classifier, ClassifyConfig, LanguageConfig, RegressConfig, Regressor
 from maya.heads.ctc import CTCConfig, CTCHead
 from maya.heads.distillation import Distillation, DistillationConfig
+from maya.heads.frames import EventConfig, EventHead, PitchConfig, PitchHead
 from maya.heads.language_model import LanguageModel, LanguageModelConfig
 from maya.heads.transducer import TransducerConfig, TransducerHead
 
@@ -17,6 +28,9 @@ __all__ = [
     "ClassifyConfig",
     "Distillation",
     "DistillationConfig",
+    "Event",
+    "EventConfig",
+    "EventHead",
     "Head",
     "HeadConfig",
     "HeadContext",
@@ -24,7 +38,12 @@ __all__ = [
     "LanguageModel",
     "LanguageModelConfig",
     "LossStep",
+    "PitchConfig",
+    "PitchHead",
     "Prediction",
+    "RegressConfig",
+    "Regressor",
+    "Track",
     "TransducerConfig",
     "TransducerHead",
     "final_weights",

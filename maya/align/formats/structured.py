@@ -28,7 +28,7 @@ def as_dict(transcript: Transcript, cfg: FormatConfig) -> dict[str, Any]:
         }  # fmt: skip
     if transcript.predictions:
         row["labels"] = {
-            name: {"label": p.label, "probability": round(p.probability, 4)}
+            name: {"label": p.label, "probability": _rounded(p.probability, 4)}
             for name, p in transcript.predictions.items()
         }
     return row
