@@ -25,7 +25,8 @@ class UtteranceConfig(HeadConfig):
     layers: the encoder's output, or a learnt weighted sum of all hidden states. pooling: mean and standard
     deviation over time, or attentive statistics with `attention_dim` channels. global_context: see
     `AttentivePooling`; without it the head can stream. hidden: channels of a layer between pooling and
-    output, 0 for none. dropout: before the output layer.
+    output, 0 for none. dropout: before the output layer. crop_seconds: training pools a random part of an
+    utterance, so long or longer, so that the head learns short ones too; 0: all of it.
     """
 
     layers: Literal["last", "all"] = "last"
@@ -34,6 +35,7 @@ class UtteranceConfig(HeadConfig):
     global_context: bool = False
     hidden: Count = 0
     dropout: BelowOne = 0.0
+    crop_seconds: NonNegFloat = 0.0
 
 
 @config
@@ -117,6 +119,7 @@ class UtteranceHead(Head):
         )  # fmt: skip
         self.dropout = nn.Dropout(cfg.dropout)
         self.out = nn.Linear(cfg.hidden or 2 * dim, outputs)
+        self.crop_frames = cfg.crop_seconds / (context.frame_seconds or 1.0)
 
     @property
     def hidden(self) -> tuple[int, ...]:
@@ -126,7 +129,10 @@ class UtteranceHead(Head):
         """(B, outputs), fp32 at least."""
         if self.layers is not None:
             encoded = self.layers(encoded)
-        return self.of_pooled(self.pool(encoded.frames, encoded.lens))
+        frames, lens = encoded.frames, encoded.lens
+        if self.training and self.crop_frames:
+            frames, lens = random_part(frames, lens, self.crop_frames)
+        return self.of_pooled(self.pool(frames, lens))
 
     def of_pooled(self, pooled: Tensor) -> Tensor:
         """The outputs of statistics (B, 2D)."""
@@ -233,6 +239,18 @@ class Regressor(UtteranceHead):
 
     def said(self, outputs: Tensor) -> list[Prediction]:
         return [Prediction(label=f"{value:.4f}") for value in outputs[:, 0].tolist()]
+
+
+def random_part(frames: Tensor, lens: Tensor, shortest: float) -> tuple[Tensor, Tensor]:
+    """A random stretch of each row of frames (B, S, D), lens (B,): `shortest` frames or more, where the row
+    has so many."""
+    size, place = torch.rand(2, len(lens), device=frames.device)
+    kept = (shortest + size * (lens - shortest).clamp(min=0)).round().long().clamp(min=1).minimum(lens)
+    start = (place * (lens - kept + 1)).long()
+    steps = torch.arange(frames.shape[1], device=frames.device)
+    index = (start[:, None] + steps).clamp(max=max(frames.shape[1] - 1, 0))
+    part = frames.gather(1, index[..., None].expand_as(frames))
+    return part * (steps < kept[:, None])[..., None], kept
 
 
 def balanced_weights(counts: Mapping[str, int], classes: tuple[str, ...], label: str) -> Tensor:

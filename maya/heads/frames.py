@@ -236,7 +236,7 @@ class PitchHead(FrameHead):
         for row, value, speed in zip(out, values, speeds, strict=True):
             if value is not None:
                 seconds, hertz = pitch_in(value)
-                place = np.round(self.times(steps, speed) / seconds).astype(int)
+                place = np.floor(self.times(steps, speed) / seconds + 0.499).astype(int)
                 row[:] = np.where(place < len(hertz), hertz[place.clip(max=len(hertz) - 1)] * speed, 0.0)
         return torch.from_numpy(out), torch.tensor([value is not None for value in values])
 
