@@ -60,7 +60,7 @@ def words() -> Experiment:
     )
     exp = _experiment("words", ("en", "gu"), head)
     exp.data.speed_perturb = (0.87, 0.93, 1.0, 1.07, 1.15)
-    exp.train.steps, exp.train.valid_every, exp.train.save_every = 1500, 300, 300
+    exp.train.steps, exp.train.valid_every, exp.train.save_every = 800, 200, 200
     return exp
 
 
@@ -75,5 +75,5 @@ def pitch() -> Experiment:
     exp.model.specaugment.freq_masks = 0
     exp.model.specaugment.time_masks = 0
     exp.data.speed_perturb = (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4)
-    exp.train.steps, exp.train.valid_every, exp.train.save_every = 1500, 300, 300
+    exp.train.steps, exp.train.valid_every, exp.train.save_every = 800, 200, 200
     return exp

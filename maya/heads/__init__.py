@@ -18,6 +18,7 @@ from maya.heads.distillation import Distillation, DistillationConfig
 from maya.heads.frames import EventConfig, EventHead, PitchConfig, PitchHead
 from maya.heads.language_model import LanguageModel, LanguageModelConfig
 from maya.heads.transducer import TransducerConfig, TransducerHead
+from maya.heads.units import UnitCTC, UnitCTCConfig
 
 __all__ = [
     "AttentionDecoder",
@@ -46,6 +47,8 @@ __all__ = [
     "Track",
     "TransducerConfig",
     "TransducerHead",
+    "UnitCTC",
+    "UnitCTCConfig",
     "final_weights",
     "head_weights",
 ]

@@ -47,6 +47,7 @@ class Partial(LiveEvent):
 class Final(LiveEvent):
     """A segment that will not change. confidence: of its words, their mean; None where there is none.
 
+    labels, tracks, check: what the model's heads say of it, see maya.serve.segments.
     reason: "pause" (silence), "length" (longer than allowed), "flush" (asked for) or "end" (of the audio).
     """
 
@@ -58,6 +59,9 @@ class Final(LiveEvent):
     words: list[Word] = field(default_factory=list)
     confidence: float | None = None
     language: str | None = None
+    labels: dict[str, Any] = field(default_factory=dict)
+    tracks: dict[str, Any] = field(default_factory=dict)
+    check: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -55,7 +55,8 @@ def _texts(hyp: Hypothesis) -> dict[str, Any]:
 
 
 def _segment(segment: TextSegment) -> dict[str, Any]:
-    return {"text": segment.text} | _numbers(segment)
+    row = {"text": segment.text} | _numbers(segment)
+    return row if segment.check is None else row | {"check": segment.check}
 
 
 def _word(word: Word) -> dict[str, Any]:
