@@ -36,8 +36,9 @@ from maya.heads import EventHead, PitchHead
 from maya.heads.frames import events_in, pitch_in
 from maya.pages import columns
 from maya.score.hallucination import HallucinationCheck, Verdict
-from maya.score.labels import LabelledUtterance, LabelReport, score_label
+from maya.score.labels import LabelledUtterance
 from maya.score.report import percent, span
+from maya.score.resampling import of_sums
 from maya.score.tracks import (
     Measured,
     auc_interval,
@@ -47,6 +48,7 @@ from maya.score.tracks import (
     score_events,
     score_pitch,
 )
+from maya.score.wer import Interval
 
 SECONDS = (1.0, 3.0, float("inf"))
 _SHORTEST = 1.0  # utterances that count for the languages, in all columns alike
@@ -95,20 +97,33 @@ def language(recognizer: Recognizer, data: Path) -> dict[str, Any]:
         chosen = {s: [r for r in own if ((r.speaker,) not in trained) == is_new] for s, own in rows.items()}
         if not chosen[SECONDS[0]]:
             continue
-        reports: dict[float, LabelReport] = {
-            s: score_label("language", own, by_speaker=is_new) for s, own in chosen.items()
-        }
-        whole = reports[SECONDS[-1]]
+        scores = {s: recalls(own) for s, own in chosen.items()}
+        names, _, _, each = scores[SECONDS[-1]]
         speakers = len({row.speaker for row in chosen[SECONDS[0]]})
-        cells = [f"{percent(r.macro)} {span(r.macro_interval)}" for r in reports.values()]
-        names = " ".join(c.name for c in whole.classes)
-        lines.append([name, names, str(whole.pooled.utterances), str(speakers), *cells])
+        cells = [f"{percent(value)} {span(bounds)}" for _, value, bounds, _ in scores.values()]
+        lines.append([name, " ".join(names), str(len(chosen[SECONDS[0]])), str(speakers), *cells])
         result[name] = {
-            f"{s:g}": [r.macro, r.macro_interval.low, r.macro_interval.high] for s, r in reports.items()
+            f"{s:g}": [value, bounds.low, bounds.high] for s, (_, value, bounds, _) in scores.items()
         }
-        result[name] |= {"recall": {c.name: c.accuracy for c in whole.classes}}
+        result[name] |= {"recall": dict(zip(names, each, strict=True))}
     print("\n".join(columns(lines)))
     return result
+
+
+def recalls(rows: Sequence[LabelledUtterance]) -> tuple[list[str], float, Interval, list[float]]:
+    """The classes, UAR and its interval, and the recall of each class. The bootstrap draws speakers of all
+    classes together, because some have a single one; a class that a draw lacks is left out of it."""
+    names = sorted({row.value for row in rows})
+    counts = np.zeros((len(rows), len(names), 2))
+    for own, row in zip(counts, rows, strict=True):
+        own[names.index(row.value)] = row.predicted == row.value, 1
+
+    def uar(sums: np.ndarray) -> np.ndarray:
+        found, whole = np.moveaxis(sums.reshape(len(sums), -1, 2), 2, 0)
+        return np.nanmean(found / whole, 1)
+
+    value, bounds = of_sums(counts.reshape(len(rows), -1), uar, blocks=[row.speaker for row in rows])
+    return names, value, bounds, (counts.sum(0)[:, 0] / counts.sum(0)[:, 1]).tolist()
 
 
 @torch.inference_mode()

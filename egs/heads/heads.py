@@ -71,9 +71,10 @@ def pitch() -> Experiment:
     features.window_ms, features.n_fft, features.num_mels = 50.0, 1024, 128
     features.normalize = "per_feature"
     encoder = cast(FastConformerConfig, exp.model.encoder)
-    encoder.feat_in, encoder.subsampling_factor, encoder.d_model = 128, 4, 128
+    encoder.feat_in, encoder.subsampling_factor = 128, 4
     exp.model.specaugment.freq_masks = 0
     exp.model.specaugment.time_masks = 0
     exp.data.speed_perturb = (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4)
-    exp.train.steps, exp.train.valid_every, exp.train.save_every = 800, 200, 200
+    exp.data.plan.max_seconds = 30.0
+    exp.train.steps, exp.train.valid_every, exp.train.save_every = 700, 175, 175
     return exp
