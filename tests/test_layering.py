@@ -26,7 +26,7 @@ KERNELS_MAY = {"torch", "triton"}
 OPTIONAL = (
     *("k2", "boto3", "botocore", "moto", "onnx", "onnxruntime", "espeakng_loader", "babel", "matplotlib"),
     *("transformers", "tokenizers", "peft", "av", "kenlm", "ray", "nemo"),
-    *("meeteval", "scipy", "whisper_normalizer", "indic_numtowords"),
+    *("meeteval", "scipy", "whisper_normalizer", "indic_numtowords", "torchcrepe", "librosa"),
 )
 ENVIRONMENT = ("os.environ", "os.environb", "os.getenv", "os.putenv")
 

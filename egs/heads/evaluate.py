@@ -92,7 +92,7 @@ def language(recognizer: Recognizer, data: Path) -> dict[str, Any]:
                     row = LabelledUtterance(id=batch.ids[i], value=code, predicted=said.label, speaker=who)
                     rows[seconds].append(row)
     lines = [["UAR %", "languages", "utterances", "speakers", "1 s", "3 s", "all"]]
-    result = {}
+    result: dict[str, Any] = {}
     for name, is_new in (("unseen speakers", True), ("speakers of training", False)):
         chosen = {s: [r for r in own if ((r.speaker,) not in trained) == is_new] for s, own in rows.items()}
         if not chosen[SECONDS[0]]:
@@ -165,9 +165,12 @@ def pitch(recognizer: Recognizer, data: Path) -> dict[str, Any]:
     title = f"{len(speakers)} utterances, {len(set(speakers))} speakers"
     result = {"head": shown(f"head against CREPE, {title}", score_pitch(by_head, blocks=speakers))}
     result["teacher"] = shown("CREPE against pYIN", score_pitch(by_teacher, blocks=speakers))
-    ratio = result["head"]["rpa"][0] / result["teacher"]["rpa"][0]
-    print(f"RPA of the head / RPA of the teachers among themselves: {ratio:.3f}")
-    return result | {"ratio": ratio}
+    # CREPE's labels hold no frequency where it hears no voice: its agreement is of the frames voiced in both.
+    agreement = result["teacher"]["rpa"][0] / result["teacher"]["recall"][0]
+    ratio = result["head"]["rpa"][0] / agreement
+    print(f"the teachers agree on {percent(agreement)} % of what both call voiced")
+    print(f"RPA of the head / that agreement: {ratio:.3f}")
+    return result | {"agreement": agreement, "ratio": ratio}
 
 
 def shown(title: str, scores: dict[str, Measured]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Heads that say one thing of an utterance: a class such as an emotion or a language, or a number."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -204,7 +204,7 @@ class Classifier(UtteranceHead):
     def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
         scores, targets = self(encoded), self.targets(batch)
         weight = self.class_weights.to(scores.dtype) if self.cfg.class_weights == "balanced" else None
-        options = {"weight": weight, "ignore_index": -1, "reduction": "none"}
+        options: dict[str, Any] = {"weight": weight, "ignore_index": -1, "reduction": "none"}
         loss: Tensor = nn.functional.nll_loss(scores, targets, **options)
         if self.cfg.focal:
             right = scores.exp().gather(1, targets.clamp(min=0)[:, None])[:, 0]

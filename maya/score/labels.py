@@ -118,9 +118,9 @@ def score_numbers(
     """The agreement of a label that is a number. Raises MayaError for a value that is none."""
     try:
         x, y = np.array([(float(u.value), float(u.predicted)) for u in utterances]).T
-    except ValueError as error:
+    except ValueError as wrong:
         raise MayaError(
-            f"the label {label} is predicted as a number, and its values are not: {error}"
+            f"the label {label} is predicted as a number, and its values are not: {wrong}"
         ) from None
 
     def concordance(sums: NDArray[np.float64]) -> NDArray[np.float64]:

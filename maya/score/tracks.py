@@ -82,10 +82,8 @@ def score_pitch(
     rows = np.array([[own[name] for name in names] for own in utterances], np.float64)
     results = {}
     for name, (part, whole) in PITCH_MEASURES.items():
-        a, b = names.index(part), names.index(whole)
-        value, bounds = of_sums(
-            rows, lambda sums, a=a, b=b: sums[:, a] / sums[:, b], blocks=blocks, seed=seed
-        )
+        columns = rows[:, [names.index(part), names.index(whole)]]
+        value, bounds = of_sums(columns, lambda sums: sums[:, 0] / sums[:, 1], blocks=blocks, seed=seed)
         results[name] = Measured(name=name, value=value, interval=bounds)
     return results
 
@@ -117,8 +115,7 @@ def score_events(
     counted by `event_counts`."""
     if not utterances:
         raise MayaError("there is no utterance with events to score")
-    rows = np.stack(utterances)
-    rows = rows.reshape(len(rows), -1)
+    rows = np.stack(utterances).reshape(len(utterances), -1).astype(np.float64)
 
     def pooled(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         return sums.reshape(len(sums), -1, 3).sum(1)
@@ -147,7 +144,7 @@ def f1(found: Frames, missed: Frames, invented: Frames) -> Frames:
     return np.divide(2 * found, whole, out=np.zeros_like(whole, dtype=np.float64), where=whole > 0)
 
 
-def roc_auc(negative: Sequence[float], positive: Sequence[float]) -> float:
+def roc_auc(negative: Sequence[float] | Frames, positive: Sequence[float] | Frames) -> float:
     """The probability that a positive has a higher score than a negative, ties counted as half; NaN without
     one of either."""
     if not len(negative) or not len(positive):
