@@ -46,9 +46,9 @@ class SegmentCheck:
             part[None].to(ours.device), torch.tensor([len(part)]).to(ours.device)
         )
         spoken = sum(span.duration for span in speech_spans(part, rate))
-        known = ours.model.cfg.languages.index(language) if language in ours.model.cfg.languages else -1
+        index = ours.model.cfg.languages.index(language) if language in ours.model.cfg.languages else -1
         verdict = self.check(
             hyp, encoded, speech=min(1.0, spoken / max(end - start, 1e-3)), seconds=end - start,
-            langs=torch.tensor([known], device=ours.device),
+            langs=torch.tensor([index], device=ours.device),
         )  # fmt: skip
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(verdict).items()}

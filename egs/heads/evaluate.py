@@ -35,12 +35,12 @@ from maya.errors import MayaError
 from maya.heads import EventHead, PitchHead
 from maya.heads.frames import events_in, pitch_in
 from maya.pages import columns
-from maya.score.hallucination import HallucinationCheck, Verdict
+from maya.score.hallucination import HallucinationCheck, TextVerdict
 from maya.score.labels import LabelledUtterance
 from maya.score.report import percent, span
 from maya.score.resampling import of_sums
 from maya.score.tracks import (
-    Measured,
+    TrackMeasure,
     auc_interval,
     event_counts,
     pitch_counts,
@@ -119,8 +119,8 @@ def recalls(rows: Sequence[LabelledUtterance]) -> tuple[list[str], float, Interv
         own[names.index(row.value)] = row.predicted == row.value, 1
 
     def uar(sums: np.ndarray) -> np.ndarray:
-        found, whole = np.moveaxis(sums.reshape(len(sums), -1, 2), 2, 0)
-        return np.nanmean(found / whole, 1)
+        hits, whole = np.moveaxis(sums.reshape(len(sums), -1, 2), 2, 0)
+        return np.nanmean(hits / whole, 1)
 
     value, bounds = of_sums(counts.reshape(len(rows), -1), uar, blocks=[row.speaker for row in rows])
     return names, value, bounds, (counts.sum(0)[:, 0] / counts.sum(0)[:, 1]).tolist()
@@ -135,8 +135,8 @@ def words(recognizer: Recognizer, data: Path) -> dict[str, Any]:
     for batch in test_batches(recognizer, data):
         encoded = recognizer.model.encode_audio(batch.audio, batch.audio_lens, hidden=recognizer.model.hidden)
         for i, track in enumerate(head.track(encoded)):
-            found = [(e.label, e.start, e.end) for e in track.events]
-            counts.append(event_counts(events_in(batch.labels["words"][i]), found, head.cfg.classes))
+            detected = [(e.label, e.start, e.end) for e in track.events]
+            counts.append(event_counts(events_in(batch.labels["words"][i]), detected, head.cfg.classes))
             speakers.append(batch.labels["speaker"][i])
     title = f"{len(counts)} utterances, {len(set(speakers))} speakers"
     return shown(title, score_events(counts, blocks=speakers))
@@ -173,7 +173,7 @@ def pitch(recognizer: Recognizer, data: Path) -> dict[str, Any]:
     return result | {"agreement": agreement, "ratio": ratio}
 
 
-def shown(title: str, scores: dict[str, Measured]) -> dict[str, Any]:
+def shown(title: str, scores: dict[str, TrackMeasure]) -> dict[str, Any]:
     """Print measures in %; returns them as fractions."""
     cells = [f"{name} {percent(m.value)} {span(m.interval)}" for name, m in scores.items()]
     print(f"{title}: {', '.join(cells)}")
@@ -207,7 +207,7 @@ def made_up(recognizer: Recognizer, data: Path) -> dict[str, Any]:
             clips.append((audio, hyp, int(batch.langs[i])))
     rng = random.Random(1)
     kinds = ("said", "recognised", "other", "silence", "noise")
-    verdicts: dict[str, list[Verdict]] = {name: [] for name in kinds}
+    verdicts: dict[str, list[TextVerdict]] = {name: [] for name in kinds}
 
     def judge(kind: str, audio: Tensor, hyp: Hypothesis | None, lang: int) -> None:
         langs, lens = torch.tensor([lang]), torch.tensor([len(audio)])
@@ -235,7 +235,7 @@ def made_up(recognizer: Recognizer, data: Path) -> dict[str, Any]:
     return _aucs(verdicts) | {"invented": invented}
 
 
-def _aucs(verdicts: dict[str, list[Verdict]]) -> dict[str, Any]:
+def _aucs(verdicts: dict[str, list[TextVerdict]]) -> dict[str, Any]:
     signs = {
         "likelihood": lambda v: v.nats, "speech": lambda v: -v.speech, "suspicion": lambda v: v.suspicion,
     }  # fmt: skip

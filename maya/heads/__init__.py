@@ -2,13 +2,13 @@
 
 from maya.heads.attention import AttentionDecoder, AttentionDecoderConfig
 from maya.heads.base import (
-    Event,
     Head,
     HeadConfig,
     HeadContext,
+    HeadTrack,
     LossStep,
     Prediction,
-    Track,
+    SoundEvent,
     final_weights,
     head_weights,
 )
@@ -29,7 +29,7 @@ __all__ = [
     "ClassifyConfig",
     "Distillation",
     "DistillationConfig",
-    "Event",
+    "SoundEvent",
     "EventConfig",
     "EventHead",
     "Head",
@@ -44,7 +44,7 @@ __all__ = [
     "Prediction",
     "RegressConfig",
     "Regressor",
-    "Track",
+    "HeadTrack",
     "TransducerConfig",
     "TransducerHead",
     "UnitCTC",

@@ -184,7 +184,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Event:
+class SoundEvent:
     """Something that lasts, in seconds from the audio's start. probability: the highest of its frames."""
 
     label: str
@@ -194,7 +194,7 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Track:
+class HeadTrack:
     """What a head says of an utterance step by step.
 
     values: (n, len(columns)). seconds: from one step to the next; step i is of the time from i · seconds on.
@@ -204,7 +204,7 @@ class Track:
     columns: tuple[str, ...]
     seconds: float
     values: Tensor
-    events: tuple[Event, ...] = ()
+    events: tuple[SoundEvent, ...] = ()
 
 
 class HeadStream:
@@ -218,7 +218,7 @@ class HeadStream:
         """What it says of the frames so far; None before the first, and for a head of tracks."""
         raise NotImplementedError
 
-    def track(self) -> Track | None:
+    def track(self) -> HeadTrack | None:
         """The track so far, for a head that `tracks` something."""
         return None
 
@@ -232,6 +232,7 @@ class Head(nn.Module):
     predicts: the label that `predict` tells, "language" or a name in `Batch.labels`; "" for none.
     numeric: whether this label is a number and no class.
     tracks: the name of what `track` tells; "" for a head without tracks.
+    ctc_over: "tokens" of the text or "units" of a label, where `forward` gives log-probabilities of CTC.
     """
 
     def __init_subclass__(cls, *, config: type | None = None) -> None:
@@ -245,6 +246,7 @@ class Head(nn.Module):
     predicts: str = ""
     numeric: bool = False
     tracks: str = ""
+    ctc_over: str = ""
 
     @property
     def hidden(self) -> tuple[int, ...]:
@@ -267,7 +269,7 @@ class Head(nn.Module):
         """The class of each utterance, for a head that `predicts` a label."""
         raise NotImplementedError(f"{type(self).__name__}.predict")
 
-    def track(self, encoded: Encoded) -> list[Track]:
+    def track(self, encoded: Encoded) -> list[HeadTrack]:
         """The track of each utterance, for a head that `tracks` something."""
         raise NotImplementedError(f"{type(self).__name__}.track")
 

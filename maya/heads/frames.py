@@ -23,7 +23,16 @@ from maya.data.loading.batch import Batch
 from maya.encoders import frame_mask
 from maya.encoders.base import Encoded
 from maya.errors import MayaError
-from maya.heads.base import Event, Head, HeadConfig, HeadContext, HeadStream, LossStep, Prediction, Track
+from maya.heads.base import (
+    Head,
+    HeadConfig,
+    HeadContext,
+    HeadStream,
+    HeadTrack,
+    LossStep,
+    Prediction,
+    SoundEvent,
+)
 from maya.heads.pooling import LayerSum
 from maya.ranges import BelowOne, Count, Distinct, NonNegFloat, PosFloat, PosInt, Share
 
@@ -121,11 +130,11 @@ class FrameHead(Head):
         """(steps,) the middle of each step in seconds of the audio before its speed was changed."""
         return (np.arange(steps) + 0.5) * self.seconds * speed
 
-    def made(self, outputs: Tensor) -> Track:
+    def made(self, outputs: Tensor) -> HeadTrack:
         """The track of one utterance from its outputs (n, outputs)."""
         raise NotImplementedError
 
-    def track(self, encoded: Encoded) -> list[Track]:
+    def track(self, encoded: Encoded) -> list[HeadTrack]:
         lens = (encoded.lens_on_host * self.cfg.upsampling).tolist()
         return [self.made(own[:size]) for own, size in zip(self(encoded), lens, strict=True)]
 
@@ -157,7 +166,7 @@ class FrameStream(HeadStream):
     def prediction(self) -> Prediction | None:
         return None
 
-    def track(self) -> Track:
+    def track(self) -> HeadTrack:
         empty = self.head.out.weight.new_zeros(0, self.head.count)
         return self.head.made(torch.cat([empty, *self.outputs]))
 
@@ -190,13 +199,13 @@ class EventHead(FrameHead):
         used = frame_mask(encoded.lens * self.cfg.upsampling, outputs.shape[1]) & has[:, None]
         return {"loss": self.mean(losses.sum(-1), used.to(outputs.dtype))}
 
-    def made(self, outputs: Tensor) -> Track:
+    def made(self, outputs: Tensor) -> HeadTrack:
         values = outputs.sigmoid()
         events = [e for i, name in enumerate(self.cfg.classes) for e in self._events(name, values[:, i])]
         events.sort(key=lambda event: (event.start, event.label))
-        return Track(columns=self.cfg.classes, seconds=self.seconds, values=values, events=tuple(events))
+        return HeadTrack(columns=self.cfg.classes, seconds=self.seconds, values=values, events=tuple(events))
 
-    def _events(self, name: str, values: Tensor) -> list[Event]:
+    def _events(self, name: str, values: Tensor) -> list[SoundEvent]:
         cfg, runs = self.cfg, list[list[int]]()
         probabilities, inside = values.tolist(), False
         for i, p in enumerate(probabilities):
@@ -212,7 +221,7 @@ class EventHead(FrameHead):
                 inside = False
         long = [run for run in runs if (run[1] - run[0]) * self.seconds >= cfg.min_seconds - 1e-9]
         return [
-            Event(
+            SoundEvent(
                 label=name, start=a * self.seconds, end=b * self.seconds, probability=max(probabilities[a:b])
             )
             for a, b in long
@@ -251,10 +260,10 @@ class PitchHead(FrameHead):
         voicing = functional.binary_cross_entropy_with_logits(outputs[..., BINS], is_voiced, reduction="none")
         return {"loss": self.mean(pitch, used * is_voiced), "voicing": self.mean(voicing, used)}
 
-    def made(self, outputs: Tensor) -> Track:
+    def made(self, outputs: Tensor) -> HeadTrack:
         voicing = outputs[:, BINS].sigmoid()
         values = torch.stack([hertz_of(outputs[:, :BINS].softmax(-1)), voicing], 1)
-        return Track(columns=("hertz", "voicing"), seconds=self.seconds, values=values)
+        return HeadTrack(columns=("hertz", "voicing"), seconds=self.seconds, values=values)
 
 
 def bins_of(hertz: Tensor) -> Tensor:

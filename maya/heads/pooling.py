@@ -54,10 +54,10 @@ class Sums:
 
     def __add__(self, other: "Sums") -> "Sums":
         highest = torch.maximum(self.highest, other.highest)
-        own, more = (self.highest - highest).exp(), (other.highest - highest).exp()
+        own, rest = (self.highest - highest).exp(), (other.highest - highest).exp()
         return Sums(
-            highest, own * self.weight + more * other.weight, own * self.first + more * other.first,
-            own * self.second + more * other.second,
+            highest, own * self.weight + rest * other.weight, own * self.first + rest * other.first,
+            own * self.second + rest * other.second,
         )  # fmt: skip
 
     def statistics(self) -> Tensor:

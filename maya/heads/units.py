@@ -43,6 +43,7 @@ class UnitCTC(Head):
     """A linear layer to the units and blank, which comes last."""
 
     conditioned = False
+    ctc_over = "units"
     cfg: UnitCTCConfig
 
     def __init__(self, cfg: UnitCTCConfig, dim: int) -> None:

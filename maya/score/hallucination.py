@@ -20,8 +20,6 @@ from torch import Tensor
 from maya.config import config
 from maya.decode.hypothesis import Hypothesis
 from maya.encoders import Encoded
-from maya.heads import CTCConfig, CTCHead
-from maya.heads.units import UnitCTC
 from maya.losses import ctc_loss
 from maya.models.speech_model import SpeechModel
 from maya.ranges import NonNegFloat, PosFloat, Share
@@ -48,7 +46,7 @@ class HallucinationConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class TextVerdict:
     """What the signs say of one segment. nats: by which the best path beats the text, for each token; speech:
     a share; confidence: of the words; None for what is not known. loops: a sentence for each rule.
     suspicion: in [0, 1]. made_up: whether it reaches the limit."""
@@ -69,9 +67,9 @@ class HallucinationCheck:
     ) -> None:
         self.model, self.cfg, self.pronounce = model, cfg or HallucinationConfig(), pronounce
         trained = {name: head for name, head in model.named_heads().items() if name not in model.untrained}
-        judges = {n: h for n, h in trained.items() if isinstance(model.cfg.heads[n], CTCConfig)}
+        judges = {n: h for n, h in trained.items() if h.ctc_over == "tokens"}
         if pronounce is not None:  # phonemes are a better judge: they are no pieces of the same text
-            judges = {n: h for n, h in trained.items() if isinstance(h, UnitCTC)} | judges
+            judges = {n: h for n, h in trained.items() if h.ctc_over == "units"} | judges
         if self.cfg.head:
             judges = {self.cfg.head: model.head(self.cfg.head)}
         self.judge: Any = next(iter(judges.values()), None)
@@ -80,7 +78,7 @@ class HallucinationCheck:
     def __call__(
         self, hyp: Hypothesis, encoded: Encoded | None = None, *, speech: float | None = None,
         seconds: float = 0.0, langs: Tensor | None = None,
-    ) -> Verdict:  # fmt: skip
+    ) -> TextVerdict:  # fmt: skip
         """The verdict on a hypothesis with text, which may have words.
 
         encoded: the frames (1, S, D) of its segment as `SpeechModel.encode_audio` gives them. speech: the
@@ -105,7 +103,7 @@ class HallucinationCheck:
         for value in evidence:
             innocent *= 1 - min(max(value, 0.0), 1.0)
         suspicion = (1 - innocent) if hyp.text else 0.0
-        return Verdict(
+        return TextVerdict(
             nats=nats, speech=speech, confidence=confidence, loops=loops, suspicion=suspicion,
             made_up=suspicion >= cfg.limit,
         )  # fmt: skip
@@ -114,10 +112,10 @@ class HallucinationCheck:
         """(log P(best path) - log P(text)) / tokens under the judge; 100 where the text has no path."""
         tokens: Sequence[int] = hyp.tokens
         frames = encoded.frames
-        if isinstance(self.judge, UnitCTC):
+        if self.judge.ctc_over == "units":
             assert self.pronounce is not None
             tokens = self.judge.ids(self.pronounce(hyp.text, hyp.language))
-        elif isinstance(self.judge, CTCHead):
+        else:
             frames = self.model.with_language(encoded, langs).frames
         log_probs = self.judge(frames)
         if not tokens or not log_probs.shape[1]:

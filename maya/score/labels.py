@@ -137,7 +137,7 @@ def score_numbers(
 
 
 def _counts(names: Sequence[str], utterances: Sequence[LabelledUtterance]) -> NDArray[np.float64]:
-    """(n, classes · 3) what each utterance adds to found, missed and invented of each class."""
+    """(n, classes · 3) what each utterance adds to hits, missed and invented of each class."""
     rows = np.zeros((len(utterances), len(names), 3))
     place = {name: number for number, name in enumerate(names)}
     for row, u in zip(rows, utterances, strict=True):
@@ -148,14 +148,14 @@ def _counts(names: Sequence[str], utterances: Sequence[LabelledUtterance]) -> ND
 
 
 def _weighted_f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    found, missed, invented = np.moveaxis(sums.reshape(len(sums), -1, 3), 2, 0)
-    return (f1(found, missed, invented) * (found + missed)).sum(1) / (found + missed).sum(1)
+    hits, missed, invented = np.moveaxis(sums.reshape(len(sums), -1, 3), 2, 0)
+    return (f1(hits, missed, invented) * (hits + missed)).sum(1) / (hits + missed).sum(1)
 
 
 def _macro_f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    found, missed, invented = np.moveaxis(sums.reshape(len(sums), -1, 3), 2, 0)
-    occurs = found + missed > 0
-    return np.where(occurs, f1(found, missed, invented), 0.0).sum(1) / occurs.sum(1)
+    hits, missed, invented = np.moveaxis(sums.reshape(len(sums), -1, 3), 2, 0)
+    occurs = hits + missed > 0
+    return np.where(occurs, f1(hits, missed, invented), 0.0).sum(1) / occurs.sum(1)
 
 
 def label_table(report: LabelReport) -> str:

@@ -27,7 +27,7 @@ PITCH_MEASURES = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class TrackMeasure:
     """A measure, a fraction, and its 95 % interval."""
 
     name: str
@@ -50,17 +50,17 @@ def pitch_counts(
         )
     ref_voiced = reference > 0
     est_voiced = (estimate > 0) if voiced is None else voiced
-    known = ref_voiced & (estimate > 0)
+    compared = ref_voiced & (estimate > 0)
     cents = np.zeros(len(reference))
-    cents[known] = 1200 * np.log2(estimate[known] / reference[known])
+    cents[compared] = 1200 * np.log2(estimate[compared] / reference[compared])
     octave = cents - 1200 * np.round(cents / 1200)
     both = ref_voiced & est_voiced
     gross = both & (np.abs(estimate - reference) > GROSS * reference)
     wrong_voicing = ref_voiced != est_voiced
     counted = {
         "frames": np.ones(len(reference), bool), "voiced": ref_voiced, "unvoiced": ~ref_voiced, "both": both,
-        "near": known & (np.abs(cents) <= WITHIN_CENTS),
-        "near_octave": known & (np.abs(octave) <= WITHIN_CENTS),
+        "near": compared & (np.abs(cents) <= WITHIN_CENTS),
+        "near_octave": compared & (np.abs(octave) <= WITHIN_CENTS),
         "gross": gross, "wrong_voicing": wrong_voicing, "wrong": wrong_voicing | gross,
         "false_voiced": ~ref_voiced & est_voiced,
     }  # fmt: skip
@@ -69,7 +69,7 @@ def pitch_counts(
 
 def score_pitch(
     utterances: Sequence[dict[str, int]], *, blocks: Sequence[Hashable] | None = None, seed: int = 0
-) -> dict[str, Measured]:
+) -> dict[str, TrackMeasure]:
     """The measures of PITCH_MEASURES over all frames of utterances counted by `pitch_counts`.
 
     rpa, rca: share of voiced frames within 50 cents, and after folding octaves. gpe: share of the frames
@@ -84,20 +84,20 @@ def score_pitch(
     for name, (part, whole) in PITCH_MEASURES.items():
         columns = rows[:, [names.index(part), names.index(whole)]]
         value, bounds = of_sums(columns, lambda sums: sums[:, 0] / sums[:, 1], blocks=blocks, seed=seed)
-        results[name] = Measured(name=name, value=value, interval=bounds)
+        results[name] = TrackMeasure(name=name, value=value, interval=bounds)
     return results
 
 
 Spans = Sequence[tuple[str, float, float]]  # class, start and end in seconds
 
 
-def event_counts(reference: Spans, found: Spans, classes: Sequence[str]) -> NDArray[np.int64]:
+def event_counts(reference: Spans, detected: Spans, classes: Sequence[str]) -> NDArray[np.int64]:
     """(classes, 3) events found, missed and invented in one utterance. An event is found where one of its
     class begins within 200 ms of it; each counts once, the nearest pairs first."""
     counts = np.zeros((len(classes), 3), np.int64)
     for row, name in zip(counts, classes, strict=True):
         true = [start for own, start, _ in reference if own == name]
-        said = [start for own, start, _ in found if own == name]
+        said = [start for own, start, _ in detected if own == name]
         pairs = sorted((abs(t - s), i, j) for i, t in enumerate(true) for j, s in enumerate(said))
         used_true, used_said = set[int](), set[int]()
         for distance, i, j in pairs:
@@ -110,7 +110,7 @@ def event_counts(reference: Spans, found: Spans, classes: Sequence[str]) -> NDAr
 
 def score_events(
     utterances: Sequence[NDArray[np.int64]], *, blocks: Sequence[Hashable] | None = None, seed: int = 0
-) -> dict[str, Measured]:
+) -> dict[str, TrackMeasure]:
     """precision, recall and f1 over all events, and macro_f1, the mean over classes that occur, of utterances
     counted by `event_counts`."""
     if not utterances:
@@ -121,9 +121,9 @@ def score_events(
         return sums.reshape(len(sums), -1, 3).sum(1)
 
     def macro(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        found, missed, invented = np.moveaxis(sums.reshape(len(sums), -1, 3), 2, 0)
-        occurs = found + missed > 0
-        return (np.where(occurs, f1(found, missed, invented), 0.0)).sum(1) / occurs.sum(1)
+        hits, missed, invented = np.moveaxis(sums.reshape(len(sums), -1, 3), 2, 0)
+        occurs = hits + missed > 0
+        return (np.where(occurs, f1(hits, missed, invented), 0.0)).sum(1) / occurs.sum(1)
 
     measures = {
         "precision": lambda sums: pooled(sums)[:, 0] / pooled(sums)[:, [0, 2]].sum(1),
@@ -134,14 +134,14 @@ def score_events(
     results = {}
     for name, measure in measures.items():
         value, bounds = of_sums(rows, measure, blocks=blocks, seed=seed)
-        results[name] = Measured(name=name, value=value, interval=bounds)
+        results[name] = TrackMeasure(name=name, value=value, interval=bounds)
     return results
 
 
-def f1(found: Frames, missed: Frames, invented: Frames) -> Frames:
-    """2·found / (2·found + missed + invented), elementwise; 0 where nothing is."""
-    whole = 2 * found + missed + invented
-    return np.divide(2 * found, whole, out=np.zeros_like(whole, dtype=np.float64), where=whole > 0)
+def f1(hits: Frames, missed: Frames, invented: Frames) -> Frames:
+    """2·found / (2·hits + missed + invented), elementwise; 0 where nothing is."""
+    whole = 2 * hits + missed + invented
+    return np.divide(2 * hits, whole, out=np.zeros_like(whole, dtype=np.float64), where=whole > 0)
 
 
 def roc_auc(negative: Sequence[float] | Frames, positive: Sequence[float] | Frames) -> float:

@@ -10,7 +10,7 @@ from maya.decode.hypothesis import Hypothesis
 from maya.decode.predictions import predicting_heads
 from maya.decode.stream_rows import StreamRow
 from maya.encoders import Encoded
-from maya.heads import Track
+from maya.heads import HeadTrack
 from maya.models.speech_model import SpeechModel
 from maya.score.hallucination import HallucinationCheck
 
@@ -21,7 +21,7 @@ _DIGITS = 4
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentFacts:
     """labels: by name {"label", "probability"}. tracks: by name {"start", "seconds", "columns", "values",
-    "events"}; times are seconds from the session's start. check: the fields of a Verdict."""
+    "events"}; times are seconds from the session's start. check: the fields of a TextVerdict."""
 
     labels: dict[str, Any] = field(default_factory=dict)
     tracks: dict[str, Any] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class SegmentHeads:
         return SegmentFacts(labels=labels, tracks=tracks, check=_rounded(dataclasses.asdict(verdict)))
 
 
-def _shown(track: Track, start: float) -> dict[str, Any]:
+def _shown(track: HeadTrack, start: float) -> dict[str, Any]:
     events = [
         {"label": e.label, "start": start + e.start, "end": start + e.end, "probability": e.probability}
         for e in track.events

@@ -65,17 +65,17 @@ def test_bins_are_those_of_crepe() -> None:
     assert float(bins_of(torch.tensor(2005.5))) == pytest.approx(359.0, abs=0.1)
     hertz = torch.tensor([80.0, 123.4, 440.0])
     near = torch.arange(BINS) - bins_of(hertz)[:, None]
-    found = hertz_of((-0.5 * (near / 1.25).square()).softmax(-1))
-    cents = 1200 * torch.log2(found / hertz)
+    hits = hertz_of((-0.5 * (near / 1.25).square()).softmax(-1))
+    cents = 1200 * torch.log2(hits / hertz)
     assert cents.abs().max() < 2
 
 
 def test_events_have_hysteresis_gaps_and_a_shortest_length() -> None:
     head = head_of(events(gap_seconds=0.09, min_seconds=0.1))
     p = torch.tensor([0.1, 0.6, 0.4, 0.35, 0.1, 0.7, 0.4, 0.1, 0.1, 0.1, 0.1, 0.9, 0.1, 0.4, 0.4])
-    found = head._events("laugh", p)
-    assert [(round(e.start, 2), round(e.end, 2)) for e in found] == [(0.04, 0.28)]
-    assert found[0].probability == pytest.approx(0.7)
+    hits = head._events("laugh", p)
+    assert [(round(e.start, 2), round(e.end, 2)) for e in hits] == [(0.04, 0.28)]
+    assert hits[0].probability == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

@@ -45,8 +45,8 @@ def test_pitch_at_other_times_is_refused() -> None:
 
 def test_events_are_matched_by_their_start() -> None:
     reference = [("a", 0.5, 0.9), ("a", 1.0, 1.2), ("b", 0.5, 0.6)]
-    found = [("a", 0.69, 0.9), ("a", 0.72, 0.9), ("b", 0.9, 1.0), ("c", 0.0, 1.0)]
-    counts = event_counts(reference, found, ("a", "b"))
+    hits = [("a", 0.69, 0.9), ("a", 0.72, 0.9), ("b", 0.9, 1.0), ("c", 0.0, 1.0)]
+    counts = event_counts(reference, hits, ("a", "b"))
     assert counts.tolist() == [[1, 1, 1], [0, 1, 1]]
     scores = score_events([counts, counts])
     assert scores["precision"].value == 1 / 3 and scores["recall"].value == 1 / 3

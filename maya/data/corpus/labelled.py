@@ -151,7 +151,7 @@ def labelled_layout(folder: Path) -> str:
         return "M4Singer"
     names = ("AudioWAV", "audio_16k", "FULL", "Actor_*", "ManRaw", "WomanRaw")
     tops = (*names, *(f"*/{name}" for name in names[3:]))
-    for top in (found for pattern in tops for found in sorted(folder.glob(pattern))[:1]):
+    for top in (path for pattern in tops for path in sorted(folder.glob(pattern))[:1]):
         for path in itertools.islice(top.rglob("*.wav"), _LOOKED_AT):
             inside = path.relative_to(folder).as_posix()
             if layout := next((own for own in LAYOUTS if own.files.fullmatch(inside)), None):
@@ -179,11 +179,11 @@ def read_labelled(folder: Path, options: ReadOptions) -> Result:
     special = {"PodcastFillers": _fillers, "MELD": _meld, "M4Singer": _m4_singer}
     problems: list[Problem] = []
     if name in special:
-        found = special[name](folder, problems)
+        rows_of = special[name](folder, problems)
     else:
-        found = _of_paths(folder, next(own for own in LAYOUTS if own.name == name), options)
+        rows_of = _of_paths(folder, next(own for own in LAYOUTS if own.name == name), options)
     rows = []
-    for fields in found:
+    for fields in rows_of:
         labels = {key: value for key, value in fields.pop("labels").items() if value}
         path = folder / fields["audio"]
         language = options.language or fields.pop("language", "en")
