@@ -23,6 +23,7 @@ import numpy as np
 from egs.digits.data import joined, plan_language, read_digit, read_source
 from egs.heads.teachers import HOP_SECONDS, crepe_pitch, pyin_pitch
 from maya.audio.load import load_audio
+from maya.data.corpus.manifest import read_lines
 from maya.errors import MayaError
 from maya.files import writing
 from maya.recipes.corpus_writer import SAMPLE_RATE, CorpusUtterance, describe, finished, write_corpus
@@ -108,7 +109,7 @@ def read_rows(source: Path) -> list[dict[str, Any]]:
     path = source / "manifest.jsonl"
     if not path.is_file():
         raise MayaError(f"there is no {path}; is --source the folder of a corpus?")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in read_lines(path)]
     return [row | {"audio": str((source / row["audio"]).resolve())} for row in rows]
 
 

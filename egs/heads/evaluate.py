@@ -151,6 +151,8 @@ def pitch(recognizer: Recognizer, data: Path) -> dict[str, Any]:
     for batch in test_batches(recognizer, data):
         encoded = recognizer.model.encode_audio(batch.audio, batch.audio_lens, hidden=recognizer.model.hidden)
         for i, track in enumerate(head.track(encoded)):
+            if batch.labels["pyin"][i] is None:  # of a speaker of training: its language has too few
+                continue
             labels = {name: pitch_in(batch.labels[name][i] or "") for name in ("f0", "pyin")}
             hop, teacher = labels["f0"]
             steps = (np.arange(len(teacher)) * hop / track.seconds).astype(int)

@@ -5,6 +5,7 @@ name of the sound. `licence` follows each row, because some of these corpora are
 """
 
 import csv
+import io
 import itertools
 import json
 import re
@@ -281,7 +282,7 @@ def _table(path: Path, needed: Iterable[str]) -> Iterator[dict[str, str]]:
         text = raw.decode("cp1252", "replace")
     # Some files went through cp1252 and UTF-8 in the wrong order: \x92 is the apostrophe ’.
     text = re.sub("[\x80-\x9f]", lambda m: m.group().encode("latin-1").decode("cp1252", "replace"), text)
-    reader = csv.DictReader(text.splitlines())
+    reader = csv.DictReader(io.StringIO(text, newline=""))
     for name in needed:
         if name not in (reader.fieldnames or ()):
             raise MayaError(f"{path}: there is no column {name}; is it the corpus's own table?")
