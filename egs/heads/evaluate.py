@@ -1,8 +1,8 @@
 """What the heads of a run know, on the test set of its data, with intervals over speakers.
 
-    python -m egs.heads.evaluate language exp/heads/language/run --data exp/heads/language/data
-    python -m egs.heads.evaluate words exp/heads/words/run --data exp/heads/words/data
-    python -m egs.heads.evaluate pitch exp/heads/pitch/run --data exp/heads/pitch/data
+    python -m egs.heads.evaluate language exp/heads/language/heads_language --data exp/heads/language/data
+    python -m egs.heads.evaluate words exp/heads/words/heads_words --data exp/heads/words/data
+    python -m egs.heads.evaluate pitch exp/heads/pitch/heads_pitch --data exp/heads/pitch/data
     python -m egs.heads.evaluate made-up exp/digits/digits/digits --data exp/digits/digits/data
 
 language: UAR of the middle second, the middle three, and all of each utterance. words: F1 of digit words by

@@ -21,7 +21,7 @@ WORDS = (
 
 
 def _experiment(name: str, languages: tuple[str, ...], head: HeadConfig) -> Experiment:
-    exp = Experiment(name=f"heads/{name}", languages=languages, model=presets.low_resource())
+    exp = Experiment(name=f"heads/heads_{name}", languages=languages, model=presets.low_resource())
     exp.model.heads = {name: head}
     exp.tokenizer.model_type = "unigram"  # of texts that these heads do not read
     exp.tokenizer.vocab_size = 64 if len(languages) == 2 else 1000
@@ -35,8 +35,7 @@ def _experiment(name: str, languages: tuple[str, ...], head: HeadConfig) -> Expe
     return exp
 
 
-def language(**options: Any) -> Experiment:
-    """One of twelve languages, from a fresh encoder."""
+def _language(**options: Any) -> Experiment:
     head = LanguageConfig(pooling="attentive", hidden=64, dropout=0.3, crop_seconds=1.0, **options)
     exp = _experiment("language", LANGUAGES, head)
     exp.prepare.split.test = 0.2
@@ -46,9 +45,15 @@ def language(**options: Any) -> Experiment:
     return exp
 
 
+def language() -> Experiment:
+    """One of twelve languages, from a fresh encoder."""
+    return _language()
+
+
 def language_frozen() -> Experiment:
-    """The same from the layers of a frozen encoder: --train.init-from RUN, such as a run of egs/digits."""
-    exp = language(layers="all")
+    """The same from the layers of a frozen encoder: --train.init_from RUN, such as a run of egs/digits."""
+    exp = _language(layers="all")
+    exp.name = "heads/heads_language_frozen"
     exp.train.freeze, exp.train.optimizer, exp.train.steps = ("encoder",), "adamw", 1200
     return exp
 
