@@ -53,6 +53,7 @@ ONNX = ["onnx", "onnxruntime"]
 LLM = ["transformers>=5.23,<6", "peft>=0.18"]
 RAY = ["ray>=2.50"]  # preparation on several machines
 MIC = ["sounddevice"]
+PITCH = ["torchcrepe>=0.0.24,<0.1", "librosa>=0.11,<1"]  # teachers of egs/heads
 KENLM = ["kenlm"]  # binaries of KenLM; ARPA files need no package
 MEDIA = ["av"]  # PyAV decodes m4a, mp4 and webm
 SCORE = ["whisper-normalizer>=0.1.15,<0.2", "indic-numtowords>=1.1,<2"]  # normal forms, numbers in words
@@ -101,6 +102,7 @@ setup(
         "score": SCORE,
         "meetings": MEETINGS,
         "mic": MIC,
+        "pitch": PITCH,
         "ray": RAY,
         "serve": SERVE,
         "speech": SPEECH,

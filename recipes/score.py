@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from maya.data.table.table import Table, part_path
 from maya.decode.methods import METHODS
 from maya.errors import MayaError
-from maya.files import write_json
+from maya.files import write_json, writing
 from maya.recipes.arguments import add_force, add_num_samples, add_run
 from maya.recipes.evaluation.files import add_files, score_files
 from maya.recipes.evaluation.options import (
@@ -24,7 +24,18 @@ from maya.recipes.evaluation.pages import read_details
 from maya.recipes.markers import content, earlier_inputs, is_done, mark_done, table_identity
 from maya.recipes.recorded import data_of
 from maya.recipes.tokenizer import require
-from maya.score.labels import LabelledUtterance, LabelReport, label_result, label_table, score_label
+from maya.score.labels import (
+    LabelledUtterance,
+    LabelReport,
+    NumberReport,
+    label_page,
+    label_result,
+    label_table,
+    number_result,
+    number_table,
+    score_label,
+    score_numbers,
+)
 from maya.score.measures.normalizers import DEFAULT, DROPS_EMPTY, make_normalizer
 from maya.score.measures.summary import measure, measures_result, measures_table
 from maya.score.measures.word_lists import count_words
@@ -50,10 +61,11 @@ SPLIT_NOTES = "splits.json"
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
     """The error rates of one decoding, None for a model without a text head; and the accuracy of each label
-    that the model predicts and the data holds."""
+    that the model predicts and the data holds, or the agreement where it is a number."""
 
     report: Report | None
     labels: list[LabelReport]
+    numbers: list[NumberReport]
 
 
 def arguments(p: argparse.ArgumentParser) -> None:
@@ -118,7 +130,16 @@ def score(
         raise MayaError(f"{hyps} holds neither texts nor labels with known values; there is nothing to score")
     scores = Scores(
         report=make_report(texts, by_speaker=by_speaker) if texts else None,
-        labels=[score_label(name, rows, by_speaker=by_speaker) for name, rows in labels.items()],
+        labels=[
+            score_label(name, rows, by_speaker=by_speaker)
+            for name, rows in labels.items()
+            if not rows[0].is_number
+        ],
+        numbers=[
+            score_numbers(name, rows, by_speaker=by_speaker)
+            for name, rows in labels.items()
+            if rows[0].is_number
+        ],
     )
     decoding = json.loads(require(out / "decode.json", "run stage 5 (decode) again").read_text())
     inputs = {
@@ -148,8 +169,13 @@ def _write(
     """result.json, and for texts errors.txt and report.html. details: of utterances, for the page."""
     split = str(out.relative_to(run / "decode"))
     facts = decoding | {"split": split, "commit": git_state()[0]}
+    results = {report.label: label_result(report) for report in scores.labels}
+    results |= {report.label: number_result(report) for report in scores.numbers}
+    if results:
+        facts["labels"] = results
     if scores.labels:
-        facts["labels"] = {report.label: label_result(report) for report in scores.labels}
+        with writing(out / "labels.html") as partial:
+            partial.write_text(label_page(scores.labels, f"{run.name}: {split}"), encoding="utf-8")
     if scores.report is None:
         write_json(out / "result.json", facts)
         return
@@ -165,7 +191,7 @@ def _write(
 def _show(scores: Scores, run: Path, out: Path, decoding: dict[str, Any], data: Path | None) -> None:
     """The tables, the notes that a reader needs, and the places of all files."""
     tables = [table(scores.report)] if scores.report is not None else []
-    for text in (*tables, *map(label_table, scores.labels)):
+    for text in (*tables, *map(label_table, scores.labels), *map(number_table, scores.numbers)):
         print(f"\n{text}")
     for line in split_notes(data):
         print(line)
@@ -224,8 +250,9 @@ def read_labels(path: Path) -> dict[str, list[LabelledUtterance]]:
         for label, prediction in row.get("predictions", {}).items():
             if (value := row["labels"].get(label)) is not None:
                 utterance = LabelledUtterance(
-                    id=row["id"], value=value, predicted=prediction["label"], speaker=row["speaker"]
-                )
+                    id=row["id"], value=value, predicted=prediction["label"], speaker=row["speaker"],
+                    is_number=prediction.get("probability", 1.0) is None,
+                )  # fmt: skip
                 labels.setdefault(label, []).append(utterance)
 
     _read_lines(path, add)

@@ -36,7 +36,7 @@ from maya.recipes.experiment_file import own_file, record_file
 from maya.recipes.markers import content, is_done, mark_done
 from maya.recipes.memory import advice, plan_within_memory
 from maya.recipes.tokenizer import require
-from maya.recipes.training_texts import bigram_texts
+from maya.recipes.training_texts import bigram_texts, label_counts
 from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer
 from maya.train.accelerator import make_accelerator
@@ -180,7 +180,7 @@ def _train(
     torch.manual_seed(experiment.train.seed)  # the same first weights on every rank and in every run
     model = build_model(experiment.model)
     facts = start(model, experiment, run, main) | {"train_data": given.name}
-    start_heads(model, bigram_texts(data, tokenizer), accelerator.device, open_checkpoint)
+    start_heads(model, bigram_texts(data, tokenizer), label_counts(data), accelerator.device, open_checkpoint)
     choose_learning(model, experiment.train)
     if data is not None:
         facts["data"] = str(data.absolute())

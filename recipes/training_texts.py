@@ -1,7 +1,8 @@
-"""Token ids of the texts of a prepared training set, for the language models that are estimated from them."""
+"""A prepared training set as a whole: token ids of its texts, and how often the values of a label occur."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from maya.data.table.table import Table, part_path
@@ -39,3 +40,21 @@ def bigram_texts(data: Path | None, tokenizer: Tokenizer) -> Callable[[], Iterat
             yield ids
 
     return texts
+
+
+def label_counts(data: Path | None) -> Callable[[str], Mapping[str, int]]:
+    """How many training utterances have each value of a label, for `class_weights`; see
+    `maya.heads.TrainingMeans`."""
+
+    def counts(label: str) -> Mapping[str, int]:
+        if data is None:
+            raise MayaError(
+                "balanced class weights are counted in a folder that `maya prepare` wrote: give --data, or "
+                "set the head's class_weights=none"
+            )
+        table = Table.open(part_path(data, "train"))
+        if label in ("language", "speaker"):
+            return Counter(value for (value,) in table.read(label) if value is not None)
+        return Counter(labels[label] for (labels,) in table.read("labels") if labels.get(label) is not None)
+
+    return counts

@@ -31,6 +31,7 @@ from maya.recipes.arguments import COUNT, POSITIVE, add_checkpoint, add_device, 
 from maya.recipes.experiment_file import import_recorded
 from maya.recipes.pcm import RAW_KINDS, PCMFormat
 from maya.recipes.speaker_options import add_speakers, speakers_of
+from maya.recipes.transcribe_check import SegmentCheck
 from maya.recipes.transcribe_inputs import STDIN, Input, RecordingList, StdinAudio, read_inputs
 from maya.recipes.transcribe_live import transcribe_stream
 from maya.recipes.transcribe_method import SearchOptions, make_decoder
@@ -93,6 +94,8 @@ def _add_input(p: Any) -> None:
         "begin each piece of a recording with what LaCT learnt from those before it (data.plan.same_speaker)"
     )
     p.add_argument("--remember", action="store_true", help=text)
+    text = "say for each segment whether its text was made up; for json and jsonl"
+    p.add_argument("--check", action="store_true", help=text)
     text = "decode as the audio comes and print what is recognised so far"
     p.add_argument("--stream", action="store_true", help=text)
     add_speakers(p)
@@ -141,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
         output_dir=args.output_dir, resume=args.resume, words_per_line=args.words_per_line,
         line_length=args.line_length, device=args.device, batch_seconds=args.batch_seconds,
         context=tuple(args.context) if args.context else None, stream=args.stream, mic=args.mic,
-        raw=_raw(args), remember=args.remember, speakers=speakers_of(args),
+        raw=_raw(args), remember=args.remember, check_texts=args.check, speakers=speakers_of(args),
         search=SearchOptions(
             method=args.method, beam=args.beam, n_best=args.n_best, lm=args.lm, lm_weight=args.lm_weight,
             hotwords=tuple(args.hotwords), hotword_weight=args.hotword_weight,
@@ -183,6 +186,7 @@ class TranscribeOptions:
     mic: bool = False
     raw: PCMFormat | None = None
     speakers: SpeakersConfig | None = None
+    check_texts: bool = False
 
     def check(self, audio: Sequence[str]) -> None:
         """Raises MayaError for options that do not go together, and where no file is there."""
@@ -205,6 +209,8 @@ class TranscribeOptions:
             raise MayaError("--n-best writes alternatives: add --format json or jsonl")
         if "rttm" in self.formats and self.speakers is None:
             raise MayaError("rttm says who speaks when: add --speakers")
+        if self.check_texts and not {*self.formats} & {"json", "jsonl"}:
+            raise MayaError("--check writes a verdict for each segment: add --format json or jsonl")
         files = [a for a in audio if a != STDIN and not glob.has_magic(a)]
         if files and not any(Path(a).exists() for a in files) and len(files) == len(audio):
             raise MayaError(f"{files[0]} is not a file")
@@ -216,6 +222,7 @@ class TranscribeOptions:
             "--channel": self.channel != "mix", "--vad": self.vad != "auto",
             "--batch-seconds": self.batch_seconds is not None, "--remember": self.remember,
             "--speakers": self.speakers is not None,
+            "--check": self.check_texts,
         }  # fmt: skip
         if names := [name for name, given in unused.items() if given]:
             raise MayaError(f"{names[0]} is for whole recordings: leave it or --stream out")
@@ -239,7 +246,7 @@ class TranscribeOptions:
             "version": maya.__version__, "language": self.language, "search": self.search.facts(),
             "vad": self.vad, "remember": self.remember, "context": self.context,
             "speakers": None if self.speakers is None else to_dict(self.speakers),
-            "formats": sorted(self.formats), "channel": self.channel,
+            "check": self.check_texts, "formats": sorted(self.formats), "channel": self.channel,
             "words_per_line": self.words_per_line, "line_length": self.line_length,
         }  # fmt: skip
 
@@ -321,6 +328,7 @@ class _ManyRecordings:
     audio_seconds: float = 0.0
     failed: set[int] = field(default_factory=set)
     complete: int = 0
+    check: SegmentCheck | None = None
 
     def run(self, decoder: Method | None) -> int:
         """Transcribe all; returns the exit status."""
@@ -362,6 +370,9 @@ class _ManyRecordings:
             self.audio_seconds += transcript.seconds
             if self.options.speakers is not None:
                 transcript = self._with_speakers(items[transcript.place], transcript)
+            if self.options.check_texts:
+                self.check = self.check or SegmentCheck(self.recognizer)
+                self.check(items[transcript.place].recording, transcript)
             self.outputs.write(items[transcript.place], transcript)
             return
         self.failed.add(transcript.place)

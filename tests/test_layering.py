@@ -38,7 +38,7 @@ OPTIONAL = (
         "matplotlib",
     ),
     *("transformers", "tokenizers", "peft", "av", "kenlm", "ray", "nemo"),
-    *("meeteval", "scipy", "whisper_normalizer", "indic_numtowords"),
+    *("meeteval", "scipy", "whisper_normalizer", "indic_numtowords", "torchcrepe", "librosa"),
 )
 ENVIRONMENT = ("os.environ", "os.environb", "os.getenv", "os.putenv")
 

@@ -22,7 +22,8 @@ class Word:
 
 @dataclass(kw_only=True, slots=True)
 class TextSegment:
-    """Words that belong together: a sentence, or what was said between two pauses. Times in seconds."""
+    """Words that belong together: a sentence, or what was said between two pauses. Times in seconds. check:
+    a verdict on whether they were made up, where one was asked for; see maya.score.hallucination."""
 
     text: str
     start: float | None = None
@@ -30,6 +31,7 @@ class TextSegment:
     confidence: float | None = None
     words: list[Word] = field(default_factory=list)
     speaker: str | None = None
+    check: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

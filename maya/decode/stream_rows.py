@@ -23,6 +23,7 @@ from maya.models.speech_model import SpeechModel
 @dataclass(kw_only=True, slots=True)
 class StreamRow:
     """One stream. first_frame: encoder frames before the decoder's first; frames: encoder frames so far.
+    kept: the frames (1, S, D) from number `kept_from` on, without any language; None where none are kept.
 
     `hypothesis` has no text; its frames count from `first_frame`.
     """
@@ -34,6 +35,22 @@ class StreamRow:
     buffer: WindowBuffer | None = None
     first_frame: int = 0
     frames: int = 0
+    kept: list[Tensor] | None = None
+    kept_from: int = 0
+
+    def kept_frames(self, end: int | None = None) -> Tensor:
+        """(1, S, D) the frames that are kept, up to number `end`."""
+        if not self.kept:
+            return torch.zeros(1, 0, 0)
+        frames = self.kept[0] if len(self.kept) == 1 else torch.cat(self.kept, 1)
+        self.kept[:] = [frames]  # joined once
+        return frames if end is None else frames[:, : max(0, end - self.kept_from)]
+
+    def keep_from(self, frame: int) -> None:
+        """Forget kept frames before this one."""
+        if self.kept and frame > self.kept_from:
+            self.kept[:] = [self.kept_frames()[:, frame - self.kept_from :].clone()]
+            self.kept_from = frame
 
     @property
     def hypothesis(self) -> Hypothesis:
@@ -58,11 +75,13 @@ class StreamRows:
         self.device = next(self.model.parameters()).device
         self.open()  # refuses at once what cannot stream
 
-    def open(self, language: str | None = None, *, after: StreamRow | None = None) -> StreamRow:
+    def open(
+        self, language: str | None = None, *, after: StreamRow | None = None, keep: bool = False
+    ) -> StreamRow:
         """A row before its first sample. language: one that the model knows, or None. after: a row that was
-        pushed to its end with `same_speaker`, whose speaker goes on."""
+        pushed to its end with `same_speaker`, whose speaker goes on. keep: whether it keeps its frames."""
         langs = language_index(self.model, language)
-        row = StreamRow(langs=langs, decoder=self.method.stream(1, langs))
+        row = StreamRow(langs=langs, decoder=self.method.stream(1, langs), kept=[] if keep else None)
         if self.buffer is not None:
             row.buffer = WindowBuffer(self.buffer, self.model)
         else:
@@ -77,7 +96,9 @@ class StreamRows:
     def begin_text(self, row: StreamRow) -> None:
         """Begin a new hypothesis at the row's next frame. The encoder keeps what it has heard."""
         row.decoder = self.method.stream(1, row.langs)
-        row.first_frame = row.frames
+        row.first_frame = row.kept_from = row.frames
+        if row.kept is not None:
+            row.kept = []
 
     @torch.inference_mode()
     def push(
@@ -91,8 +112,10 @@ class StreamRows:
         else:
             frames = self._encode_stream(rows, audio, finals, same_speaker)
         lens = torch.tensor([own.shape[1] for own in frames])
-        for row, size in zip(rows, lens.tolist(), strict=True):
+        for row, own, size in zip(rows, frames, lens.tolist(), strict=True):
             row.frames += size
+            if row.kept is not None and size:
+                row.kept.append(own)
         if lens.any():
             batch = pad_sequence([own[0] for own in frames], batch_first=True)
             encoded = self.method.conditioned(Encoded(batch, lens), torch.cat([row.langs for row in rows]))

@@ -53,6 +53,12 @@ class EncoderConfig(Kinds):
         raise NotImplementedError
 
     @property
+    def hidden_dims(self) -> tuple[int, ...]:
+        """Channels of the hidden states from layer 0 on, see `Encoder.forward`; by default a layer for each
+        of `n_layers`, all of them as wide as the output. Empty: it tells none."""
+        return (self.d_model,) * (getattr(self, "n_layers", -1) + 1)
+
+    @property
     def activation_checkpointing(self) -> bool:
         """Whether the blocks are computed again in the backward pass; a field of encoders that can do it."""
         return False

@@ -1,12 +1,24 @@
 """Heads: losses and predictions from encoder frames. A line in this file adds one to the library."""
 
 from maya.heads.attention import AttentionDecoder, AttentionDecoderConfig
-from maya.heads.base import Head, HeadConfig, HeadContext, LossStep, Prediction, final_weights, head_weights
-from maya.heads.classify import Classifier, ClassifyConfig, LanguageConfig
+from maya.heads.base import (
+    Head,
+    HeadConfig,
+    HeadContext,
+    HeadTrack,
+    LossStep,
+    Prediction,
+    SoundEvent,
+    final_weights,
+    head_weights,
+)
+from maya.heads.classify import Classifier, ClassifyConfig, LanguageConfig, RegressConfig, Regressor
 from maya.heads.ctc import CTCConfig, CTCHead
 from maya.heads.distillation import Distillation, DistillationConfig
+from maya.heads.frames import EventConfig, EventHead, PitchConfig, PitchHead
 from maya.heads.language_model import LanguageModel, LanguageModelConfig
 from maya.heads.transducer import TransducerConfig, TransducerHead
+from maya.heads.units import UnitCTC, UnitCTCConfig
 
 __all__ = [
     "AttentionDecoder",
@@ -17,6 +29,9 @@ __all__ = [
     "ClassifyConfig",
     "Distillation",
     "DistillationConfig",
+    "SoundEvent",
+    "EventConfig",
+    "EventHead",
     "Head",
     "HeadConfig",
     "HeadContext",
@@ -24,9 +39,16 @@ __all__ = [
     "LanguageModel",
     "LanguageModelConfig",
     "LossStep",
+    "PitchConfig",
+    "PitchHead",
     "Prediction",
+    "RegressConfig",
+    "Regressor",
+    "HeadTrack",
     "TransducerConfig",
     "TransducerHead",
+    "UnitCTC",
+    "UnitCTCConfig",
     "final_weights",
     "head_weights",
 ]

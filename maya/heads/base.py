@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from maya.config import Kinds, config, leaves, register_builder, required_fields
 from maya.data.loading.batch import Batch
 from maya.encoders.base import Encoded
+from maya.errors import MayaError
 from maya.heads.cost import HeadFlops, HeadMemory
 from maya.ranges import Count, NonNegFloat
 from maya.text.tokenizer import Tokenizer
@@ -23,14 +24,16 @@ class HeadContext:
 
     dim: channels D of the encoder.                labels: token ids that stand for text, without blank.
     blank: the id of blank.                        languages: codes, in the order of `Batch.langs`.
-    layers: the number of the encoder's blocks, for heads that read hidden states.
+    hidden_dims: channels of the encoder's hidden states, from layer 0 on, for heads that read them.
+    frame_seconds: seconds from one encoder frame to the next, for heads whose labels have times.
     """
 
     dim: int
     labels: int
     blank: int
     languages: tuple[str, ...] = ()
-    layers: int = 0
+    hidden_dims: tuple[int, ...] = ()
+    frame_seconds: float = 0.0
 
 
 @config
@@ -152,11 +155,13 @@ class LossStep:
 class TrainingMeans:
     """What a training can give its heads before the first step.
 
-    texts: gives the token ids of each training text. teacher: loads the model at a path.
+    texts: gives the token ids of each training text. teacher: loads the model at a path. counts: how many
+    training utterances have each value of a label, "language" among the labels.
     """
 
     texts: Callable[[], Iterable[Sequence[int]]]
     teacher: Callable[[str], "Teacher"]
+    counts: Callable[[str], Mapping[str, int]]
 
 
 class Teacher(Protocol):
@@ -173,10 +178,51 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """The class that a head gives an utterance, and its probability."""
+    """The class that a head gives an utterance, and its probability. A head that is `numeric` gives a number
+    as text, without a probability."""
 
     label: str
+    probability: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SoundEvent:
+    """Something that lasts, in seconds from the audio's start. probability: the highest of its frames."""
+
+    label: str
+    start: float
+    end: float
     probability: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadTrack:
+    """What a head says of an utterance step by step.
+
+    values: (n, len(columns)). seconds: from one step to the next; step i is of the time from i · seconds on.
+    events: what the head makes of them, for a head that finds events.
+    """
+
+    columns: tuple[str, ...]
+    seconds: float
+    values: Tensor
+    events: tuple[SoundEvent, ...] = ()
+
+
+class HeadStream:
+    """A head's side of one stream: frames in, what it says of all of them out."""
+
+    def push(self, encoded: Encoded) -> None:
+        """The next frames (1, S, D)."""
+        raise NotImplementedError
+
+    def prediction(self) -> Prediction | None:
+        """What it says of the frames so far; None before the first, and for a head of tracks."""
+        raise NotImplementedError
+
+    def track(self) -> HeadTrack | None:
+        """The track so far, for a head that `tracks` something."""
+        return None
 
 
 class Head(nn.Module):
@@ -186,6 +232,9 @@ class Head(nn.Module):
     parts: names of the losses that `losses` returns, the first of which is the head's own.
     conditioned: it reads frames with the language embedding added, where the model has one.
     predicts: the label that `predict` tells, "language" or a name in `Batch.labels`; "" for none.
+    numeric: whether this label is a number and no class.
+    tracks: the name of what `track` tells; "" for a head without tracks.
+    ctc_over: "tokens" of the text or "units" of a label, where `forward` gives log-probabilities of CTC.
     """
 
     def __init_subclass__(cls, *, config: type | None = None) -> None:
@@ -197,6 +246,9 @@ class Head(nn.Module):
     parts: tuple[str, ...] = ("loss",)
     conditioned: bool = True
     predicts: str = ""
+    numeric: bool = False
+    tracks: str = ""
+    ctc_over: str = ""
 
     @property
     def hidden(self) -> tuple[int, ...]:
@@ -218,6 +270,14 @@ class Head(nn.Module):
     def predict(self, encoded: Encoded) -> list[Prediction]:
         """The class of each utterance, for a head that `predicts` a label."""
         raise NotImplementedError(f"{type(self).__name__}.predict")
+
+    def track(self, encoded: Encoded) -> list[HeadTrack]:
+        """The track of each utterance, for a head that `tracks` something."""
+        raise NotImplementedError(f"{type(self).__name__}.track")
+
+    def stream(self) -> HeadStream:
+        """The head's side of a stream before its first frame. Raises MayaError for a head that cannot."""
+        raise MayaError(f"a head of kind {self.cfg.kind!r} reads whole utterances and cannot stream")
 
     def total(self, losses: Mapping[str, Tensor], step: int) -> Tensor:
         """The head's loss from its parts, (B,)."""

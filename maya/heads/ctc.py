@@ -66,6 +66,7 @@ class CTCHead(Head):
     before it.
     """
 
+    ctc_over = "tokens"
     bigram: Tensor
 
     def __init__(self, cfg: CTCConfig, dim: int, outputs: int, blank: int | None = None) -> None:

@@ -123,11 +123,12 @@ def check(cfg: SpeechModelConfig) -> None:
         )
 
 
-def head_context(cfg: SpeechModelConfig, layers: int = 0) -> HeadContext:
-    """The facts that the heads of a model are built from; `layers` is the number of the encoder's blocks."""
+def head_context(cfg: SpeechModelConfig) -> HeadContext:
+    """The facts that the heads of a model are built from."""
     return HeadContext(
-        dim=cfg.encoder.d_model, labels=cfg.labels, blank=cfg.blank, languages=cfg.languages, layers=layers
-    )
+        dim=cfg.encoder.d_model, labels=cfg.labels, blank=cfg.blank, languages=cfg.languages,
+        hidden_dims=cfg.encoder.hidden_dims, frame_seconds=cfg.clock.seconds,
+    )  # fmt: skip
 
 
 def with_vocabulary(cfg: SpeechModelConfig, vocab_size: int, languages: tuple[str, ...]) -> SpeechModelConfig:

@@ -55,7 +55,7 @@ class SpeechModel(nn.Module):
         self.noise = AddNoise(cfg.noise)
         self.specaugment = SpecAugment(cfg.specaugment)
         self.encoder: Encoder = cfg.encoder.build()
-        context = head_context(cfg, len(self.encoder.blocks()))
+        context = head_context(cfg)
         self.heads = nn.ModuleDict({name: head.build(context) for name, head in cfg.heads.items()})
         if cfg.language_embedding:
             self.language_embedding = nn.Embedding(len(cfg.languages), cfg.encoder.d_model)
@@ -324,6 +324,7 @@ def _repeated(batch: Batch, views: int) -> Batch:
         langs=batch.langs.repeat(views),
         ids=batch.ids * views,
         labels={name: values * views for name, values in batch.labels.items()},
+        speeds=None if batch.speeds is None else batch.speeds * views,
     )
     targets = {name: batch.on_host(name) for name in ("tokens", "token_lens", "langs")}
     copies = {name: x.repeat(views, *[1] * (x.ndim - 1)) for name, x in targets.items()}

@@ -28,13 +28,15 @@ class EndpointConfig:
 class SessionConfig:
     """block_seconds: audio is computed in blocks of this length, so events do not depend on how it arrives.
     partials: whether there are `Partial` events. vad: None for no voice detector; with one, text is only
-    given where speech was heard. speakers: None for words without speakers; they need the detector."""
+    given where speech was heard. speakers: None for words without speakers; they need the detector. heads:
+    whether finals hold what the heads say of their segment."""
 
     block_seconds: PosFloat = 0.08
     partials: bool = True
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     vad: VADConfig | None = field(default_factory=VADConfig)
     speakers: SpeakersConfig | None = None
+    heads: bool = True
 
 
 @config

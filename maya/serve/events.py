@@ -48,6 +48,7 @@ class Final(LiveEvent):
     """A segment that will not change. confidence: of its words, their mean; None where there is none.
 
     speaker: of most of it, where speakers are told apart; its words have theirs.
+    labels, tracks, check: what the model's heads say of it, see maya.serve.segments.
     reason: "pause" (silence), "length" (longer than allowed), "flush" (asked for) or "end" (of the audio).
     """
 
@@ -60,6 +61,9 @@ class Final(LiveEvent):
     confidence: float | None = None
     language: str | None = None
     speaker: str | None = None
+    labels: dict[str, Any] = field(default_factory=dict)
+    tracks: dict[str, Any] = field(default_factory=dict)
+    check: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

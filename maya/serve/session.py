@@ -27,6 +27,7 @@ from maya.decode.words import write_words
 from maya.errors import MayaError
 from maya.serve.config import SessionConfig
 from maya.serve.events import Ended, Final, Flushed, LiveEvent, Partial, SpeechEnded, SpeechStarted
+from maya.serve.segments import SegmentFacts, SegmentHeads
 from maya.serve.speakers import name_words_of, open_speakers, push_speakers
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class LiveModel:
         self.recognizer = recognizer
         self.method: Method = recognizer.make_method(recognizer.choose_method(method, stream=True))
         self.rows = StreamRows(self.method, context=context, buffer=buffer)
+        self.heads = SegmentHeads(recognizer.model)
         self.rules = recognizer.word_rules(self.method.cfg.kind)
         self.frame_seconds = recognizer.model.frame_seconds
         self.sample_rate = recognizer.sample_rate
@@ -109,12 +111,14 @@ def live_model(recognizer: Recognizer, method: str, context: tuple[int, int] | N
 
 @dataclass(slots=True)
 class _Segment:
-    """The open segment. tokens: of its partial text. has_speech: whether there was speech since it began."""
+    """The open segment. tokens: of its partial text. has_speech: whether there was speech since it began.
+    speech: how many of its blocks are speech."""
 
     number: int = 0
     tokens: int = 0
     text: str = ""
     has_speech: bool = False
+    speech: int = 0
 
 
 class Session:
@@ -127,7 +131,7 @@ class Session:
         self.model, self.language, self.cfg = model, language, cfg
         self.detector = None if cfg.vad is None else SpeechDetector(cfg.vad, model.sample_rate)
         self.speakers = open_speakers(cfg, model.sample_rate)
-        self.row = model.rows.open(language)
+        self.row = model.rows.open(language, keep=cfg.heads)
         self.block_samples = max(1, round(cfg.block_seconds * model.sample_rate))
         self.blocks: deque[Block] = deque()
         self._waiting = np.zeros(0, np.float32)  # samples of the next block
@@ -223,10 +227,12 @@ class Session:
         """What follows from a block that the model and the detector have computed."""
         self._samples += len(block.samples)
         events = self._speech_events()
+        self._count_block()
         if block.final:
             events += self._close("end" if block.last else "flush" if block.marker is not None else "pause")
             self._pausing = False
-            self.row, self._row_samples = self.model.rows.open(self.language), self._samples
+            self.row = self.model.rows.open(self.language, keep=self.cfg.heads)
+            self._row_samples = self._samples
             if block.marker is not None:
                 events.append(Flushed(marker=block.marker, seconds=self.seconds))
             if block.last:
@@ -251,6 +257,12 @@ class Session:
         if was_speaking and not tracker.speaking:
             return [SpeechEnded(seconds=tracker.voice_end_seconds)]
         return []
+
+    def _count_block(self) -> None:
+        """Count a block of the open segment, and forget frames before its first token."""
+        if self.cfg.heads:
+            self.model.heads.trim(self.row)
+        self._segment.speech += self._speaking
 
     def _first_second(self) -> float:
         """When the frames of the row's hypothesis begin."""
@@ -314,7 +326,10 @@ class Session:
             values = getattr(hyp, name)
             setattr(first, name, values[:count])
             del values[:count]
-        return self._final(first, "length")
+        end = self.row.first_frame + hyp.frames[0]
+        events = self._final(first, "length", end)
+        self.row.keep_from(end)
+        return events
 
     def _close(self, reason: str) -> list[LiveEvent]:
         """End the open segment. Text without speech is dropped."""
@@ -324,14 +339,26 @@ class Session:
         self._segment = _Segment(number=self._segment.number, has_speech=self._speaking)
         return events
 
-    def _final(self, hyp: Hypothesis, reason: str) -> list[LiveEvent]:
+    def _facts(self, hyp: Hypothesis, seconds: float, end: int | None) -> SegmentFacts:
+        """What the heads say of the segment, whose last frame is before `end`."""
+        if not self.cfg.heads or not self.row.kept:
+            return SegmentFacts()
+        begin, spoken = (
+            self._row_samples / self.model.sample_rate,
+            self._segment.speech * self.cfg.block_seconds,
+        )
+        speech = None if self.detector is None else min(1.0, spoken / max(seconds, self.cfg.block_seconds))
+        options: dict[str, Any] = {"first_second": begin, "seconds": seconds, "speech": speech, "end": end}
+        return self.model.heads.read(self.row, hyp, **options)
+
+    def _final(self, hyp: Hypothesis, reason: str, last_frame: int | None = None) -> list[LiveEvent]:
         first, frame_seconds = self._first_second(), self.model.frame_seconds
         start = first + hyp.frames[0] * frame_seconds
         end = first + (hyp.frames[-1] + max(1, hyp.durations[-1])) * frame_seconds
         hyp = self.model.text(hyp, first)
         if not hyp.text:
             return []
-        number = self._segment.number
+        number, facts = self._segment.number, self._facts(hyp, end - start, last_frame)
         self._segment = _Segment(number=number + 1, has_speech=self._segment.has_speech)
         speaker = None if self.speakers is None else name_words_of(self.speakers, hyp.words)
         sure = [word.confidence for word in hyp.words if word.confidence is not None]
@@ -339,6 +366,7 @@ class Session:
             segment=number, text=hyp.text, start=start, end=min(end, self.seconds), reason=reason,
             words=hyp.words, confidence=sum(sure) / len(sure) if sure else None, language=self.language,
             speaker=speaker,
+            labels=facts.labels, tracks=facts.tracks, check=facts.check,
         )]  # fmt: skip
 
     def _partial(self) -> list[LiveEvent]:

@@ -1,7 +1,7 @@
 """The heads that a training has trained, and their entries in a checkpoint's notes.
 
 The notes hold `trained`, a list of names, and `heads`: by name the number of steps that trained the head and,
-where validated, its scores on dev: `wer` and `cer`, or `accuracy`.
+where validated, its scores on dev: `wer` and `cer`, `accuracy`, or `ccc`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from maya.train.checkpoints.checkpoint import Checkpoint
 from maya.train.config import TrainConfig
 from maya.train.optimizers.schedule import head_steps
 
-RATES = ("wer", "cer", "accuracy")  # the scores of a head on dev
+RATES = ("wer", "cer", "accuracy", "ccc")  # the scores of a head on dev
 Scores = Mapping[str, Mapping[str, float]]
 """By head its scores on dev, those of RATES that it has."""
 
@@ -76,7 +76,7 @@ def describe(scores: Mapping[str, float], heads: Sequence[str]) -> str:
     return "  ".join(parts)
 
 
-_LABELS = {"wer": "WER", "cer": "CER", "accuracy": "accuracy"}
+_LABELS = {"wer": "WER", "cer": "CER", "accuracy": "accuracy", "ccc": "CCC"}
 
 
 def head_to_show(model: SpeechModel, trained: Sequence[str], preferred: str | None, dev: Scores) -> str:

@@ -1,6 +1,6 @@
 """Trained models that heads learn from while training."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,10 +33,12 @@ def load_teacher(path: str, *, device: torch.device, load: Loader = load_checkpo
 def start_heads(
     model: SpeechModel,
     texts: Callable[[], Iterable[Sequence[int]]],
+    counts: Callable[[str], Mapping[str, int]],
     device: torch.device,
     load: Loader = load_checkpoint,
 ) -> None:
     """Give each head what it needs from outside before the first step, see `Head.begin_training`."""
-    means = TrainingMeans(texts=texts, teacher=partial(load_teacher, device=device, load=load))
+    teacher = partial(load_teacher, device=device, load=load)
+    means = TrainingMeans(texts=texts, counts=counts, teacher=teacher)
     for head in model.named_heads().values():
         head.begin_training(means)

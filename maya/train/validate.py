@@ -14,6 +14,7 @@ from maya.decode.table import true_labels
 from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.heads import Head, final_weights
+from maya.heads.classify import concordance, number_in
 from maya.models.speech_model import SpeechModel
 from maya.score.wer import cer, wer
 from maya.text.languages import UNKNOWN_LANGUAGE, indexed_language
@@ -70,10 +71,11 @@ def make_validate(
     - for each text head, decoded greedily, `<head>_wer` and `<head>_cer` (macro averages over languages),
       `<head>_wer_<code>` and `<head>_cer_<code>`; without `<head>_` those of the head `method`, or of the
       best head where that is "auto" or not trained yet;
-    - for each head that predicts a label `<head>_accuracy` (macro average) and `<head>_accuracy_<class>`;
+    - for each head that predicts a label `<head>_accuracy` (macro average) and `<head>_accuracy_<class>`, or
+      `<head>_ccc` where the label is a number;
     - `error`, by which the best checkpoint is chosen: the CER, which moves more smoothly than the WER while a
-      model is young; for a model without text heads 1 - the accuracy of its first predicting head, or else
-      the loss.
+      model is young; for a model without text heads 1 - the accuracy (or CCC) of its first predicting head,
+      or else the loss.
 
     Utterances whose language is not one of `languages` are scored as the language "unknown", which no macro
     average includes, and `unknown_language` is their number.
@@ -84,7 +86,7 @@ def make_validate(
         model.eval()
         names = tuple(heads or model.heads)
         text = tuple(name for name in model.cfg.text_heads if name in names)
-        predicting = [name for name in names if model.head(name).predicts]
+        predicting = {name: model.head(name).numeric for name in names if model.head(name).predicts}
         outputs = _Outputs(classes={n: [] for n in predicting}, labelled={n: [] for n in predicting})
         try:
             for batch in batches():
@@ -129,9 +131,9 @@ def _add(
 
 
 def _scores(
-    outputs: _Outputs, text: tuple[str, ...], predicting: list[str], method: str, device: torch.device
+    outputs: _Outputs, text: tuple[str, ...], predicting: dict[str, bool], method: str, device: torch.device
 ) -> DevScores:
-    """The scores of the outputs of all ranks."""
+    """The scores of the outputs of all ranks. predicting: heads, and whether their labels are numbers."""
     loss, count = all_reduce_sum([outputs.loss, outputs.count], device)
     parts: list[_Outputs] = gather_objects(outputs)
     rows = [row for part in parts for row in part.texts]
@@ -141,7 +143,8 @@ def _scores(
         scores |= rates_of_heads(rows, text, method)
     accuracies: dict[str, float] = {}
     for name in predicting:
-        accuracies |= accuracy([pair for part in parts for pair in part.classes[name]], name)
+        pairs = [pair for part in parts for pair in part.classes[name]]
+        accuracies |= agreement(pairs, name) if predicting[name] else accuracy(pairs, name)
     error = next((1 - value for value in accuracies.values()), scores["loss"])
     out = DevScores({"error": error} | scores | accuracies)
     if text:
@@ -149,8 +152,7 @@ def _scores(
         errors = cer([ref for _, ref, _ in rows], [hyps[head] for *_, hyps in rows])
         counted = (errors.utterance_errors.tolist(), errors.utterance_ref_lengths.tolist())
         out.utterances = _utterances(losses, [language for language, *_ in rows], *counted)
-    elif accuracies:
-        name = next(name for name in predicting if f"{name}_accuracy" in accuracies)
+    elif name := next((name for name in predicting if f"{name}_accuracy" in accuracies), ""):
         classes = dict(
             pair for part in parts for pair in zip(part.labelled[name], part.classes[name], strict=True)
         )
@@ -243,3 +245,14 @@ def accuracy(pairs: list[tuple[str, str]], head: str) -> dict[str, float]:
         return {}
     macro = sum(shares.values()) / len(shares)
     return {f"{head}_accuracy": macro} | {f"{head}_accuracy_{k}": v for k, v in shares.items()}
+
+
+def agreement(pairs: list[tuple[str, str]], head: str) -> dict[str, float]:
+    """`<head>_ccc` of the numbers in (true value, predicted value); empty for fewer than two of them."""
+    values = [
+        (true, said) for a, b in sorted(pairs) if None not in ((true := number_in(a)), (said := number_in(b)))
+    ]
+    if len(values) < 2:
+        return {}
+    true, said = torch.tensor(values, dtype=torch.float64).T
+    return {f"{head}_ccc": float(concordance(said, true))}

@@ -23,7 +23,7 @@ def test_classes_are_averaged_and_utterances_pooled() -> None:
     assert report.macro_interval.low < 0.5 < report.macro_interval.high
     lines = label_table(report).splitlines()
     assert lines[0].split() == ["mood", "utts", "accuracy", "%", "95", "%", "interval"]
-    assert lines[1].split()[:3] == ["a", "4", "75.00"] and lines[-1].split()[:3] == [
+    assert lines[1].split()[:3] == ["a", "4", "75.00"] and lines[-3].split()[:3] == [
         "macro",
         "average",
         "50.00",

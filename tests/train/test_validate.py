@@ -57,6 +57,17 @@ def expected_rates(model: SpeechModel, given: list[Batch], head: Any, lang: int)
     return wer(refs, hyps).rate, cer(refs, hyps).rate
 
 
+def test_validation_is_in_evaluation_mode_and_restores_training() -> None:
+    """Without it, dropout would make two validations differ."""
+    model, given = model_of(), batches(LANGS)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    model.train()
+    validate = validate_of(given)
+    assert validate(model) == validate(model) and all(m.training for m in model.modules())
+
+
 @pytest.mark.parametrize("method", ["auto", "transducer", "ctc", "attention"])
 def test_every_head_is_scored_without_unknown_languages(method: Any) -> None:
     model, given = model_of(), batches(LANGS)

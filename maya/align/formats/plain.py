@@ -14,7 +14,10 @@ def txt(transcript: Transcript, cfg: FormatConfig) -> str:
 
 def label_texts(transcript: Transcript) -> list[str]:
     """The predicted labels as "emotion=happy 0.93"."""
-    return [f"{name}={p.label} {p.probability:.2f}" for name, p in transcript.predictions.items()]
+    return [
+        f"{name}={p.label}" + ("" if p.probability is None else f" {p.probability:.2f}")
+        for name, p in transcript.predictions.items()
+    ]
 
 
 TSV_HEADER = "file\tchannel\tstart\tend\tconfidence\ttext\n"

@@ -33,7 +33,7 @@ def as_dict(transcript: Transcript, cfg: FormatConfig) -> dict[str, Any]:
         }  # fmt: skip
     if transcript.predictions:
         row["labels"] = {
-            name: {"label": p.label, "probability": round(p.probability, 4)}
+            name: {"label": p.label, "probability": _rounded(p.probability, 4)}
             for name, p in transcript.predictions.items()
         }
     return row
@@ -60,7 +60,8 @@ def _texts(hyp: Hypothesis) -> dict[str, Any]:
 
 
 def _segment(segment: TextSegment) -> dict[str, Any]:
-    return {"text": segment.text} | _numbers(segment)
+    row = {"text": segment.text} | _numbers(segment)
+    return row if segment.check is None else row | {"check": segment.check}
 
 
 def _word(word: Word) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from maya.data.corpus.common import unused
 from maya.data.corpus.common_voice import common_voice_tables, read_common_voice
 from maya.data.corpus.hugging_face import data_set_files, is_saved, read_hugging_face
 from maya.data.corpus.kaldi import kaldi_files, read_kaldi
+from maya.data.corpus.labelled import labelled_files, labelled_layout, read_labelled
 from maya.data.corpus.lhotse_manifests import lhotse_files, read_lhotse
 from maya.data.corpus.lhotse_recipes import read_recipe
 from maya.data.corpus.manifest import (
@@ -307,6 +308,7 @@ FORMS: list[CorpusForm] = [
     CorpusForm(
         "Hugging Face, Parquet", data_set_files, read_hugging_face, data_set_files, _files_of(data_set_files)
     ),
+    CorpusForm("emotion, sounds, singing", labelled_layout, read_labelled, labelled_files),
 ]
 
 _NAMED = 5  # files that a note lists

@@ -72,6 +72,15 @@ class Made:
         return self
 
 
+class Read(NamedTuple):
+    """An utterance that was read: its place in the table, its audio, its row in `Batch.row_of`, its speed."""
+
+    item: int
+    audio: Tensor
+    row: int
+    speed: float
+
+
 class BatchReader(Dataset[Made]):
     """Makes the batch of a job, its audio at `sample_rate` Hz.
 
@@ -104,9 +113,9 @@ class BatchReader(Dataset[Made]):
         if not read:
             return Made(job.position, None, skipped)
         u = self.utterances
-        items = [item for item, _, _ in read]
+        items = [own.item for own in read]
         batch = make_batch(
-            [audio for _, audio, _ in read],
+            [own.audio for own in read],
             [u.tokens(item) for item in items],
             [int(u.langs[item]) for item in items],
             [u.ids[item] for item in items],
@@ -115,23 +124,25 @@ class BatchReader(Dataset[Made]):
             warps=self.augment.warps([u.ids[item] for item in items], job.epoch) if self.augment else None,
         )
         if job.row_of is not None:
-            batch.row_of = torch.tensor([row for _, _, row in read])
+            batch.row_of = torch.tensor([own.row for own in read])
+        if any(own.speed != 1.0 for own in read):
+            batch.speeds = [own.speed for own in read]
         return Made(job.position, batch, skipped)
 
-    def _read(self, job: Job, skipped: list[Skipped]) -> list[tuple[int, Tensor, int]]:
+    def _read(self, job: Job, skipped: list[Skipped]) -> list[Read]:
         """What can be read of these utterances, with their rows; the others go to `skipped`."""
         read = []
         rows = job.row_of or [0] * len(job.items)
         for item, speed, row in zip(job.items, job.speeds, rows, strict=True):
             try:
-                read.append((item, self._audio(item, speed, job.epoch), row))
+                read.append(Read(item, self._audio(item, speed, job.epoch), row, speed))
             except MayaError as error:
                 if not self.may_skip:
                     raise
                 skipped.append(Skipped(self.utterances.ids[item], str(error)))
         return read
 
-    def _stand_in(self, job: Job, skipped: list[Skipped]) -> list[tuple[int, Tensor, int]]:
+    def _stand_in(self, job: Job, skipped: list[Skipped]) -> list[Read]:
         tried: list[Skipped] = []
         for step in range(1, _STAND_INS + 1):
             other = (job.items[0] + step * len(self.utterances) // (_STAND_INS + 1)) % len(self.utterances)

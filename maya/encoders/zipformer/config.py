@@ -55,6 +55,11 @@ class ZipformerConfig(EncoderConfig):
         return max(self.dims)
 
     @property
+    def hidden_dims(self) -> tuple[int, ...]:
+        """Channels of the front end and of the stacks."""
+        return (self.dims[0], *self.dims)
+
+    @property
     def subsampling_factor(self) -> int:
         """Feature frames to an output frame."""
         return 2 * self.output_downsampling

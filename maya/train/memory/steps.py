@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -153,7 +154,7 @@ class Stepper:
         self._batches = 2 if order.hold_gradients else 1
         self._accelerator = make_accelerator(self._train, cpu=not self.cuda)
         self._model = build_model(from_dict(SpeechModelConfig, order.model)).to(self._accelerator.device)
-        start_heads(self._model, list, self._accelerator.device)
+        start_heads(self._model, list, lambda label: defaultdict(lambda: 1), self._accelerator.device)
         cfg = self._train
         self._model.freeze(frozen_throughout(cfg))
         self._optimizer = make_optimizer(self._model, cfg)

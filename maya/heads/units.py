@@ -1,0 +1,88 @@
+"""CTC over units of a label, such as the phonemes of an utterance, beside the tokens of its text.
+
+The label is the units with a space between them: {"phonemes": "h ə l oʊ"}. An encoder at 80 ms has too few
+frames for fast speech, which has 15 to 20 phonemes a second: raise `upsampling`.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+
+from maya.config import config
+from maya.data.loading.batch import Batch
+from maya.encoders.base import Encoded
+from maya.errors import MayaError
+from maya.heads.base import Head, HeadConfig, HeadContext, LossStep
+from maya.losses import ctc_loss
+from maya.ranges import BelowOne, Distinct, PosInt
+
+
+@config
+class UnitCTCConfig(HeadConfig):
+    """CTC over `units`, the values of the label `label`. upsampling: steps of the head to an encoder frame.
+    An utterance without the label has no loss; one with a unit that is not among them is refused."""
+
+    kind: Literal["unit_ctc"] = "unit_ctc"
+    label: str = "phonemes"
+    units: Annotated[tuple[str, ...], Distinct()] = ()
+    upsampling: PosInt = 1
+    dropout: BelowOne = 0.0
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.label,)
+
+    def build(self, context: HeadContext) -> "UnitCTC":
+        if not self.label or not self.units:
+            raise MayaError("a unit_ctc head needs the name of a label and its units, such as all phonemes")
+        return UnitCTC(self, context.dim)
+
+
+class UnitCTC(Head):
+    """A linear layer to the units and blank, which comes last."""
+
+    conditioned = False
+    ctc_over = "units"
+    cfg: UnitCTCConfig
+
+    def __init__(self, cfg: UnitCTCConfig, dim: int) -> None:
+        super().__init__()
+        self.cfg, self.blank = cfg, len(cfg.units)
+        self.numbers = {unit: number for number, unit in enumerate(cfg.units)}
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.out = nn.Linear(dim, cfg.upsampling * (self.blank + 1))
+
+    def forward(self, enc: Tensor) -> Tensor:
+        """enc (B, S, D) → log-probabilities (B, S · upsampling, units + 1), fp32 at least."""
+        x = self.out(self.dropout(enc))
+        x = (x if x.dtype == torch.float64 else x.float()).reshape(len(x), -1, self.blank + 1)
+        return x.log_softmax(-1)
+
+    def ids(self, value: str) -> list[int]:
+        """The numbers of a label's units. Raises MayaError for one that the head does not have."""
+        unknown = [unit for unit in value.split() if unit not in self.numbers]
+        if unknown:
+            raise MayaError(
+                f"the label {self.cfg.label} has the unit {unknown[0]!r}; add it to the head's units"
+            )
+        return [self.numbers[unit] for unit in value.split()]
+
+    def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
+        values = batch.labels.get(self.cfg.label, [None] * batch.size)
+        rows = [self.ids(value or "") for value in values]
+        targets = torch.zeros(len(rows), max(1, *map(len, rows)), dtype=torch.int64)
+        for row, ids in zip(targets, rows, strict=True):
+            row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
+        lens = torch.tensor([len(ids) for ids in rows])
+        frames = encoded.lens_on_host * self.cfg.upsampling
+        loss = ctc_loss(self(encoded.frames), targets, frames, lens, blank=self.blank)
+        has = torch.tensor([value is not None for value in values], device=loss.device)
+        return {"loss": torch.where(has, loss, loss.new_zeros(()))}
+
+    def decode(self, encoded: Encoded) -> list[list[str]]:
+        """The units of each utterance by its best path."""
+        lens = (encoded.lens_on_host * self.cfg.upsampling).tolist()
+        rows = [own[:size] for own, size in zip(self(encoded.frames).argmax(-1).tolist(), lens, strict=True)]
+        runs = [[a for a, before in zip(row, [-1, *row[:-1]], strict=True) if a != before] for row in rows]
+        return [[self.cfg.units[a] for a in run if a != self.blank] for run in runs]

@@ -1,0 +1,88 @@
+"""What the heads of a model say of a segment of live speech: labels, tracks, whether its text is made up."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from maya.decode.hypothesis import Hypothesis
+from maya.decode.predictions import predicting_heads
+from maya.decode.stream_rows import StreamRow
+from maya.encoders import Encoded
+from maya.heads import HeadTrack
+from maya.models.speech_model import SpeechModel
+from maya.score.hallucination import HallucinationCheck
+
+_BEFORE_SECONDS = 0.5  # of frames that are kept before the first token
+_DIGITS = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentFacts:
+    """labels: by name {"label", "probability"}. tracks: by name {"start", "seconds", "columns", "values",
+    "events"}; times are seconds from the session's start. check: the fields of a TextVerdict."""
+
+    labels: dict[str, Any] = field(default_factory=dict)
+    tracks: dict[str, Any] = field(default_factory=dict)
+    check: dict[str, Any] | None = None
+
+
+class SegmentHeads:
+    """The trained heads of a model that can read a stream's frames. Heads of hidden states are left out,
+    because streams have none."""
+
+    def __init__(self, model: SpeechModel) -> None:
+        self.model = model
+        self.labels = {name: h for name, h in predicting_heads(model).items() if not h.hidden}
+        self.tracks = {
+            head.tracks: head
+            for name, head in model.named_heads().items()
+            if head.tracks and not head.hidden and name not in model.untrained
+        }
+        self.check = HallucinationCheck(model)
+        self.before = max(1, round(_BEFORE_SECONDS / model.frame_seconds))
+
+    def trim(self, row: StreamRow) -> None:
+        """Forget frames before the segment, which has no token yet."""
+        if not row.hypothesis.tokens:
+            row.keep_from(row.frames - self.before)
+
+    @torch.inference_mode()
+    def read(
+        self, row: StreamRow, hyp: Hypothesis, *, first_second: float, seconds: float,
+        speech: float | None = None, end: int | None = None,
+    ) -> SegmentFacts:  # fmt: skip
+        """Of the frames that the row has kept, up to the row's frame `end`. hyp: with text and words.
+        first_second: of the row's frame 0. seconds: of the segment. speech: the share of it with speech."""
+        frames = row.kept_frames(end)
+        if not frames.shape[1]:
+            return SegmentFacts()
+        encoded = Encoded(frames, torch.tensor([frames.shape[1]], device=frames.device))
+        conditioned = self.model.with_language(encoded, row.langs)
+        labels = {}
+        for name, head in self.labels.items():
+            said = head.predict(conditioned if head.conditioned else encoded)[0]
+            sure = said.probability
+            labels[name] = {
+                "label": said.label,
+                "probability": None if sure is None else round(sure, _DIGITS),
+            }
+        start = first_second + row.kept_from * self.model.frame_seconds
+        tracks = {name: _shown(head.track(encoded)[0], start) for name, head in self.tracks.items()}
+        verdict = self.check(hyp, encoded, speech=speech, seconds=seconds, langs=row.langs)
+        return SegmentFacts(labels=labels, tracks=tracks, check=_rounded(dataclasses.asdict(verdict)))
+
+
+def _shown(track: HeadTrack, start: float) -> dict[str, Any]:
+    events = [
+        {"label": e.label, "start": start + e.start, "end": start + e.end, "probability": e.probability}
+        for e in track.events
+    ]
+    values = [[round(v, _DIGITS) for v in row] for row in track.values.tolist()]
+    shown = {"start": start, "seconds": track.seconds, "columns": track.columns, "values": values}
+    return shown | {"events": [_rounded(event) for event in events]}
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: round(v, _DIGITS) if isinstance(v, float) else v for k, v in values.items()}
