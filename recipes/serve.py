@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import maya
-from maya.audio.vad.config import VADConfig
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.ranges import Range
 from maya.recipes.arguments import add_device, number
 from maya.recipes.speaker_options import add_speakers, speakers_of
-from maya.serve.config import EndpointConfig, EngineConfig, SessionConfig
+from maya.serve.config import EndpointConfig, EngineConfig, SessionConfig, live_speech
 from maya.serve.speech.config import SpeechConfig
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -74,7 +73,7 @@ def add_session(p: argparse.ArgumentParser) -> None:
 
 def session_of(args: argparse.Namespace) -> SessionConfig:
     """The sessions that the options ask for."""
-    vad = None if args.vad == "off" else VADConfig(detector=args.vad)
+    vad = None if args.vad == "off" else live_speech(args.vad)
     endpoint = EndpointConfig(silence_seconds=args.silence, trailing_seconds=2 * args.silence)
     return SessionConfig(vad=vad, endpoint=endpoint, speakers=speakers_of(args))
 

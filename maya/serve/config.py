@@ -1,10 +1,12 @@
 """Options of sessions and of the engine."""
 
 from dataclasses import field
+from typing import Literal
 
 from maya.align.speakers.config import SpeakersConfig
 from maya.audio.vad.config import VADConfig
 from maya.config import config
+from maya.decode.long.long_audio import speech_defaults
 from maya.ranges import Limit, NonNegFloat, PosFloat, PosInt
 
 
@@ -24,6 +26,13 @@ class EndpointConfig:
     max_seconds: Limit = 20.0
 
 
+def live_speech(detector: Literal["auto", "silero", "energy"] = "auto") -> VADConfig:
+    """Voice activity of a session, with the thresholds of recordings: at silero-vad's own 0.5 single words of
+    quiet voices are lost (docs/decoding.md)."""
+    own = speech_defaults()
+    return VADConfig(detector=detector, threshold=own.threshold, exit_threshold=own.exit_threshold)
+
+
 @config
 class SessionConfig:
     """block_seconds: audio is computed in blocks of this length, so events do not depend on how it arrives.
@@ -34,7 +43,7 @@ class SessionConfig:
     block_seconds: PosFloat = 0.08
     partials: bool = True
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
-    vad: VADConfig | None = field(default_factory=VADConfig)
+    vad: VADConfig | None = field(default_factory=live_speech)
     speakers: SpeakersConfig | None = None
     heads: bool = True
 
