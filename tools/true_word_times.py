@@ -22,6 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from maya.audio import espeak
+from maya.text.espeak import ESPEAK_RATE
+
 _WORD, _PHONEME = 1, 7
 _PHONEME_EVENTS = 1  # espeakINITIALIZE_PHONEME_EVENTS
 _SIZES = {"train": 270, "dev": 24, "test": 24}
@@ -40,11 +43,10 @@ class Event(ctypes.Structure):
 def true_times(split: str) -> dict[str, list[tuple[float, float]]]:
     """By utterance the start and end of each word in seconds. Without torch, whose threads do not survive the
     forks of eSpeak."""
-    from egs.indic12 import speak  # noqa: PLC0415
     from egs.indic12.data import plan_language  # noqa: PLC0415
     from egs.indic12.words import LANGUAGES, words  # noqa: PLC0415
 
-    library = speak.library()
+    library = espeak.library()
     import espeakng_loader  # noqa: PLC0415
 
     library.espeak_Initialize(2, 0, os.fsencode(espeakng_loader.get_data_path()), _PHONEME_EVENTS)
@@ -52,7 +54,7 @@ def true_times(split: str) -> dict[str, list[tuple[float, float]]]:
     for language in LANGUAGES:
         for item in plan_language(language, words(language, 40), _SIZES, 1):
             if item["split"] == split:
-                times[item["id"]] = _of_item(library, item, speak)
+                times[item["id"]] = _of_item(library, item)
     return times
 
 
@@ -88,30 +90,30 @@ def _loud(samples: np.ndarray) -> tuple[float, float]:
     return float(loud[0] + window / 2), float(loud[-1] + window / 2)
 
 
-def _of_item(library: Any, item: dict[str, Any], speak: Any) -> list[tuple[float, float]]:
+def _of_item(library: Any, item: dict[str, Any]) -> list[tuple[float, float]]:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         with os.fdopen(writer, "w") as pipe:
-            json.dump(_events(library, item, speak), pipe)
+            json.dump(_events(library, item), pipe)
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as pipe:
         events = json.load(pipe)
     os.waitpid(pid, 0)
-    text = speak._precomposed(item["text"])
+    text = espeak.precomposed(item["text"])
     places = [1, *(i + 2 for i, char in enumerate(text) if char == " ")]
     begins = {place: sample for kind, place, sample, _ in reversed(events) if kind == _WORD}
     pause = next(sample for kind, _, sample, name in reversed(events) if kind == _PHONEME and name == "_:")
     starts = [begins[place] for place in places]
     lead = item["surroundings"]["lead"]
     return [
-        (lead + start / speak.ESPEAK_RATE, lead + end / speak.ESPEAK_RATE)
+        (lead + start / ESPEAK_RATE, lead + end / ESPEAK_RATE)
         for start, end in zip(starts, [*starts[1:], pause], strict=True)
     ]
 
 
-def _events(library: Any, item: dict[str, Any], speak: Any) -> list[tuple[int, int, int, str]]:
+def _events(library: Any, item: dict[str, Any]) -> list[tuple[int, int, int, str]]:
     """(type, place in the text, sample, phoneme) of all events of an utterance."""
     events: list[tuple[int, int, int, str]] = []
 
@@ -132,7 +134,7 @@ def _events(library: Any, item: dict[str, Any], speak: Any) -> list[tuple[int, i
     library.espeak_SetVoiceByName(f"{item['language']}+{item['variant']}".encode())
     for name, value in ((1, item["rate"]), (2, 50), (3, item["pitch"]), (4, item["pitch_range"])):
         library.espeak_SetParameter(name, value, 0)
-    data = speak._precomposed(item["text"]).encode()
+    data = espeak.precomposed(item["text"]).encode()
     library.espeak_Synth(data, len(data) + 1, 0, 1, 0, 1, None, None)
     return events
 

@@ -8,7 +8,6 @@ torch, whose threads do not survive a fork.
 """
 
 import ctypes
-import functools
 import os
 import signal
 import unicodedata
@@ -16,41 +15,12 @@ import unicodedata
 import numpy as np
 
 from maya.errors import MayaError
+from maya.text.espeak import library
 
-ESPEAK_RATE = 22050
 RATE, VOLUME, PITCH, PITCH_RANGE = 1, 2, 3, 4  # espeak_PARAMETER
-_SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples go to the callback before espeak_Synth returns
 _UTF8 = 1  # espeakCHARS_UTF8: the text is no markup, so it can name no file
 _POS_CHARACTER = 1
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-
-
-@functools.cache
-def library() -> ctypes.CDLL:
-    """The initialised eSpeak NG of the `espeakng-loader` package; MayaError when it is not installed."""
-    if not hasattr(os, "fork"):
-        raise MayaError("eSpeak NG needs a system that can fork, such as Linux or macOS")
-    try:
-        import espeakng_loader
-    except ImportError:
-        raise MayaError("eSpeak NG is not installed: pip install 'maya-asr[mini]'") from None
-    try:
-        lib = ctypes.CDLL(espeakng_loader.get_library_path())
-    except OSError as error:
-        raise MayaError(
-            f"eSpeak NG does not load ({error}): pip install --force-reinstall espeakng-loader"
-        ) from None
-    if not hasattr(lib, "espeak_ng_SetRandSeed"):
-        raise MayaError("eSpeak NG is older than 1.52: pip install -U espeakng-loader")
-    lib.espeak_Info.restype = ctypes.c_char_p
-    folder = espeakng_loader.get_data_path()
-    rate = lib.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(folder), 0)
-    if rate != ESPEAK_RATE:
-        raise MayaError(
-            f"eSpeak NG did not start from {folder} (it answered {rate}): "
-            "pip install --force-reinstall espeakng-loader"
-        )
-    return lib
 
 
 def espeak_version() -> str:
@@ -134,7 +104,7 @@ def _child(
         return 2
     for name, value in parameters:
         lib.espeak_SetParameter(name, value, 0)
-    data = _precomposed(text).encode()
+    data = precomposed(text).encode()
     if lib.espeak_Synth(data, len(data) + 1, 0, _POS_CHARACTER, 0, _UTF8, None, None) != 0:
         return 3
     with os.fdopen(writer, "wb") as pipe:
@@ -142,7 +112,7 @@ def _child(
     return 0
 
 
-def _precomposed(text: str) -> str:
+def precomposed(text: str) -> str:
     """`text` with the Bengali letters that Unicode always decomposes put together again.
 
     eSpeak's Bengali drops, and its Assamese spells out, words in which য় is written as য and a dot.

@@ -6,41 +6,24 @@ it.
 """
 
 import ctypes
-import functools
-import os
 import re
 import threading
 
 from maya.errors import MayaError
+from maya.text.espeak import library
 
-_RETRIEVAL = 1  # AUDIO_OUTPUT_RETRIEVAL: nothing is played
 _UTF8, _IPA = 1, 2  # espeakCHARS_UTF8; phonemes in IPA
 _SEPARATOR = "_"
 _STRESS = re.compile("[ˈˌ]")
 _lock = threading.Lock()  # eSpeak has one state for the whole process
 
 
-@functools.cache
-def _espeak() -> ctypes.CDLL:
-    try:
-        import espeakng_loader
-    except ImportError:
-        raise MayaError("pronunciations are eSpeak NG's: pip install 'maya-asr[mini]'") from None
-    try:
-        lib = ctypes.CDLL(espeakng_loader.get_library_path())
-    except OSError as error:
-        raise MayaError(f"eSpeak NG does not load ({error}): pip install -U espeakng-loader") from None
-    lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
-    if lib.espeak_Initialize(_RETRIEVAL, 0, os.fsencode(espeakng_loader.get_data_path()), 0) < 0:
-        raise MayaError("eSpeak NG did not start: pip install --force-reinstall espeakng-loader")
-    return lib
-
-
 def pronounce(text: str, language: str | None, *, stress: bool = False) -> str:
     """The phonemes of a text, with a space between them, such as "h ə l oʊ". language: a code; None is
     English. Raises MayaError for a language without a voice, and where eSpeak NG is not installed."""
     with _lock:
-        lib = _espeak()
+        lib = library()
+        lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
         if lib.espeak_SetVoiceByName((language or "en").encode()) != 0:
             raise MayaError(f"eSpeak NG has no voice for {language!r}; name another language")
         data = ctypes.create_string_buffer(text.encode("utf-8"))

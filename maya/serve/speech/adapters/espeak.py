@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from maya.audio.espeak import ESPEAK_RATE, RATE, espeak_languages, spoken
+from maya.audio.espeak import RATE, espeak_languages, spoken
+from maya.text.espeak import ESPEAK_RATE
 
 _WORDS_A_MINUTE = (175, 80, 450)  # at speed 1, and the limits of eSpeak
 _VARIANTS = ("f1", "f2", "f3", "f4", "f5", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8")
