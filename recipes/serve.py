@@ -41,7 +41,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     )
     add_session(p)
     text = (
-        "what speaks for /v1/audio/speech and say: espeak[=LANGUAGE], piper=VOICE.onnx, kokoro=FOLDER, "
+        "engines for /v1/audio/speech and say: espeak[=LANGUAGE], piper=VOICE.onnx, kokoro=FOLDER, "
         "cosyvoice=http://HOST:PORT/?speakers=NAME; several are chosen by name"
     )
     p.add_argument("--speech", nargs="+", default=[], metavar="ENGINE", help=text)

@@ -31,7 +31,6 @@ from maya.recipes.arguments import COUNT, POSITIVE, add_checkpoint, add_device, 
 from maya.recipes.experiment_file import import_recorded
 from maya.recipes.pcm import RAW_KINDS, PCMFormat
 from maya.recipes.speaker_options import add_speakers, speakers_of
-from maya.recipes.transcribe_check import SegmentCheck
 from maya.recipes.transcribe_inputs import STDIN, Input, RecordingList, StdinAudio, read_inputs
 from maya.recipes.transcribe_live import transcribe_stream
 from maya.recipes.transcribe_method import SearchOptions, make_decoder
@@ -328,7 +327,7 @@ class _ManyRecordings:
     audio_seconds: float = 0.0
     failed: set[int] = field(default_factory=set)
     complete: int = 0
-    check: SegmentCheck | None = None
+    check: Any = None  # a SegmentCheck, which costs more to import than is worth without --check
 
     def run(self, decoder: Method | None) -> int:
         """Transcribe all; returns the exit status."""
@@ -371,7 +370,7 @@ class _ManyRecordings:
             if self.options.speakers is not None:
                 transcript = self._with_speakers(items[transcript.place], transcript)
             if self.options.check_texts:
-                self.check = self.check or SegmentCheck(self.recognizer)
+                self.check = self.check or _segment_check(self.recognizer)
                 self.check(items[transcript.place].recording, transcript)
             self.outputs.write(items[transcript.place], transcript)
             return
@@ -407,3 +406,9 @@ class _ManyRecordings:
     def _stopped(self, count: int) -> str:
         advice = "; run the same command with --resume to go on" if self.options.output_dir else ""
         return f"stopped after {self.complete} of {count} recordings{advice}"
+
+
+def _segment_check(recognizer: Recognizer) -> Any:
+    from maya.recipes.transcribe_check import SegmentCheck  # noqa: PLC0415  it imports kaldialign
+
+    return SegmentCheck(recognizer)

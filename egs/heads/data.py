@@ -124,7 +124,7 @@ def _write_manifest(out: Path, rows: Sequence[dict[str, Any]]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     tasks = {"language": language, "words": words, "pitch": pitch}
     parser = argparse.ArgumentParser(
-        prog="python -m egs.heads.data", description=(__doc__ or "").split("\n")[0]
+        prog="python -m egs.heads.data", description=(__doc__ or "").split("\n")[0], allow_abbrev=False
     )
     parser.add_argument("task", choices=tasks)
     parser.add_argument("--source", type=Path, required=True, help="folder with manifest.jsonl")

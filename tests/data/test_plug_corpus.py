@@ -124,6 +124,7 @@ def test_a_users_form_may_be_a_file_and_comes_first(tmp_path: Path) -> None:
 
     write_tone(tmp_path / "a.wav")
     (tmp_path / "list.txt").write_text("a.wav one\n")
+    own = len(folder.FORMS)
     with pytest.raises(MayaError, match="list.txt is no corpus: name a folder, or a .json"):
         read_corpus(tmp_path / "list.txt")
     register_corpus("list", lambda corpus: corpus.name == "list.txt", lambda corpus, options: ([], []))
@@ -131,7 +132,7 @@ def test_a_users_form_may_be_a_file_and_comes_first(tmp_path: Path) -> None:
         read_corpus(tmp_path / "list.txt")
     register_corpus("list", lambda corpus: corpus.name == "list.txt", read)
     rows, _ = read_corpus(tmp_path / "list.txt")
-    assert [row.audio for row in rows] == [str(tmp_path / "a.wav")] and len(folder.FORMS) == 15
+    assert [row.audio for row in rows] == [str(tmp_path / "a.wav")] and len(folder.FORMS) == own + 1
     register_corpus("mine", lambda corpus: (corpus / "a.wav").is_file(), read)
     assert read_corpus(tmp_path)[0][0].id == "a"
 

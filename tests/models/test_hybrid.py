@@ -200,10 +200,10 @@ def test_the_language_is_identified_from_the_frames() -> None:
     model.eval()
     head = model.head("language")
     encoded = model.encode_audio(batch.audio, batch.audio_lens)
-    log_probs = head(*encoded)
+    log_probs = head(encoded)
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(3))
     for i in range(3):  # padding has no part in it
-        alone = head(encoded.frames[i : i + 1, : encoded.lens[i]], encoded.lens[i : i + 1])
+        alone = head(Encoded(encoded.frames[i : i + 1, : encoded.lens[i]], encoded.lens[i : i + 1]))
         torch.testing.assert_close(alone[0], log_probs[i], rtol=1e-4, atol=1e-5)
     predictions = head.predict(encoded)
     assert [p.label for p in predictions] == [model.cfg.languages[i] for i in log_probs.argmax(-1).tolist()]
@@ -222,12 +222,11 @@ def test_the_language_is_identified_from_the_frames() -> None:
 def test_languages_are_identified_in_other_precisions(dtype: torch.dtype) -> None:
     """The statistics are of fp32 at least; the weights are what the model is in."""
     head = _tiny(language_id_weight=0.5).eval().to(dtype).head("language")
-    frames = torch.randn(2, 7, 32).to(dtype)
-    log_probs = head(frames, torch.tensor([7, 7]))
+    frames, lens = torch.randn(2, 7, 32).to(dtype), torch.tensor([7, 7])
+    log_probs = head(Encoded(frames, lens))
     assert log_probs.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    torch.testing.assert_close(
-        log_probs.float(), head.float()(frames.float(), torch.tensor([7, 7])), atol=0.05, rtol=0
-    )
+    wide = head.float()(Encoded(frames.float(), lens))
+    torch.testing.assert_close(log_probs.float(), wide, atol=0.05, rtol=0)
 
 
 def test_a_batch_without_known_languages_still_has_all_gradients() -> None:
