@@ -262,7 +262,9 @@ def _aucs(verdicts: dict[str, list[TextVerdict]]) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     tasks = {"language": language, "words": words, "pitch": pitch, "made-up": made_up}
     about = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m egs.heads.evaluate", description=about)
+    parser = argparse.ArgumentParser(
+        prog="python -m egs.heads.evaluate", description=about, allow_abbrev=False
+    )
     parser.add_argument("task", choices=tasks)
     parser.add_argument("run", type=Path, help="run folder or checkpoint")
     parser.add_argument("--data", type=Path, required=True, help="prepared data with the test set")
