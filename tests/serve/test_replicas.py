@@ -19,7 +19,7 @@ from tests.serve.test_session import recording, wait_until
 
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 import httpx  # noqa: E402
-from websockets.exceptions import InvalidStatus  # noqa: E402
+from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
 
 from maya.serve.access import Access  # noqa: E402
@@ -121,6 +121,6 @@ def client_lives(client: Any) -> bool:
         client.recv(timeout=0.5)
     except TimeoutError:
         return True
-    except Exception:  # closed, in whatever way
+    except (ConnectionClosed, OSError):
         return False
     return True

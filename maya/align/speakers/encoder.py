@@ -6,6 +6,7 @@ Architecture and weights are those of Resemblyzer 0.1.4 (Apache-2.0), a GE2E enc
 
 import functools
 import math
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,17 @@ from torch import Tensor, nn
 from maya.errors import MayaError
 from maya.features.logmel import slaney_filterbank
 from maya.files import packaged_file
+
+# From torch.load, for a file that is not torch's; from reading other contents; for other weights.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+)
 
 RATE = 16000
 _HOP, _WINDOW, _MELS = 160, 400, 40
@@ -106,6 +118,6 @@ def load_encoder(weights: str = "") -> VoiceEncoder:
         tensors = torch.load(path, map_location="cpu", weights_only=True)["model_state"]
         own = {name: x for name, x in tensors.items() if not name.startswith("similarity_")}
         encoder.load_state_dict(own)
-    except Exception:  # torch raises almost anything for a file that is not its own
+    except _UNREADABLE:
         raise MayaError(f"{path} does not hold the weights of Resemblyzer's encoder") from None
     return encoder.eval().requires_grad_(False)
