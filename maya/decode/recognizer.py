@@ -132,7 +132,7 @@ class Recognizer:
         language: str | None = None,
         *,
         method: str = AUTO,
-        max_seconds_per_batch: float = 120.0,
+        max_seconds_per_batch: float = 180.0,
     ) -> list[Hypothesis]:
         """Transcribe files (wav, flac, ogg, opus, mp3; any rate) or arrays, in order; a single item works
         too.
