@@ -1,11 +1,14 @@
 """The result of decoding, whichever method made it."""
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from maya.text.tokenizer import Tokenizer
+
+_FILLING = threading.RLock()  # of all hypotheses: two threads may be the first to read one
 
 
 @dataclass(kw_only=True, slots=True)
@@ -103,12 +106,17 @@ class Hypothesis:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:  # Python calls it for a field that is not set
-            fill = None if name.startswith("_") else self._fill
-            if fill is None:
+            if name.startswith("_"):
                 raise AttributeError(f"a hypothesis has no attribute {name!r}")
-            self._fill = None
-            fill(self)
-            return getattr(self, name)
+            with _FILLING:
+                with suppress(AttributeError):  # another thread may have set it meanwhile
+                    return object.__getattribute__(self, name)
+                fill = self._fill
+                if fill is None:
+                    raise AttributeError(f"a hypothesis has no attribute {name!r}")
+                self._fill = None
+                fill(self)
+                return getattr(self, name)
 
     @property
     def score(self) -> float:

@@ -3,7 +3,7 @@
 Presets, converters and checkpoints of Maya 0.2 use it; `hybrid` turns it into a `SpeechModelConfig`.
 """
 
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Any, Literal
 
 from maya.config import config
@@ -57,10 +57,10 @@ class HybridOptions:
         share = 1 - self.attention_weight
         ctc = self.ctc_weight if self.transducer != "none" else float(self.ctc_weight > 0)
         if self.transducer != "none":
-            self.pruned.warmup_steps = self.loss_warmup
             heads["transducer"] = TransducerConfig(
                 loss=self.transducer, predictor=self.predictor, joint=self.joint, durations=self.durations,
-                sigma=self.sigma, omega=self.omega, loss_eps=self.loss_eps, pruned=self.pruned,
+                sigma=self.sigma, omega=self.omega, loss_eps=self.loss_eps,
+                pruned=replace(self.pruned, warmup_steps=self.loss_warmup),
                 weight=share * (1 - ctc), first_step=self.ctc_first,
             )  # fmt: skip
         if ctc:
@@ -70,8 +70,7 @@ class HybridOptions:
                 consistency_warmup=self.loss_warmup,
             )  # fmt: skip
         if self.attention_weight:
-            self.attention_decoder.weight = self.attention_weight
-            heads["attention"] = self.attention_decoder
+            heads["attention"] = replace(self.attention_decoder, weight=self.attention_weight)
         if self.language_id_weight:
             heads["language"] = LanguageConfig(weight=self.language_id_weight)
         if self.cr_ctc_weight and not ctc:

@@ -15,6 +15,7 @@ from maya.errors import MayaError
 from maya.heads import LanguageConfig, TransducerHead
 from maya.losses import rnnt_loss, tdt_loss
 from maya.models.config import SpeechModelConfig
+from maya.models.hybrid import HybridOptions
 from maya.models.speech_model import SpeechModel, build_model, count_parameters
 from maya.recipes import presets
 from maya.train.checkpoints.older import renamed
@@ -306,3 +307,11 @@ def test_a_model_without_heads_encodes_and_one_without_a_text_head_needs_no_voca
     bare.heads = {"language": LanguageConfig()}
     losses = build_model(bare)(batch)
     assert losses.parts.keys() == {"language"} and torch.equal(losses.total, losses.parts["language"])
+
+
+def test_options_are_not_changed_by_the_heads_made_of_them() -> None:
+    options = HybridOptions(transducer="pruned", attention_weight=0.3, loss_warmup=7, vocab_size=11)
+    before = to_dict(options)
+    heads = options.heads()
+    assert to_dict(options) == before
+    assert heads["transducer"].pruned.warmup_steps == 7 and heads["attention"].weight == 0.3
