@@ -28,6 +28,7 @@ from maya.models.speech_model import SpeechModel
 from maya.text.load import tokenizer_from_bytes
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoints import older, sharded
+from maya.train.checkpoints.unbuffered import UnbufferedFile
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -73,8 +74,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     try:
         if sharded.holds_shards(payload):
             return sharded.save_sharded(path, payload)
-        # Through a buffered file object: torch's own writer turns a full disk into an unnamed C++ error.
-        with replacing(path) as partial, open(partial, "wb") as f:
+        # Through a file object: torch's own writer turns a full disk into an unnamed C++ error.
+        with replacing(path) as partial, UnbufferedFile(partial) as f:
             torch.save(payload, f)
             f.flush()
             os.fsync(f.fileno())
