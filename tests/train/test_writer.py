@@ -227,17 +227,20 @@ def test_an_average_of_exponential_weights() -> None:
     assert ema.weights(template)["count"].item() == 7 and ema.weights(template)["w"].dtype == torch.float32
 
 
-def test_failed_rename_leaves_the_older_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failing", ["fsync", "write within a tensor"])
+def test_a_failed_write_leaves_the_older_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
     path = tmp_path / "a.pt"
     path.write_bytes(b"older")
 
     def full(*_: object) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
-    monkeypatch.setattr(ckpt.os, "fsync", full)
+    monkeypatch.setattr(ckpt.os, "fsync" if failing == "fsync" else "write", full)
     pieces: Any = type("Pieces", (), {"model_bytes": b"x"})
     made = _checkpoint(1.0)
-    made.tokenizer = pieces
+    made.tokenizer, made.weights = pieces, {"w": torch.zeros(3 << 20)}
     with pytest.raises(MayaError, match="Disk quota"):
         ckpt.save_checkpoint(path, made)
     assert path.read_bytes() == b"older" and os.listdir(tmp_path) == ["a.pt"]

@@ -80,14 +80,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             f.flush()
             os.fsync(f.fileno())
         sync_folder(path.parent)
-    except OSError as e:
-        raise MayaError(
-            f"{path}: the checkpoint could not be written ({e.strerror}); free some space and run again"
-        ) from e
-    except RuntimeError as e:
-        raise MayaError(
-            f"{path}: the checkpoint could not be written ({(str(e) or type(e).__name__).splitlines()[0]})"
-        ) from e
+    except (OSError, RuntimeError) as e:
+        # After a failed write torch fails again when it ends the archive, with an error that says nothing.
+        cause = e.__context__ if isinstance(e.__context__, OSError) else e
+        reason = cause.strerror if isinstance(cause, OSError) else _first_line(cause)
+        advice = "; free some space and run again" if isinstance(cause, OSError) else ""
+        raise MayaError(f"{path}: the checkpoint could not be written ({reason}){advice}") from cause
 
 
 def load_checkpoint(
