@@ -4,10 +4,8 @@ Each speaker is a variant of eSpeak's, an accent, a rate, a pitch and its range,
 every digit once. No recorded speaker is among them.
 """
 
-import argparse
 import contextlib
 import random
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,7 @@ from typing import Any
 import numpy as np
 
 from egs.indic12.data import LICENCE, spoken
-from maya.errors import MayaError
-from maya.recipes.arguments import POSITIVE
-from maya.recipes.corpus_writer import describe, write_corpus
+from maya.recipes.corpus_writer import finished, write_corpus
 
 from .data import joined, plan_item, training_digits
 
@@ -108,35 +104,20 @@ def trimmed(samples: np.ndarray) -> np.ndarray:
     return samples[loud[0] : loud[-1] + 1]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, prog="python -m egs.digits.voices",
-        description="A corpus of synthetic speakers alone, to train a start model on.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )  # fmt: skip
-    add = parser.add_argument
-    add("--out", type=Path, required=True, help="corpus folder to make")
-    add("--voices", type=POSITIVE, default=120, help="synthetic speakers of each language")
-    add("--strings", type=POSITIVE, default=2000, help="strings of each language")
-    add("--seed", type=int, default=1, help="another seed draws other voices and strings")
-    args = parser.parse_args(argv)
-    settings = {"corpus": "digits of synthetic speakers", "version": 1} | {
-        name: getattr(args, name) for name in ("voices", "strings", "seed")
-    }
-    try:
-        rows, audio = synthetic_digits(sorted(DIGITS), args.voices, args.seed)
-        plan = []
-        for code in sorted(DIGITS):
-            rng = random.Random(f"{args.seed} {code} start")
-            own = [row for row in rows if row["language"] == code]
-            for number, recordings in enumerate(training_digits(own, args.strings, rng, 1)):
-                plan.append(plan_item(f"{code}-voice-{number:05d}", "train", recordings, rng, varied=True))
-        seal = write_corpus(args.out, joined(Path(), rows, plan, audio), settings, total=len(plan))
-    except MayaError as error:
-        sys.exit(f"error: {error}")
-    print(describe(seal))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def synthetic_corpus(out: Path, voices: int, *, strings: int = 2000, seed: int = 1) -> None:
+    """Make a corpus of `voices` synthetic speakers of each language, each digit once alone and `strings`
+    strings, in `out` unless it is there. Raises MayaError as `synthetic_digits` and `write_corpus`."""
+    settings = {"corpus": "digits of synthetic speakers", "version": 1, "voices": voices, "strings": strings}
+    settings |= {"seed": seed}
+    if finished(out, settings):
+        return
+    rows, audio = synthetic_digits(sorted(DIGITS), voices, seed)
+    plan = []
+    for code in sorted(DIGITS):
+        rng = random.Random(f"{seed} {code} start")
+        spoken_digits = training_digits([row for row in rows if row["language"] == code], strings, rng, 1)
+        plan += [
+            plan_item(f"{code}-voice-{number:05d}", "train", recordings, rng, varied=True)
+            for number, recordings in enumerate(spoken_digits)
+        ]
+    write_corpus(out, joined(Path(), rows, plan, audio), settings, total=len(plan))
