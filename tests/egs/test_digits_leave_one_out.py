@@ -133,6 +133,7 @@ def test_a_start_model_hears_synthetic_speakers_alone(
 ) -> None:
     """Its corpus is made once; a fold's training begins with its encoder, CTC and pieces."""
     pytest.importorskip("espeakng_loader")
+    monkeypatch.setattr(loo, "synthetic_corpus", partial(synthetic_corpus, strings=20))
     trained: list[tuple[Path, int]] = []
     for stage in ("prepare", "tokenizer"):
         monkeypatch.setattr(loo, stage, lambda *_: None)
