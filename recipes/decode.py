@@ -3,8 +3,10 @@
 import argparse
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,14 @@ from maya.decode.methods import AUTO, METHODS, possible_methods
 from maya.decode.recognizer import Recognizer
 from maya.decode.table import DecodedRow, decode_table
 from maya.errors import MayaError
-from maya.files import replacing, write_json
+from maya.files import read_json, replacing, write_json
 from maya.recipes.arguments import add_finished_run, add_force
 from maya.recipes.experiment import DecodeConfig, Experiment
 from maya.recipes.markers import (
     audio_identity,
     checkpoint_content,
     content,
+    digest,
     is_done,
     mark_done,
     table_identity,
@@ -76,10 +79,13 @@ def decode(
     into: str = "",
     checkpoint: Path | None = None,
     force: bool = False,
+    kept: Path | None = None,
 ) -> None:
     """Decode `data`/{split}.parquet into `run`/decode/{split}/hyps.jsonl, or `run`/decode/{into}/{split}.
 
-    Raises MayaError for an empty split, and for a method whose head the model lacks or that was not trained.
+    kept: a folder that any runs share; what the same weights, data and options gave there is taken from it,
+    and what they give now is left there. Raises MayaError for an empty split, and for a method whose head the
+    model lacks or that was not trained.
     """
     table, cfg = Table.open(part_path(data, split)), experiment.decode
     if not len(table):
@@ -91,6 +97,8 @@ def decode(
     complete = all((out / name).is_file() for name in ("hyps.jsonl", "decode.json"))
     if is_done(out / "stage.json", inputs) and complete and not force:
         print(f"decode: {out} is up to date")
+        return
+    if kept is not None and not force and _taken(kept, inputs, path, out):
         return
     recognizer = maya.load(path, places=experiment.model)
     if not cfg.fast_weight_updates and not recognizer.model.encoder.stop_updates():
@@ -113,6 +121,40 @@ def decode(
     facts |= {"checkpoint": str(path), "utterances": len(entries)}
     _report(out, facts, seconds, time.perf_counter() - began)
     mark_done(out / "stage.json", inputs)
+    if kept is not None:
+        _leave(kept, inputs, out)
+
+
+def _place(kept: Path, inputs: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Where results are kept whatever the name of the checkpoint, and the inputs of their marker."""
+    unnamed = inputs | {"checkpoint": inputs["checkpoint"][1]}
+    return kept / digest(unnamed), unnamed
+
+
+def _taken(kept: Path, inputs: dict[str, Any], checkpoint: Path, out: Path) -> bool:
+    """Whether `kept` has the results, which are then copied to `out`."""
+    place, unnamed = _place(kept, inputs)
+    facts = read_json(place / "decode.json")
+    if not is_done(place / "stage.json", unnamed) or not facts or not (place / "hyps.jsonl").is_file():
+        return False
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out / "hyps.jsonl") as partial:
+        shutil.copyfile(place / "hyps.jsonl", partial)
+    write_json(out / "decode.json", facts | {"checkpoint": str(checkpoint)})
+    mark_done(out / "stage.json", inputs)
+    print(f"decode: hypotheses of the same weights, data and options are taken from {place}")
+    return True
+
+
+def _leave(kept: Path, inputs: dict[str, Any], out: Path) -> None:
+    """Copy results to `kept`, where this process may write there."""
+    place, unnamed = _place(kept, inputs)
+    with suppress(MayaError, OSError):
+        place.mkdir(parents=True, exist_ok=True)
+        for name in ("hyps.jsonl", "decode.json"):
+            with replacing(place / name) as partial:
+                shutil.copyfile(out / name, partial)
+        mark_done(place / "stage.json", unnamed)
 
 
 def make_method(

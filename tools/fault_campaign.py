@@ -146,10 +146,10 @@ def full_disk(runs: FaultRuns) -> Outcome:
 
 def corrupt_newest(runs: FaultRuns) -> Outcome:
     run = runs.run("corrupt_newest")
-    process = runs.start(run, "slow")
+    process = runs.start(run, "very_slow")
     wait_for(process, lambda: len(step_checkpoints(run)) >= 2)
     process.kill()
-    ended(process)
+    assert ended(process), "the training had ended before it was killed"
     newest = step_checkpoints(run)[-1][1]
     before = {path: size for path, size in complete(run).items() if path != newest}
     content = bytearray(newest.read_bytes())

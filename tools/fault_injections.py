@@ -16,7 +16,7 @@ import torch
 from maya.encoders import FastConformer
 from maya.recipes.experiment import Experiment
 from maya.train import loop, validate
-from maya.train.checkpoints import checkpoint
+from maya.train.checkpoints import checkpoint, unbuffered
 from tests import tiny  # type: ignore[import-not-found]
 
 STEPS, EVERY, BREAKS_AT = 20, 5, 12
@@ -76,12 +76,12 @@ def full_disk() -> Experiment:
     """No byte can be written for a checkpoint from step 10 on."""
     step = [0]
 
-    def fsync(number: int) -> None:
+    def write(number: int, data: Any) -> int:
         if step[0] >= 2 * EVERY - 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.fsync(number)
+        return os.write(number, data)
 
-    checkpoint.os = _Replaced(os, fsync=fsync)  # type: ignore[assignment]
+    unbuffered.os = _Replaced(os, write=write)  # type: ignore[assignment]
     before_each_step(lambda number: step.__setitem__(0, number))
     return experiment()
 

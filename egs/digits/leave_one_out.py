@@ -40,7 +40,7 @@ from maya.recipes.train import train
 from maya.score.wer import wer
 
 from .data import MIXED, TAKES, draw_strings, joined, plan_item, read_source, training_digits
-from .voices import synthetic_digits
+from .voices import synthetic_corpus, synthetic_digits
 
 KINDS = ("single", "raw", "string")
 MODES: tuple[LanguageSource, ...] = ("known", "unknown")  # the language
@@ -106,6 +106,11 @@ def run_fold(args: argparse.Namespace, rows: Rows, number: int) -> dict[str, Any
     if (run / "result.json").is_file():
         return read_json(run / "result.json")
     experiment = fold_experiment(args)
+    if args.start_voices:
+        start = start_model(args)
+        experiment.train.init_from, experiment.train.encoder_hold = str(start), 0
+        experiment.train.init_modules = ("encoder", "ctc", "language_embedding")
+        experiment.tokenizer.file = str(start / "tokenizer.model")
     options = {name: getattr(args, name) for name in _CORPUS_OPTIONS}
     settings = {"corpus": "digits, one fold", "version": 3, "out": folds[number]} | options
     corpus = folder / f"corpus-{settings_hash(settings)[:8]}"
@@ -125,9 +130,22 @@ def run_fold(args: argparse.Namespace, rows: Rows, number: int) -> dict[str, Any
         decode(experiment, data, run, into=mode)
         errors[mode] = count_errors(run / "decode" / mode / "test" / "hyps.jsonl")
     result = {"speakers": folds[number], "steps": experiment.train.steps, "errors": errors,
-              "overrides": args.set, "experiment": args.experiment}  # fmt: skip
+              "overrides": args.set, "experiment": args.experiment,
+              "start": [args.start_voices, args.start_steps]}  # fmt: skip
     write_json(run / "result.json", result)
     return result
+
+
+def start_model(args: argparse.Namespace) -> Path:
+    """The run folder of a model that is trained on `start_voices` synthetic speakers of each language alone,
+    once for all folds: none of the speakers that are tested is among them."""
+    folder = args.out / f"start-{args.start_voices}-{args.start_steps}"
+    experiment = fold_experiment(argparse.Namespace(**(vars(args) | {"steps": args.start_steps})))
+    synthetic_corpus(folder / "corpus", args.start_voices)
+    prepare(experiment, folder / "corpus", folder / "data")
+    tokenizer(experiment, folder / "data", folder / "run")
+    train(experiment, folder / "data", folder / "run", cpu=True)
+    return folder / "run"
 
 
 def fold_experiment(args: argparse.Namespace) -> Experiment:
@@ -240,6 +258,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--mixed", type=float, default=MIXED, help="share of training strings with a speaker for each word")
     add("--voices", type=COUNT, default=0, help="synthetic speakers of each language in training")
     add("--voice-strings", type=COUNT, default=2400, help="strings of the synthetic speakers, per language")
+    add("--start-voices", type=COUNT, default=0, help="begin with a model trained on so many synthetic "
+        "speakers of each language; 0: from nothing")  # fmt: skip
+    add("--start-steps", type=POSITIVE, default=1800, help="steps of that model's training")
     add("--report", nargs="+", metavar="NAME", help="train nothing; compare these systems with the first")
     args = parser.parse_args(argv)
     try:

@@ -7,11 +7,15 @@ every digit once. No recorded speaker is among them.
 import contextlib
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from egs.indic12.data import LICENCE, spoken
+from maya.recipes.corpus_writer import finished, write_corpus
+
+from .data import joined, plan_item, training_digits
 
 # Variants of eSpeak that sound like people: no whispers, robots, croaks or echoes.
 VARIANTS = (
@@ -98,3 +102,22 @@ def trimmed(samples: np.ndarray) -> np.ndarray:
     """(N,) int16 without what is quieter than a hundredth of the peak at both ends."""
     loud = np.flatnonzero(np.abs(samples.astype(np.int32)) >= _EDGE * np.abs(samples.astype(np.int32)).max())
     return samples[loud[0] : loud[-1] + 1]
+
+
+def synthetic_corpus(out: Path, voices: int, *, strings: int = 2000, seed: int = 1) -> None:
+    """Make a corpus of `voices` synthetic speakers of each language, each digit once alone and `strings`
+    strings, in `out` unless it is there. Raises MayaError as `synthetic_digits` and `write_corpus`."""
+    settings = {"corpus": "digits of synthetic speakers", "version": 1, "voices": voices, "strings": strings}
+    settings |= {"seed": seed}
+    if finished(out, settings):
+        return
+    rows, audio = synthetic_digits(sorted(DIGITS), voices, seed)
+    plan = []
+    for code in sorted(DIGITS):
+        rng = random.Random(f"{seed} {code} start")
+        spoken_digits = training_digits([row for row in rows if row["language"] == code], strings, rng, 1)
+        plan += [
+            plan_item(f"{code}-voice-{number:05d}", "train", recordings, rng, varied=True)
+            for number, recordings in enumerate(spoken_digits)
+        ]
+    write_corpus(out, joined(Path(), rows, plan, audio), settings, total=len(plan))

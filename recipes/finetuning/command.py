@@ -336,7 +336,9 @@ def _compared(experiment: Experiment, data: Path, folder: Path, into: str) -> li
     """Decode a test set with the model as it was and as it is; its places under decode/: `into`/test and
     before/test, or before-`into`/test."""
     was = f"before-{into}" if into else "before"
-    decode(experiment, data, folder, split="test", into=was, checkpoint=folder / "before.pt")
+    # The general data see every tuning: what the model was there is the same in all that keep its vocabulary.
+    kept = data / "decoded" if data != folder / "data" else None
+    decode(experiment, data, folder, split="test", into=was, checkpoint=folder / "before.pt", kept=kept)
     decode(experiment, data, folder, split="test", into=into, checkpoint=folder / "averaged.pt")
     for name in (was, into):
         score(folder, split=f"{name}/test" if name else "test", data=data, show=False)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from egs.digits import leave_one_out as loo
 from egs.digits import singles
 from egs.digits.data import read_source
-from egs.digits.voices import ACCENTS, DIGITS, synthetic_digits, trimmed
+from egs.digits.voices import ACCENTS, DIGITS, synthetic_corpus, synthetic_digits, trimmed
 from maya.errors import MayaError
 from tests.egs.test_digits_data import source, write_manifest  # noqa: F401  (a fixture)
 
@@ -125,6 +126,27 @@ def test_synthetic_speakers_say_each_digit_once() -> None:
     assert all(0.05 < len(samples) / 16000 < 2 for samples in audio.values())
     again, same = synthetic_digits(("en", "gu"), 2, seed=3, workers=2)
     assert again == rows and all(np.array_equal(audio[i], same[i]) for i in audio)
+
+
+def test_a_start_model_hears_synthetic_speakers_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its corpus is made once; a fold's training begins with its encoder, CTC and pieces."""
+    pytest.importorskip("espeakng_loader")
+    monkeypatch.setattr(loo, "synthetic_corpus", partial(synthetic_corpus, strings=20))
+    trained: list[tuple[Path, int]] = []
+    for stage in ("prepare", "tokenizer"):
+        monkeypatch.setattr(loo, stage, lambda *_: None)
+    monkeypatch.setattr(loo, "train", lambda e, data, run, cpu: trained.append((run, e.train.steps)))
+    args = options(
+        out=tmp_path, start_voices=2, start_steps=7, steps=9, set=[], experiment="egs.digits.digits"
+    )
+    for _ in range(2):
+        assert loo.start_model(args) == tmp_path / "start-2-7" / "run"
+    assert trained == 2 * [(tmp_path / "start-2-7" / "run", 7)]
+    lines = (tmp_path / "start-2-7" / "corpus" / "manifest.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert {row["source"] for row in rows} == {"espeak-ng"} and len(rows) == 2 * (2 * 10 + 20)
 
 
 def test_silence_at_the_ends_is_cut_off() -> None:

@@ -96,6 +96,31 @@ def test_one_command_adds_a_language(base: Path, tmp_path: Path, capsys: pytest.
     assert run_command(["score", str(run)])[0] == 0  # every later command takes the run
 
 
+def test_the_general_test_set_is_decoded_once_by_the_model_before(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A second tuning of the same model takes what the first found there; other decoding options, and data
+    where nothing can be kept, are decoded."""
+    shutil.rmtree(base / "data" / "decoded", ignore_errors=True)  # of other tests
+    texts = []
+    for name, changes in (
+        ("a", {}),
+        ("b", {"tune": "norms"}),
+        ("c", {"overrides": (*FAST, "decode.method=ctc")}),
+    ):
+        finetune(options(base, tmp_path / name, **changes))
+        texts.append((tmp_path / name / "decode" / "before-general" / "test" / "hyps.jsonl").read_text())
+        assert ("are taken from" in capsys.readouterr().out) == (name == "b")
+    assert texts[0] == texts[1]
+    facts = json.loads((tmp_path / "b" / "decode" / "before-general" / "test" / "decode.json").read_text())
+    assert facts["checkpoint"] == str(tmp_path / "b" / "before.pt")
+    shutil.rmtree(base / "data" / "decoded")
+    (base / "data" / "decoded").write_text("no folder")
+    finetune(options(base, tmp_path / "d", tune="top"))
+    assert "are taken from" not in capsys.readouterr().out
+    (base / "data" / "decoded").unlink()
+
+
 def test_lora_with_replay(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = tmp_path / "run"
     finetune(options(base, run, tune="lora", replay=0.5))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from maya.encoders import LaCTConfig
 from maya.heads import ClassifyConfig, CTCConfig
 from maya.models.config import SpeechModelConfig
 from maya.recipes.average import average
@@ -43,11 +44,16 @@ def every_head() -> SpeechModelConfig:
 
 def experiment(kind: str) -> Experiment:
     exp = tiny_zipformer_training.experiment() if kind == "zipformer" else tiny.experiment()
-    if kind != "zipformer":
+    if kind == "rows":  # two utterances of each speaker in a row, with what the fast weights have learnt
+        sizes = {"d_model": 32, "n_layers": 2, "n_heads": 2, "fast_heads": 2, "ff_dim": 48}
+        exp.model.encoder = LaCTConfig(**sizes, subsampling_channels=8, subsampling_factor=4, dropout=0.1)
+        exp.data.plan.same_speaker = 2
+    elif kind != "zipformer":
         exp.model = every_head()
     exp.train.steps, exp.train.save_every, exp.train.valid_every = STEPS, STOP, 2 * STEPS
     exp.train.log_every, exp.train.average_every, exp.train.keep = 1, 5, 9
-    exp.train.threads, exp.data.num_workers, exp.data.plan.max_utterances = 1, 0, 2
+    exp.train.threads, exp.data.num_workers = 1, 0
+    exp.data.plan.max_utterances = 4 if kind == "rows" else 2
     return exp
 
 
@@ -96,6 +102,8 @@ def same(a: Any, b: Any) -> bool:
     [
         ("heads", "one"),
         ("heads", "fsdp"),
+        ("rows", "ddp"),
+        pytest.param("rows", "fsdp", marks=pytest.mark.slow),
         pytest.param("heads", "ddp", marks=pytest.mark.slow),
         pytest.param("zipformer", "ddp", marks=pytest.mark.slow),
         pytest.param("zipformer", "fsdp", marks=pytest.mark.slow),

@@ -12,7 +12,7 @@ import torch
 from maya.errors import MayaError
 from maya.models.speech_model import build_model
 from maya.train.checkpoints import checkpoint as ckpt
-from maya.train.checkpoints import space, writer
+from maya.train.checkpoints import space, unbuffered, writer
 from maya.train.checkpoints.averaging import RunningAverage
 from maya.train.checkpoints.checkpoint import Checkpoint
 from maya.train.checkpoints.space import check_space
@@ -151,6 +151,71 @@ def test_shared_tensors_stay_shared_in_a_copy() -> None:
     assert copy["b"][1].tolist() == [0.0, 1.0]
 
 
+def test_memory_of_copies_is_used_again(
+    written: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large tensors of the second copy lie where those of the first did, and hold the new values; a third
+    that comes before the first is on disk takes memory of its own."""
+    GATE.set()
+    monkeypatch.setattr(writer, "_LARGE", 0)
+    places: list[set[int]] = []
+    save = writer.save_checkpoint
+
+    def watched(path: Path, checkpoint: Checkpoint) -> None:
+        moments = (checkpoint.training or {})["moments"]
+        places.append({checkpoint.weights["w"].data_ptr(), moments[0].data_ptr()})
+        save(path, checkpoint)
+
+    monkeypatch.setattr(writer, "save_checkpoint", watched)
+    with CheckpointWriter(background=True) as files:
+        for value in (1.0, 2.0):
+            files.write(tmp_path / f"{value}.pt", _checkpoint(value))
+            files.flush()
+        GATE.clear()
+        files.write(tmp_path / "3.pt", _checkpoint(3.0))
+        files.write(tmp_path / "4.pt", _checkpoint(4.0))
+        GATE.set()
+    assert places[0] == places[1] == places[2] and not places[2] & places[3]
+    assert [row[1:] for row in written] == [(1.0, 2.0), (2.0, 3.0), (3.0, 4.0), (4.0, 5.0)]
+
+
+@pytest.mark.parametrize("direct", ["as here", "refused by open", "refused by write", "unknown"])
+def test_a_file_past_the_page_cache_holds_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: str
+) -> None:
+    """Pieces of all sizes, also after a flush in the middle of a block."""
+    monkeypatch.setattr(unbuffered, "_BLOCK", 8192)
+    real_open, real_write = os.open, os.write
+
+    def refusing_open(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & unbuffered._DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real_open(path, flags, mode)
+
+    refused: list[int] = []
+
+    def refusing_write(number: int, data: Any) -> int:
+        if not refused:
+            refused.append(1)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real_write(number, data[:5000])  # not all at once
+
+    if direct == "refused by open":
+        monkeypatch.setattr(unbuffered.os, "open", refusing_open)
+    elif direct == "refused by write":
+        monkeypatch.setattr(unbuffered.os, "write", refusing_write)
+    elif direct == "unknown":
+        monkeypatch.setattr(unbuffered, "_DIRECT", 0)
+    content = bytes(torch.arange(50_000, dtype=torch.int32).view(torch.uint8).tolist())
+    with unbuffered.UnbufferedFile(tmp_path / "a") as file:
+        file.write(b"")
+        for begin, end in ((0, 1), (1, 5000), (5000, 70_000), (70_000, 70_123), (70_123, len(content))):
+            assert file.write(memoryview(content)[begin:end]) == end - begin
+            if end == 70_000:
+                file.flush()
+    assert (tmp_path / "a").read_bytes() == content
+
+
 def test_an_average_of_exponential_weights() -> None:
     """It begins as the plain mean and then forgets with `decay`."""
     ema = RunningAverage(decay=0.75)
@@ -162,17 +227,20 @@ def test_an_average_of_exponential_weights() -> None:
     assert ema.weights(template)["count"].item() == 7 and ema.weights(template)["w"].dtype == torch.float32
 
 
-def test_failed_rename_leaves_the_older_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failing", ["fsync", "write within a tensor"])
+def test_a_failed_write_leaves_the_older_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
     path = tmp_path / "a.pt"
     path.write_bytes(b"older")
 
     def full(*_: object) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
-    monkeypatch.setattr(ckpt.os, "fsync", full)
+    monkeypatch.setattr(ckpt.os, "fsync" if failing == "fsync" else "write", full)
     pieces: Any = type("Pieces", (), {"model_bytes": b"x"})
     made = _checkpoint(1.0)
-    made.tokenizer = pieces
+    made.tokenizer, made.weights = pieces, {"w": torch.zeros(3 << 20)}
     with pytest.raises(MayaError, match="Disk quota"):
         ckpt.save_checkpoint(path, made)
     assert path.read_bytes() == b"older" and os.listdir(tmp_path) == ["a.pt"]

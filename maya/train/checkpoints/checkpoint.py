@@ -28,6 +28,7 @@ from maya.models.speech_model import SpeechModel
 from maya.text.load import tokenizer_from_bytes
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoints import older, sharded
+from maya.train.checkpoints.unbuffered import UnbufferedFile
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -73,20 +74,18 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     try:
         if sharded.holds_shards(payload):
             return sharded.save_sharded(path, payload)
-        # Through a buffered file object: torch's own writer turns a full disk into an unnamed C++ error.
-        with replacing(path) as partial, open(partial, "wb") as f:
+        # Through a file object: torch's own writer turns a full disk into an unnamed C++ error.
+        with replacing(path) as partial, UnbufferedFile(partial) as f:
             torch.save(payload, f)
             f.flush()
             os.fsync(f.fileno())
         sync_folder(path.parent)
-    except OSError as e:
-        raise MayaError(
-            f"{path}: the checkpoint could not be written ({e.strerror}); free some space and run again"
-        ) from e
-    except RuntimeError as e:
-        raise MayaError(
-            f"{path}: the checkpoint could not be written ({(str(e) or type(e).__name__).splitlines()[0]})"
-        ) from e
+    except (OSError, RuntimeError) as e:
+        # After a failed write torch fails again when it ends the archive, with an error that says nothing.
+        cause = e.__context__ if isinstance(e.__context__, OSError) else e
+        reason = cause.strerror if isinstance(cause, OSError) else _first_line(cause)
+        advice = "; free some space and run again" if isinstance(cause, OSError) else ""
+        raise MayaError(f"{path}: the checkpoint could not be written ({reason}){advice}") from cause
 
 
 def load_checkpoint(
