@@ -14,8 +14,15 @@ import torch
 import yaml
 from torch import Tensor
 
+from maya.data.loading.batch import Batch, make_batch
+from maya.decode.recognizer import Recognizer
 from maya.encoders import FastConformerConfig
 from maya.features.logmel import LogMel, LogMelConfig
+from maya.heads import HeadConfig, MultisoftmaxCTCConfig, MultisoftmaxTransducerConfig
+from maya.heads.transducer import JointConfig, PredictorConfig
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import SpeechModel
+from maya.text.aggregate import AggregateTokenizer
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
 
 CODES = ("or", "as", "hi")  # the order of the yaml, which is no order of sorting
@@ -125,8 +132,8 @@ def config() -> dict[str, Any]:
 
 
 def archive(
-    path: Path, *, change: Callable[[dict[str, Any]], object] = lambda c: None, state: dict[str, Tensor] | None = None,
-    parts: dict[str, Tokenizer] | None = None,
+    path: Path, *, change: Callable[[dict[str, Any]], object] = lambda c: None,
+    state: dict[str, Tensor] | None = None, parts: dict[str, Tokenizer] | None = None,
 ) -> Path:  # fmt: skip
     """Write an archive. change: of the yaml. state, parts: other weights and tokenizers."""
     values, files, langs = config(), {}, {}
@@ -191,3 +198,36 @@ def full_size() -> FastConformerConfig:
         n_layers=17, d_model=512, n_heads=8, conv_kernel=31, subsampling_factor=4, subsampling="striding",
         subsampling_channels=512,
     )  # fmt: skip
+
+
+def streaming(loss: Any = "rnnt", consistency: float = 0.0) -> Recognizer:
+    """A tiny causal model with the same heads, newly initialised."""
+    torch.manual_seed(0)
+    encoder = FastConformerConfig(
+        d_model=32, n_layers=1, n_heads=2, subsampling_factor=4, subsampling="striding",
+        subsampling_channels=8, causal_downsampling=True, conv_context="causal", conv_norm="layer_norm", att_context_size=((8, 0),),
+    )  # fmt: skip
+    heads: dict[str, HeadConfig] = {
+        "transducer": MultisoftmaxTransducerConfig(
+            loss=loss,
+            omega=0.0,
+            predictor=PredictorConfig(hidden=16, layers=1),
+            joint=JointConfig(hidden=24, dropout=0.0),
+        ),  # fmt: skip
+        "ctc": MultisoftmaxCTCConfig(consistency_weight=consistency, consistency_warmup=0),
+    }
+    cfg = SpeechModelConfig(
+        features=LogMelConfig(dither=0.0, normalize="none"), encoder=encoder, heads=heads,
+        vocab_size=3 * PIECES, languages=CODES,
+    )  # fmt: skip
+    model = SpeechModel(cfg).eval()
+    with torch.no_grad():
+        for p in model.heads.parameters():
+            p.mul_(4)
+    return Recognizer(model=model, tokenizer=AggregateTokenizer(tokenizers()), device=torch.device("cpu"))
+
+
+def batch_of(whole: Recognizer, audio: list[Tensor], spoken: list[str]) -> Batch:
+    tokens = [whole.tokenizer.encode(TEXTS[code][0][:9], code) for code in spoken]
+    langs = [CODES.index(code) for code in spoken]
+    return make_batch(audio, tokens, langs, [*"abcdef"][: len(audio)], sample_rate=16000)
