@@ -205,7 +205,8 @@ def streaming(loss: Any = "rnnt", consistency: float = 0.0) -> Recognizer:
     torch.manual_seed(0)
     encoder = FastConformerConfig(
         d_model=32, n_layers=1, n_heads=2, subsampling_factor=4, subsampling="striding",
-        subsampling_channels=8, causal_downsampling=True, conv_context="causal", conv_norm="layer_norm", att_context_size=((8, 0),),
+        subsampling_channels=8, causal_downsampling=True, conv_context="causal", conv_norm="layer_norm",
+        att_context_size=((8, 0),),
     )  # fmt: skip
     heads: dict[str, HeadConfig] = {
         "transducer": MultisoftmaxTransducerConfig(

@@ -61,7 +61,9 @@ def import_nemo(
         described = read_config(
             archive.config, path, front_end=front_end, ignore=ignore, encoder_only=encoder_only
         )
-        own_tokenizer = _tokenizer(archive, described, tokenizer if encoder_only else None)
+        own_tokenizer = (
+            _tokenizer_for_encoder(archive, tokenizer) if encoder_only else read_tokenizer(archive)
+        )
         stored = archive.weights()
     _compare_vocabulary(archive, own_tokenizer, described.warnings)
     if dtypes := {str(v.dtype) for v in stored.values() if v.is_floating_point()} - {"torch.float32"}:
@@ -91,15 +93,14 @@ def import_nemo(
     return Conversion(checkpoint=checkpoint, report=_report(path, described, checkpoint, new))
 
 
-def _tokenizer(archive: NemoArchive, described: NemoModel, instead: Tokenizer | None) -> Tokenizer:
-    """The archive's tokenizer, or `instead` for an encoder whose archive has none that Maya reads."""
+def _encoder_tokenizer(archive: NemoArchive, given: Tokenizer | None) -> Tokenizer:
+    """The archive's tokenizer, or the given one where Maya reads none there."""
     try:
         return read_tokenizer(archive)
     except MayaError as e:
-        if instead is not None:
-            return instead
-        hint = "; give --tokenizer for the new heads" if not described.config.text_heads else ""
-        raise MayaError(f"{e}{hint}") from None
+        if given is None:
+            raise MayaError(f"{e}; give --tokenizer for the new heads") from None
+        return given
 
 
 def _with_tokenizer(config: SpeechModelConfig, tokenizer: Tokenizer) -> SpeechModelConfig:
