@@ -61,9 +61,7 @@ def import_nemo(
         described = read_config(
             archive.config, path, front_end=front_end, ignore=ignore, encoder_only=encoder_only
         )
-        own_tokenizer = (
-            _tokenizer_for_encoder(archive, tokenizer) if encoder_only else read_tokenizer(archive)
-        )
+        own_tokenizer = _encoder_tokenizer(archive, tokenizer) if encoder_only else read_tokenizer(archive)
         stored = archive.weights()
     _compare_vocabulary(archive, own_tokenizer, described.warnings)
     if dtypes := {str(v.dtype) for v in stored.values() if v.is_floating_point()} - {"torch.float32"}:
