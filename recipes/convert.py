@@ -18,7 +18,7 @@ CHECKPOINT, REPORT = "best.pt", "convert.json"
 
 def arguments(p: argparse.ArgumentParser) -> None:
     formats = p.add_subparsers(dest="format", required=True, metavar="FORMAT")
-    nemo = add_parser(formats, "nemo", "a FastConformer .nemo archive (CTC, RNN-T, TDT or hybrid)")
+    nemo = add_parser(formats, "nemo", "a Conformer .nemo archive (CTC, RNN-T, TDT or hybrid)")
     nemo.add_argument("source", type=Path, help="the .nemo file")
     icefall = add_parser(
         formats, "icefall", "a checkpoint of icefall's Zipformer (epoch-N.pt, pretrained.pt ...)"
@@ -29,7 +29,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
     text = "NeMo 2.5 changed the features; auto uses those of the version that saved the model"
     nemo.add_argument("--front-end", default="auto", choices=get_args(FrontEnd), help=text)
-    text = "make new heads for a new vocabulary; see train.init_from"
+    text = "keep one language of a model with an output layer for each (IndicConformer)"
+    nemo.add_argument("--language", metavar="CODE", help=text)
+    text = "keep the encoder, of any class of model, and make new heads; see train.init_from"
     nemo.add_argument("--encoder-only", action="store_true", help=text)
     text = "with --encoder-only: the tokenizer.model of the new heads"
     nemo.add_argument("--tokenizer", type=Path, help=text)
@@ -51,7 +53,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if args.format == "nemo":
         convert_nemo(args.source, args.out, front_end=args.front_end, encoder_only=args.encoder_only,
-                     tokenizer=args.tokenizer, ignore=args.ignore)  # fmt: skip
+                     tokenizer=args.tokenizer, language=args.language, ignore=args.ignore)  # fmt: skip
     else:
         convert_icefall(args.source, args.out, args.bpe_model or args.tokens, average_with=args.avg_with,
                         which=args.which, overrides=args.overrides)  # fmt: skip

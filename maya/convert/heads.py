@@ -6,6 +6,7 @@ from typing import Literal
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.heads import AttentionDecoderConfig, CTCConfig, HeadConfig, TransducerConfig, TransducerHead
+from maya.heads.multisoftmax import Multisoftmax
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel
 
@@ -52,6 +53,20 @@ def exported_head(model: Recognizer, head: HeadName | None) -> HeadName:
         heads.require(head, f"head {head!r}")
         return head
     return "transducer" if "transducer" in heads.trained else exported_head(model, "ctc")
+
+
+def of_language(model: Recognizer, language: str | None, target: str) -> tuple[Recognizer, str | None]:
+    """The model to export and the language that is left to fix in it: of a model with an output layer for
+    each language, the one of `language`. Raises MayaError, naming the `target`, if that has none."""
+    if not any(isinstance(head, Multisoftmax) for head in model.model.named_heads().values()):
+        return model, language
+    if language is None:
+        raise MayaError(
+            f"{target} has one output layer, and this model one for each language: choose --language from "
+            f"{', '.join(model.model.cfg.languages)}"
+        )
+    code = model.model_language(language)
+    return model.for_language(language), code if model.model.cfg.language_embedding else None
 
 
 def head_notes(model: Recognizer, target: str) -> list[str]:

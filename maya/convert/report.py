@@ -126,7 +126,7 @@ def _fastconformer(e: FastConformerConfig) -> str:
         flags.append("causal")
     return (
         f"{e.n_layers} layers × {e.d_model}, {e.n_heads} heads, kernel {e.conv_kernel}, "
-        f"subsampling {e.subsampling_factor} × {e.subsampling_channels}, {', '.join(flags)}"
+        f"{e.subsampling} {e.subsampling_factor} × {e.subsampling_channels}, {', '.join(flags)}"
     )
 
 

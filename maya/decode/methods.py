@@ -13,7 +13,8 @@ from maya.config import nearest, required_fields
 from maya.decode.attention.beam import AttentionBeamConfig
 from maya.decode.attention.language_model import GenerationConfig
 from maya.decode.attention.rescoring import RescoringConfig
-from maya.decode.base import Method, MethodConfig, MethodContext
+from maya.decode.base import MethodConfig, MethodContext
+from maya.decode.by_language import build_method
 from maya.decode.ctc.beam import BeamConfig
 from maya.decode.ctc.greedy import GreedyCTCConfig
 from maya.decode.ctc.k2_hlg import K2HLGConfig
@@ -74,8 +75,7 @@ def greedy(model: SpeechModel, encoded: Encoded, head: str, langs: Tensor | None
     checked here.
     """
     cfg = greedy_method(model.head(head).cfg)
-    method: Method = cfg.build(MethodContext(model=model, heads=(head,)))
-    return method(encoded, langs)
+    return build_method(cfg, MethodContext(model=model, heads=(head,)))(encoded, langs)
 
 
 def choose_method(

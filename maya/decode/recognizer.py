@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from maya.audio.byte_ranges import ByteRange
 from maya.decode.base import Method, MethodConfig, MethodContext
+from maya.decode.by_language import build_method, model_of_language
 from maya.decode.calibration import Calibration
 from maya.decode.fusion import Fusion
 from maya.decode.head_choice import TrainedHeads
@@ -104,8 +105,15 @@ class Recognizer:
             model=self.model, heads=choice.heads, texts=texts, fusion=fusion,
             align_by=aligning_head(self.model.cfg, self.trained_heads()),
         )  # fmt: skip
-        method: Method = options.build(context)
-        return method
+        return build_method(options, context)
+
+    def for_language(self, language: str) -> "Recognizer":
+        """The model of one language of a model with an output layer for each: an ordinary model on the same
+        weights, whose tokens are those of that language's tokenizer. Raises MayaError for an unknown
+        language, and for a model without such layers."""
+        code = self.model_language(language)
+        model, tokenizer = model_of_language(self.model, self.tokenizer, code or "")
+        return replace(self, model=model, tokenizer=tokenizer)
 
     @property
     def sample_rate(self) -> int:
@@ -237,7 +245,9 @@ class Recognizer:
         seconds = [len(s) / self.sample_rate for s in samples]
         with torch.inference_mode():
             lens = torch.tensor([len(s) for s in samples], device=self.device)
-            audio = _padded(samples)
+            # Features of before NeMo 2.5 mirror the end of the longest row: what is padded has another end.
+            mirrors = getattr(self.model.cfg.features, "legacy", False)
+            audio = samples[0][None] if rows == 1 and mirrors else _padded(samples)
             samples.clear()
             levels = None if decoder is None else levels_of_rows(audio, lens, self.sample_rate)
             learnt: list[Any] = [None] * rows

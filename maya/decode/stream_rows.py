@@ -73,7 +73,7 @@ class StreamRows:
             raise MayaError("a stream gives no hidden states, which a head of this method reads")
         self.method, self.model, self.context, self.buffer = method, method.model, context, buffer
         self.device = next(self.model.parameters()).device
-        self.open()  # refuses at once what cannot stream
+        self.open(next(iter(self.model.cfg.languages), None))  # refuses at once what cannot stream
 
     def open(
         self, language: str | None = None, *, after: StreamRow | None = None, keep: bool = False

@@ -17,6 +17,12 @@ from maya.heads.ctc import CTCConfig, CTCHead
 from maya.heads.distillation import Distillation, DistillationConfig
 from maya.heads.frames import EventConfig, EventHead, PitchConfig, PitchHead
 from maya.heads.language_model import LanguageModel, LanguageModelConfig
+from maya.heads.multisoftmax import (
+    MultisoftmaxCTC,
+    MultisoftmaxCTCConfig,
+    MultisoftmaxTransducer,
+    MultisoftmaxTransducerConfig,
+)
 from maya.heads.transducer import TransducerConfig, TransducerHead
 from maya.heads.units import UnitCTC, UnitCTCConfig
 
@@ -39,6 +45,10 @@ __all__ = [
     "LanguageModel",
     "LanguageModelConfig",
     "LossStep",
+    "MultisoftmaxCTC",
+    "MultisoftmaxCTCConfig",
+    "MultisoftmaxTransducer",
+    "MultisoftmaxTransducerConfig",
     "PitchConfig",
     "PitchHead",
     "Prediction",

@@ -302,6 +302,12 @@ def add_weighted(total: Tensor | None, loss: Tensor, weight: float) -> Tensor:
     return term if total is None else total + term
 
 
+def zero_gradients(module: nn.Module) -> Tensor:
+    """() zero that depends on every parameter: DDP waits for a gradient from each of them."""
+    corners = [p.reshape(-1)[:1].sum() for p in module.parameters() if p.requires_grad]
+    return 0.0 * torch.stack(corners).sum() if corners else torch.zeros(())
+
+
 def ramp(step: int, steps: int) -> float:
     """0 at the first step, 1 from step `steps` on, linear between."""
     return min(1.0, step / steps) if steps else 1.0

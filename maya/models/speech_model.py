@@ -17,7 +17,7 @@ from maya.features import Features
 from maya.features.noise import AddNoise
 from maya.features.specaugment import SpecAugment
 from maya.heads import Head, LossStep, final_weights, head_weights
-from maya.heads.base import add_weighted
+from maya.heads.base import add_weighted, zero_gradients
 from maya.kernels import host, onednn
 from maya.models.adapters import add_adapters, is_adapter, merge_lora
 from maya.models.config import ENCODER, SpeechModelConfig, check, head_context
@@ -255,7 +255,7 @@ class SpeechModel(nn.Module):
         parts: dict[str, Tensor] = {}
         for name, head in self.named_heads().items():
             if not weights[name]:
-                total = total + _zero_gradients(head) if self.training else total
+                total = total + zero_gradients(head) if self.training else total
                 continue
             losses = head.losses(conditioned if head.conditioned else encoded, targets, step)
             losses = {key: _mean_of_views(loss, batch.size) for key, loss in losses.items()}
@@ -263,7 +263,7 @@ class SpeechModel(nn.Module):
             parts |= {part_name(name, key): loss for key, loss in losses.items()}
         is_read = any(weights[name] and head.conditioned for name, head in self.named_heads().items())
         if self.training and self.cfg.language_embedding and not is_read:
-            total = total + _zero_gradients(self.language_embedding)
+            total = total + zero_gradients(self.language_embedding)
         return Losses(total=total, parts=parts, objective=step.objective)
 
     def _with_host_lens(self, encoded: Encoded, audio_lens: Tensor) -> Encoded:
@@ -300,12 +300,6 @@ def part_name(head: str, part: str) -> str:
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype == torch.float64 else torch.float32
-
-
-def _zero_gradients(module: nn.Module) -> Tensor:
-    """() zero that depends on every parameter: DDP waits for a gradient from each of them."""
-    corners = [p.reshape(-1)[:1].sum() for p in module.parameters() if p.requires_grad]
-    return 0.0 * torch.stack(corners).sum() if corners else torch.zeros(())
 
 
 def _mean_of_views(loss: Tensor, rows: int) -> Tensor:

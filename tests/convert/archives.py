@@ -40,6 +40,19 @@ KINDS: list[dict[str, Any]] = [
         "features.normalize": "none",
     },
     {"encoder.att_context_size": ((16, 8),)},
+    {  # Conformer
+        "encoder.subsampling": "striding",
+        "encoder.subsampling_channels": 32,
+        "encoder.conv_kernel": 31,
+        "transducer": "rnnt",
+        "predictor.layers": 2,
+    },
+    {
+        "encoder.subsampling": "striding",
+        "encoder.subsampling_factor": 8,
+        "transducer": "none",
+        "ctc_weight": 1.0,
+    },
     {"features.legacy": True, "encoder.conv_kernel": 5, "encoder.ff_expansion": 2, "encoder.n_heads": 4},
 ]
 

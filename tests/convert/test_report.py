@@ -46,7 +46,7 @@ def test_components_of_a_fastconformer() -> None:
     settings = {part.name: part.settings for part in components(model.cfg, model.state_dict())}
     assert settings["features"] == "80 mel, 25 ms window, 10 ms hop, normalize none"
     assert settings["encoder"] == (
-        "2 layers × 32, 2 heads, kernel 9, subsampling 4 × 8, batch norm, biases, xscaling, "
+        "2 layers × 32, 2 heads, kernel 9, dw_striding 4 × 8, batch norm, biases, xscaling, "
         "regular attention (4, 2)"
     )
     assert settings["transducer.predictor"] == "LSTM 1 × 32"

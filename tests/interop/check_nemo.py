@@ -10,6 +10,7 @@ again, and Maya reads that. Prints a line a comparison: what, the bar, what was 
 """
 
 import argparse
+import copy
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,11 +23,13 @@ from torch import Tensor
 import maya
 from maya.audio.load import load_audio
 from maya.convert import from_nemo, to_nemo
-from maya.convert.nemo.export import with_language
+from maya.convert.nemo.config import read_config
+from maya.convert.nemo.export import nemo_config, with_language
 from maya.convert.nemo.parts import nemo_parts
 from maya.decode.methods import greedy
 from maya.decode.recognizer import Recognizer
 from maya.encoders import Encoded
+from maya.errors import MayaError
 from maya.text.aggregate import AggregateTokenizer
 
 Row = tuple[str, str, str, bool]  # comparison, limit, measured, whether it holds
@@ -109,6 +112,40 @@ def check(model: Recognizer, files: Sequence[Path], language: str | None) -> lis
         equal = again.keys() == sent.keys() and all(torch.equal(again[k], v) for k, v in sent.items())
         rows.append(("saved again by NeMo", "every tensor equal", f"{len(sent)} tensors", equal))
     return rows
+
+
+def unknown_arguments() -> list[str]:
+    """Arguments of NeMo's classes that Maya's reader of the yaml neither knows nor refuses by name."""
+    import inspect
+
+    from nemo.collections.asr import modules
+
+    from tests.convert.archives import recognizer
+
+    model = recognizer(ctc_weight=0.3)
+    base = nemo_config(model.model.cfg, model.tokenizer) | {"tokenizer": {"type": "bpe"}}
+    sections: dict[str, list[str]] = {
+        "AudioToMelSpectrogramPreprocessor": ["preprocessor"], "ConformerEncoder": ["encoder"],
+        "RNNTDecoder": ["decoder"], "RNNTJoint": ["joint"], "SampledRNNTJoint": ["joint"],
+        "ConvASRDecoder": ["aux_ctc", "decoder"],
+    }  # fmt: skip
+    read_config(base, Path("made.nemo"))
+    unknown = []
+    for name, where in sections.items():
+        parameters = inspect.signature(getattr(modules, name).__init__).parameters.values()
+        for parameter in [p for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD]:
+            config = copy.deepcopy(base)
+            section: Any = config
+            for key in where:
+                section = section[key]
+            default = None if parameter.default is parameter.empty else parameter.default
+            section.setdefault(parameter.name, default)
+            try:
+                read_config(config, Path("made.nemo"))
+            except MayaError as error:
+                if "unknown to Maya" in str(error):
+                    unknown.append(f"{name}.{parameter.name}")
+    return unknown
 
 
 def main() -> int:

@@ -36,6 +36,11 @@ def test_nemo_restores_every_kind_of_model(audio: list[Path]) -> None:
         assert [row for row in rows if not row[3]] == [], kind
 
 
+def test_every_argument_of_nemo_is_known_or_refused_by_name() -> None:
+    pytest.importorskip("nemo.collections.asr", reason="NeMo is not installed")
+    assert check_nemo.unknown_arguments() == []
+
+
 @pytest.mark.parametrize("kind", icefall_files.KINDS)
 def test_icefall_loads_every_kind_of_model(kind: str, audio: list[Path], tmp_path: Path) -> None:
     checkout = os.environ.get("MAYA_ICEFALL")

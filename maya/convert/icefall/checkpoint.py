@@ -2,7 +2,7 @@
 
 `epoch-N.pt` and `checkpoint-N.pt` hold a state dict `model`, its running mean `model_avg`, the states of
 optimizer, schedule and sampler, and every option of the training. `pretrained.pt` and `epoch-E-avg-A.pt`
-hold only `model`. A bare state dict is accepted, too.
+hold only `model`. A bare state dict is accepted, too, and so is a `jit_script.pt`.
 """
 
 import pickle
@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from maya.convert.icefall.torchscript import read_torchscript
 from maya.convert.report import reason, some
 from maya.errors import MayaError
 
@@ -98,6 +99,8 @@ def read_icefall(path: str | Path) -> IcefallCheckpoint:
     """Read a checkpoint. Raises MayaError for a file that is missing, damaged or of another kind, and for an
     object of a type that icefall does not save."""
     path = Path(path)
+    if path.is_file() and zipfile.is_zipfile(path) and _is_torchscript(path):
+        return IcefallCheckpoint(path=path, model=read_torchscript(path), average=None, settings={})
     payload = _load(path)
     if not isinstance(payload, dict):
         raise MayaError(f"{path} holds a {type(payload).__name__}, not a dict as icefall's checkpoints do")
@@ -155,8 +158,6 @@ def _load(path: Path) -> Any:
     if not path.is_file():
         raise MayaError(f"{path} is not a file; give an epoch-N.pt or pretrained.pt of icefall")
     zipped = zipfile.is_zipfile(path)
-    if zipped and _is_torchscript(path):
-        raise MayaError(f"{path} is a TorchScript archive; give the pretrained.pt or epoch-N.pt it came from")
     stand_ins: list[Any] = [(value, name) for name, value in STAND_INS.items()]
     try:
         with torch.serialization.safe_globals(stand_ins):

@@ -22,9 +22,10 @@ from maya.heads import AttentionDecoder, AttentionDecoderConfig
 from maya.heads.transducer import StatelessConfig
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel
+from maya.text.byte_bpe import ByteBPETokenizer
 from maya.text.tokenizer import Tokenizer
 
-WEIGHTS, SENTENCEPIECE, TABLE = "pretrained.pt", "bpe.model", "tokens.txt"
+WEIGHTS, SENTENCEPIECE, BYTE_LEVEL, TABLE = "pretrained.pt", "bpe.model", "bbpe.model", "tokens.txt"
 # Parameters with a row for each token and for blank.
 BY_TOKEN = (
     "heads.transducer.decoder.embedding.",
@@ -73,7 +74,7 @@ def icefall_parts(model: Recognizer, target: str) -> Parts:
         )
     if cfg.language_embedding:
         raise MayaError(f"{target} supports no language embedding, which this model has")
-    if type(model.tokenizer) is not Tokenizer:
+    if type(model.tokenizer) not in (Tokenizer, ByteBPETokenizer):
         raise MayaError(f"{target} supports one SentencePiece tokenizer; this model has another kind")
     return Parts(encoder, predictor, heads)
 
@@ -128,7 +129,11 @@ def to_icefall(model: Recognizer, out: str | Path) -> ConversionReport:
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out / WEIGHTS) as partial, open(partial, "wb") as f:
         torch.save({"model": state, **options}, f)
-    (out / SENTENCEPIECE).write_bytes(model.tokenizer.model_bytes)
+    pieces = model.tokenizer
+    if isinstance(pieces, ByteBPETokenizer):
+        (out / BYTE_LEVEL).write_bytes(pieces.sentencepiece)
+    else:
+        (out / SENTENCEPIECE).write_bytes(pieces.model_bytes)
     (out / TABLE).write_text(
         token_table(model.tokenizer.pieces(range(model.tokenizer.vocab_size))), encoding="utf-8"
     )

@@ -44,7 +44,7 @@ def import_icefall(
 ) -> Conversion:
     """A checkpoint of icefall as one of Maya, and a report.
 
-    path: epoch-N.pt, checkpoint-N.pt, epoch-E-avg-A.pt, pretrained.pt, or a bare state dict.
+    path: epoch-N.pt, checkpoint-N.pt, epoch-E-avg-A.pt, pretrained.pt, jit_script.pt, or a bare state dict.
     tokenizer: the bpe.model or tokens.txt that the model was trained with, or the tokenizer itself.
     average_with: an earlier checkpoint of the same training, epoch-(E - A).pt for icefall's `--epoch E --avg
         A --use-averaged-model 1`.

@@ -1,4 +1,5 @@
-"""`model_config.yaml` of a `.nemo` archive → `SpeechModelConfig`. A setting that Maya lacks is refused.
+"""`model_config.yaml` of a `.nemo` archive → `SpeechModelConfig`. A setting that Maya lacks is refused, but
+for single values at the top that Maya does not know: they are in no module, and make a warning.
 
 Settings that the yaml omits have the defaults of NeMo's classes (3.0.0).
 """
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from maya.convert.nemo import multisoftmax
 from maya.convert.nemo.parts import ENCODER, Family
 from maya.convert.nemo.section import Section
 from maya.encoders.conformer.config import FastConformerConfig
@@ -35,8 +37,20 @@ HARMLESS = (
     *("compute_eval_loss", "log_prediction", "use_cer", "rnnt_reduction", "ctc_reduction", "skip_nan_grad"),
     *("variational_noise", "normalize_gradient", "exp_manager", "trainer", "name", "nemo_version"),
     *("target", "nemo_path", "ema", "init_from_nemo_model", "init_from_pretrained_model"),
-    "init_from_ptl_ckpt",
+    *("init_from_ptl_ckpt", "calculate_eou_metrics", "save_pred_to_file", "bleu_tokenizer"),
+    *("compute_timestamps", "token_init_method", "token_init_weight_value", "token_init_bias_value"),
+    *("normalize_joint_txu", "normalize_encoder_norm", "normalize_decoder_norm", "normalize_joint_norm"),
 )
+# Keys of networks that Maya does not have, and what they stand for.
+OTHER_NETWORKS = {
+    "adapters": "adapters beside its layers: merge or remove them in NeMo first",
+    "spk_kernel_type": "kernels for speakers", "spk_kernel_layers": "kernels for speakers",
+    "add_bg_spk_kernel": "kernels for speakers", "num_prompts": "a prompt kernel",
+    "initialize_prompt_feature": "a prompt kernel", "transf_encoder": "a Transformer encoder",
+    "transf_decoder": "a Transformer decoder", "prompt_format": "a decoder with prompts",
+    "sortformer_modules": "the heads of Sortformer", "transformer_encoder": "a Transformer encoder",
+    "quantizer": "the heads of self-supervised training",
+}  # fmt: skip
 # Settings of the features for which Maya supports only NeMo's defaults.
 FIXED_FEATURES: dict[str, tuple[Any, ...]] = {
     "n_window_stride": (None,), "window": ("hann",), "lowfreq": (0, 0.0), "log": (True,),
@@ -56,43 +70,65 @@ class NemoModel:
     config: SpeechModelConfig
     front_end_reason: str
     warnings: list[str] = field(default_factory=list)
+    codes: tuple[str, ...] = ()  # languages with an output layer each
 
 
 def read_config(
-    values: Mapping[str, Any], path: Path, *, front_end: FrontEnd = "auto", ignore: Collection[str] = ()
-) -> NemoModel:
+    values: Mapping[str, Any], path: Path, *, front_end: FrontEnd = "auto", ignore: Collection[str] = (),
+    encoder_only: bool = False,
+) -> NemoModel:  # fmt: skip
     """Maya's configuration of the model that a `.nemo` yaml describes, `vocab_size` left at 0.
 
     front_end: NeMo 2.5 changed the features; "auto" takes those of the version that saved the model.
-    ignore: dotted names of unknown keys to pass over.
+    ignore: dotted names of unknown keys to pass over. encoder_only: of a class that Maya does not have, read
+    features and encoder, with a CTC head.
 
     Raises MayaError for another class of model, and for a key or value that may change the network.
     """
     top = Section(path, "", dict(values), ignore)
     target = str(top.raw("target", ""))
     family = FAMILIES.get(target.rsplit(".", 1)[-1])
-    if family is None:
+    if family is None and not encoder_only:
         raise MayaError(
             f"{path} is a {target.rsplit('.', 1)[-1] or 'model without a class'}; "
-            f"Maya converts {', '.join(FAMILIES)}"
+            f"Maya converts {', '.join(FAMILIES)}, and --encoder-only the encoder of any other"
         )
     version = str(top.raw("nemo_version", "") or "")
     legacy, reason = choose_front_end(version, front_end)
     warnings: list[str] = []
-    encoder = _encoder(top.section("encoder"))
+    encoder = _encoder(top.section("encoder"), warnings)
+    codes = _codes(top)
     config = SpeechModelConfig(
         features=_features(top.section("preprocessor"), legacy),
         specaugment=_specaugment(top, warnings),
         encoder=encoder,
-        heads=_heads(top, family, encoder, warnings),
+        heads=_heads(top, family, encoder, codes, warnings) if family else {"ctc": CTCConfig()},
     )
-    _intermediate_ctc(top, warnings)
-    top.raw("tokenizer")
-    top.harmless(*HARMLESS)
-    top.close()
+    if family is not None:
+        _close(top, warnings)
     return NemoModel(
-        target=target, version=version, config=config, front_end_reason=reason, warnings=warnings
+        target=target, version=version, config=config, front_end_reason=reason, warnings=warnings, codes=codes
     )
+
+
+def _close(top: Section, warnings: list[str]) -> None:
+    """What the top level has beside the sections of the network."""
+    _intermediate_ctc(top, warnings)
+    for key, network in OTHER_NETWORKS.items():
+        if top.raw(key):
+            raise MayaError(f"{top.path}: {key} says that the model has {network}")
+    top.harmless(*HARMLESS)
+    warnings += [f"{setting} is unknown to Maya and was passed over" for setting in top.unknown_values()]
+    top.close()
+
+
+def _codes(top: Section) -> tuple[str, ...]:
+    """The languages of a model with an output layer for each, in the order of the yaml; () for another."""
+    values = top.raw("tokenizer")
+    tokenizer = Section(top.path, "tokenizer", values) if isinstance(values, dict) else None
+    if tokenizer is None or str(tokenizer.raw("type")).lower() != multisoftmax.KIND:
+        return ()
+    return tuple(tokenizer.section("langs"))
 
 
 def choose_front_end(version: str, front_end: FrontEnd) -> tuple[bool, str]:
@@ -163,22 +199,19 @@ def _specaugment(top: Section, warnings: list[str]) -> SpecAugmentConfig:
     return masks
 
 
-def _encoder(s: Section) -> FastConformerConfig:
-    _is(s, "ConformerEncoder")
+def _encoder(s: Section, warnings: list[str]) -> FastConformerConfig:
+    # With adapters the class is another, the network the same: the tensors tell whether there are any.
+    _is(s, "ConformerEncoder", "ConformerEncoderAdapter")
     s.fixed("feat_out", -1, 0, None)
-    if s.raw("subsampling", "striding") != "dw_striding":
-        raise MayaError(
-            f"{s.path}: encoder.subsampling is {s.raw('subsampling', 'striding')!r}, so this is a Conformer, "
-            "not a FastConformer ('dw_striding')"
-        )
+    s.fixed("subsampling", "striding", "dw_striding")
     s.fixed("reduction", None)
-    s.fixed("conv_context_style", "regular")
+    s.fixed("conv_context_style", "regular", "dcc")  # dcc: cut into chunks while training
     s.fixed("stochastic_depth_mode", "linear", "uniform")
     # Place and size of the reduction have no effect without one; pos_emb_max_len grows with the audio; the
     # others choose an implementation of attention, not its result.
     s.harmless("reduction_position", "reduction_factor", "pos_emb_max_len", "use_pytorch_sdpa")
     s.harmless("use_pytorch_sdpa_backends", "sync_max_audio_length", "stochastic_depth_start_layer")
-    s.harmless("subsampling_conv_chunking_factor")
+    s.harmless("subsampling_conv_chunking_factor", "use_triton", "rope_base", "rotary_fraction")
     s.fixed("conv_norm_type", "batch_norm", "layer_norm")
     values: dict[str, Any] = {
         field: s.need(key, default) if default is int else s.take(key, default)
@@ -191,7 +224,7 @@ def _encoder(s: Section) -> FastConformerConfig:
         conv_norm="layer_norm" if s.raw("conv_norm_type") == "layer_norm" else "batch_norm",
         conv_context=_conv_context(s, values["conv_kernel"]),
     )
-    _attention_context(s, encoder)
+    _attention_context(s, encoder, warnings)
     s.close()
     return encoder
 
@@ -202,16 +235,27 @@ def _conv_context(s: Section, kernel: int) -> Literal["symmetric", "causal"]:
     return "causal" if s.raw("conv_context_size") in (causal, "causal") else "symmetric"
 
 
-def _attention_context(s: Section, encoder: FastConformerConfig) -> None:
+def _attention_context(s: Section, encoder: FastConformerConfig, warnings: list[str]) -> None:
     """The context of attention: a pair of frames, or several pairs; training draws one for each batch."""
     # Local attention computes the same band, unless some tokens see everything.
     s.fixed("self_attention_model", "rel_pos", "rel_pos_local_attn")
     if s.raw("self_attention_model") == "rel_pos_local_attn":
         s.fixed("global_tokens", 0)
     s.harmless("global_tokens", "global_tokens_spacing", "global_attn_separate")
-    s.fixed("att_context_style", "regular", "chunked_limited")
-    s.fixed("att_chunk_context_size", None)
+    s.fixed("att_context_style", "regular", "chunked_limited", "chunked_limited_with_rc")
+    chunks, style = s.raw("att_chunk_context_size"), s.raw("att_context_style", "regular")
     sizes = s.raw("att_context_size") or [-1, -1]
+    if style == "chunked_limited_with_rc":  # chunks with frames to their right; with -1 alone there are none
+        if not isinstance(sizes, list) or any(size != -1 for size in sizes):
+            raise MayaError(
+                f"{s.path}: encoder.att_context_style {style} is supported for whole utterances, "
+                f"att_context_size [-1, -1], not {sizes!r}"
+            )
+        sizes, style = [-1, -1], "regular"
+    if chunks:
+        warnings.append(
+            f"trained for chunks too, att_chunk_context_size={chunks}; Maya encodes utterances whole"
+        )
     pairs = sizes if isinstance(sizes, list) and isinstance(sizes[0], list) else [sizes]
     try:
         encoder.att_context_size = tuple(tuple(pair) for pair in pairs)
@@ -220,16 +264,16 @@ def _attention_context(s: Section, encoder: FastConformerConfig) -> None:
         raise MayaError(
             f"{s.path}: encoder.att_context_size is {sizes!r}, not a pair of frames or a list of pairs"
         ) from None
-    encoder.att_context_style = s.raw("att_context_style", "regular")
+    encoder.att_context_style = style
 
 
 def _heads(
-    top: Section, family: Family, encoder: FastConformerConfig, warnings: list[str]
+    top: Section, family: Family, encoder: FastConformerConfig, codes: tuple[str, ...], warnings: list[str]
 ) -> dict[str, HeadConfig]:
     if family == "ctc":
-        _check_ctc_head(top.section("decoder"), encoder)
+        _check_ctc_head(top.section("decoder"), encoder, codes)
         return {"ctc": CTCConfig()}
-    transducer = _transducer(top, encoder, warnings)
+    transducer = _transducer(top, encoder, codes, warnings)
     if family == "rnnt":
         return {"transducer": transducer}
     auxiliary = top.section("aux_ctc")
@@ -238,25 +282,29 @@ def _heads(
         share = DEFAULT_CTC_WEIGHT
         warnings.append(f"aux_ctc.ctc_loss_weight is 0; the CTC head is kept with {share}")
     auxiliary.harmless("use_cer", "ctc_reduction", "decoding")
-    _check_ctc_head(auxiliary.section("decoder"), encoder)
+    _check_ctc_head(auxiliary.section("decoder"), encoder, codes)
     auxiliary.close()
     transducer.weight = 1 - share
     return {"transducer": transducer, "ctc": CTCConfig(weight=share)}
 
 
-def _check_ctc_head(s: Section, encoder: FastConformerConfig) -> None:
+def _check_ctc_head(s: Section, encoder: FastConformerConfig, codes: tuple[str, ...]) -> None:
     _is(s, "ConvASRDecoder")
+    multisoftmax.read_masks(s, codes, ("multisoftmax",))
     s.fixed("add_blank", True)
     s.fixed("feat_in", None, encoder.d_model)
     s.harmless("num_classes", "vocabulary", "init_mode")
     s.close()
 
 
-def _transducer(top: Section, encoder: FastConformerConfig, warnings: list[str]) -> TransducerConfig:
+def _transducer(
+    top: Section, encoder: FastConformerConfig, codes: tuple[str, ...], warnings: list[str]
+) -> TransducerConfig:
     """Prediction network, joint and loss."""
     s = top.section("decoder")
     _is(s, "RNNTDecoder")
     s.fixed("blank_as_pad", True)
+    multisoftmax.read_masks(s, codes, ("multisoftmax",))
     s.fixed("normalization_mode", None)
     s.harmless("vocab_size", "random_state_sampling")
     p = s.section("prednet")
@@ -269,6 +317,7 @@ def _transducer(top: Section, encoder: FastConformerConfig, warnings: list[str])
     s.close()
     s = top.section("joint")
     _is(s, "RNNTJoint", "SampledRNNTJoint")
+    multisoftmax.read_masks(s, codes, ("multilingual",))
     j = s.section("jointnet")
     j.fixed("activation", "relu", "tanh", "sigmoid")
     joint = JointConfig(

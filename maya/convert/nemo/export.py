@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from maya.convert.heads import head_notes
+from maya.convert.heads import head_notes, of_language
 from maya.convert.nemo.archive import REFERENCE, artifact_name, write_archive
 from maya.convert.nemo.parts import ENCODER, NemoParts, nemo_parts
 from maya.convert.nemo.weights import to_nemo_names
@@ -35,10 +35,12 @@ def to_nemo(model: Recognizer, path: str | Path, *, language: str | None = None)
     """Write `model` as a `.nemo` archive for NeMo's restore_from, with the class its heads ask for.
 
     language: of a model with a language embedding, which NeMo lacks, the one language to keep, or "unknown"
-        for the model without any language. The embedding is added to the bias of the last layer's norm.
+        for the model without any language. The embedding is added to the bias of the last layer's norm. Of
+        one with an output layer for each language, the one to keep.
 
     Raises MayaError for a missing or unknown language, and for parts that NeMo lacks.
     """
+    model, language = of_language(model, language, "NeMo")
     cfg = model.model.cfg
     parts = nemo_parts(cfg, "NeMo")
     state = {k: v.detach().cpu() for k, v in model.model.state_dict().items()}
@@ -137,7 +139,7 @@ def encoder_section(e: FastConformerConfig) -> dict[str, Any]:
     """The options of NeMo's ConformerEncoder, as its yaml has them."""
     contexts = [list(pair) for pair in e.att_context_size]
     return {
-        "_target_": MODULES + "ConformerEncoder", "feat_out": -1, "subsampling": "dw_striding",
+        "_target_": MODULES + "ConformerEncoder", "feat_out": -1,
         **{key: getattr(e, field) for key, (field, _) in ENCODER.items()},
         "subsampling_conv_channels": e.subsampling_channels, "self_attention_model": "rel_pos",
         "att_context_size": contexts if len(contexts) > 1 else contexts[0],

@@ -1,20 +1,23 @@
-"""Import `.nemo` archives (CTC, RNN-T, TDT and hybrid FastConformers of NVIDIA NeMo) without NeMo."""
+"""Import `.nemo` archives (CTC, RNN-T, TDT and hybrid Conformers and FastConformers of NVIDIA NeMo) without
+NeMo."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from maya.convert.conversion import Conversion
+from maya.convert.nemo import multisoftmax
 from maya.convert.nemo.archive import NemoArchive
 from maya.convert.nemo.config import FrontEnd, NemoModel, read_config
-from maya.convert.nemo.parts import nemo_parts
 from maya.convert.nemo.section import Section
 from maya.convert.nemo.weights import checked_weights
 from maya.convert.report import ConversionReport, components
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
+from maya.features import LogMelConfig
 from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import SpeechModel
 from maya.text.aggregate import AggregateTokenizer
@@ -39,6 +42,7 @@ def import_nemo(
     front_end: FrontEnd = "auto",
     encoder_only: bool = False,
     tokenizer: Tokenizer | None = None,
+    language: str | None = None,
     ignore: Collection[str] = (),
 ) -> Conversion:
     """A `.nemo` archive as a Maya checkpoint and a report.
@@ -46,34 +50,39 @@ def import_nemo(
     front_end: features as NeMo computes them "since-2.5" or did "before-2.5"; "auto" goes by the version
         that saved the model.
     encoder_only: keep encoder and features, and initialise the heads anew, for `tokenizer` (by default the
-        archive's).
+        archive's). This also takes classes that Maya does not have (Canary, Sortformer, NEST).
+    language: of a model with an output layer for each language, the one to keep; None: all of them.
     ignore: dotted yaml keys that Maya does not know and that the user declares harmless.
 
     Nothing pickled is run and nothing is unpacked. Raises MayaError for a damaged archive, another class
     of model, unknown keys, and weights that contradict the yaml.
     """
     with NemoArchive(path) as archive:
-        described = read_config(archive.config, path, front_end=front_end, ignore=ignore)
-        own_tokenizer = read_tokenizer(archive)
+        described = read_config(
+            archive.config, path, front_end=front_end, ignore=ignore, encoder_only=encoder_only
+        )
+        own_tokenizer = _encoder_tokenizer(archive, tokenizer) if encoder_only else read_tokenizer(archive)
         stored = archive.weights()
     _compare_vocabulary(archive, own_tokenizer, described.warnings)
-    languages = own_tokenizer.languages if isinstance(own_tokenizer, AggregateTokenizer) else ()
-    config = with_vocabulary(described.config, own_tokenizer.vocab_size, languages)
     if dtypes := {str(v.dtype) for v in stored.values() if v.is_floating_point()} - {"torch.float32"}:
         described.warnings.append(f"weights stored as {', '.join(sorted(dtypes))} become torch.float32")
-    weights = checked_weights(stored, config, path)
+    if language is not None or (described.codes and not encoder_only):
+        stored, own_tokenizer = _by_language(stored, own_tokenizer, described, language, path)
+    config = _with_tokenizer(described.config, own_tokenizer)
+    weights = checked_weights(stored, config, path, encoder_only=encoder_only)
     new: tuple[str, ...] = ()
     if encoder_only:
         own_tokenizer = tokenizer or own_tokenizer
-        languages = own_tokenizer.languages if isinstance(own_tokenizer, AggregateTokenizer) else ()
-        config = with_vocabulary(config, own_tokenizer.vocab_size, languages)
+        config = _with_tokenizer(config, own_tokenizer)
+        left = sorted({n.split(".")[0] for n in stored} - {"encoder", "preprocessor"})
+        described.warnings.append(f"left behind: {', '.join(left) or 'nothing'}")
         weights, new = _with_new_heads(weights, config)
     elif tokenizer is not None:
         raise MayaError(f"{path}: another tokenizer needs new heads; give --encoder-only as well")
     notes = {
         "source": path.name,
         "nemo": {"target": described.target, "version": described.version},
-        "front_end": "before-2.5" if nemo_parts(config, "NeMo").features.legacy else "since-2.5",
+        "front_end": "before-2.5" if _legacy(config) else "since-2.5",
         "untrained": list(new),
     }
     checkpoint = Checkpoint(
@@ -82,19 +91,51 @@ def import_nemo(
     return Conversion(checkpoint=checkpoint, report=_report(path, described, checkpoint, new))
 
 
+def _encoder_tokenizer(archive: NemoArchive, given: Tokenizer | None) -> Tokenizer:
+    """The archive's tokenizer, or the given one where Maya reads none there."""
+    try:
+        return read_tokenizer(archive)
+    except MayaError as e:
+        if given is None:
+            raise MayaError(f"{e}; give --tokenizer for the new heads") from None
+        return given
+
+
+def _with_tokenizer(config: SpeechModelConfig, tokenizer: Tokenizer) -> SpeechModelConfig:
+    languages = tokenizer.languages if isinstance(tokenizer, AggregateTokenizer) else ()
+    return with_vocabulary(config, tokenizer.vocab_size, languages)
+
+
+def _by_language(
+    stored: dict[str, Tensor], tokenizer: Tokenizer, described: NemoModel, language: str | None, path: Path
+) -> tuple[dict[str, Tensor], Tokenizer]:
+    """Weights and tokenizer of a model with an output layer for each language, or of one language of it."""
+    code = multisoftmax.chosen(language, described.codes, path) if language is not None else None
+    assert isinstance(tokenizer, AggregateTokenizer)
+    size = multisoftmax.check_sizes(stored, tokenizer, path)
+    described.warnings.append(
+        "transducer decoding starts from zeros, as training did; AI4Bharat's batched search starts from the "
+        "row of the local blank, so its first words may differ"
+    )
+    if code is not None:
+        return multisoftmax.of_language(stored, described.codes, size, code), tokenizer.parts[code]
+    described.config = replace(described.config, heads=multisoftmax.heads(described.config.heads))
+    return multisoftmax.shared_embedding(stored, size), tokenizer
+
+
 def read_tokenizer(archive: NemoArchive) -> Tokenizer:
-    """The SentencePiece model of an archive, or the models of an aggregate tokenizer."""
+    """The SentencePiece model of an archive, or the models of a tokenizer of several languages."""
     s = Section(archive.path, "tokenizer", archive.config.get("tokenizer"))
     kind = str(s.raw("type")).lower()
     if kind == "bpe":
         return _sentencepiece(archive, s)
-    if kind != "agg":
+    if kind not in ("agg", multisoftmax.KIND):
         raise MayaError(
-            f"{archive.path}: tokenizer.type is {kind!r}; Maya reads SentencePiece ('bpe') and 'agg'"
+            f"{archive.path}: tokenizer.type is {kind!r}; Maya reads SentencePiece ('bpe'), 'agg' and "
+            f"{multisoftmax.KIND!r}"
         )
     parts = s.section("langs")
-    codes = s.raw("langs")
-    return AggregateTokenizer({code: _sentencepiece(archive, parts.section(code)) for code in codes})
+    return AggregateTokenizer({code: _sentencepiece(archive, parts.section(code)) for code in parts})
 
 
 def _compare_vocabulary(archive: NemoArchive, tokenizer: Tokenizer, warnings: list[str]) -> None:
@@ -139,10 +180,15 @@ def _with_new_heads(
     return {name: weights[name] if name in kept else fresh[name] for name in fresh}, tuple(config.heads)
 
 
+def _legacy(config: SpeechModelConfig) -> bool:
+    assert isinstance(config.features, LogMelConfig)
+    return config.features.legacy
+
+
 def _report(
     path: Path, described: NemoModel, checkpoint: Checkpoint, new: tuple[str, ...]
 ) -> ConversionReport:
-    older = nemo_parts(checkpoint.model_config, "NeMo").features.legacy
+    older = _legacy(checkpoint.model_config)
     nemo = f"NeMo {described.version}" if described.version else "NeMo of unknown version"
     return ConversionReport(
         title=f"{path}: {described.target.rsplit('.', 1)[-1]}, {nemo}",

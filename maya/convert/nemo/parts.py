@@ -18,10 +18,11 @@ ENCODER: dict[str, tuple[str, Any]] = {
     "feat_in": ("feat_in", int), "d_model": ("d_model", int), "n_layers": ("n_layers", int),
     "n_heads": ("n_heads", 4), "ff_expansion_factor": ("ff_expansion", 4),
     "conv_kernel_size": ("conv_kernel", 31), "subsampling_factor": ("subsampling_factor", 4),
-    "causal_downsampling": ("causal_downsampling", False), "xscaling": ("xscaling", True),
-    "use_bias": ("use_bias", True), "untie_biases": ("untie_biases", True), "dropout": ("dropout", 0.1),
-    "dropout_pre_encoder": ("dropout_pre_encoder", 0.1), "dropout_emb": ("dropout_emb", 0.1),
-    "dropout_att": ("dropout_att", 0.0), "stochastic_depth_drop_prob": ("layer_drop", 0.0),
+    "subsampling": ("subsampling", "striding"), "causal_downsampling": ("causal_downsampling", False),
+    "xscaling": ("xscaling", True), "use_bias": ("use_bias", True), "untie_biases": ("untie_biases", True),
+    "dropout": ("dropout", 0.1), "dropout_pre_encoder": ("dropout_pre_encoder", 0.1),
+    "dropout_emb": ("dropout_emb", 0.1), "dropout_att": ("dropout_att", 0.0),
+    "stochastic_depth_drop_prob": ("layer_drop", 0.0),
 }  # fmt: skip
 
 

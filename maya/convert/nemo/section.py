@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,8 @@ class Section:
         if not isinstance(values, dict):
             problem = "is missing" if values is None else f"is {_short(values)}, not a group of settings"
             raise MayaError(f"{path}: {name or 'model_config.yaml'} {problem}")
-        self._values = {str(k): v for k, v in values.items()}
+        # Yaml 1.1 takes the code of Norwegian, `no`, for a truth value.
+        self._values = {"no" if k is False else str(k): v for k, v in values.items()}
         self._seen: set[str] = set()
 
     def where(self, key: str) -> str:
@@ -32,6 +33,10 @@ class Section:
 
     def __contains__(self, key: str) -> bool:
         return self._values.get(key) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys, in the order of the yaml."""
+        return iter(self._values)
 
     def raw(self, key: str, default: Any = None) -> Any:
         """The value of a key, of any type."""
@@ -75,6 +80,15 @@ class Section:
     def harmless(self, *keys: str) -> None:
         """Accept keys that do not change the network."""
         self._seen.update(keys)
+
+    def unknown_values(self) -> list[str]:
+        """Keys that were not read and hold a single value, each with it; they count as read from then on."""
+        unread = [
+            key for key in self._values if key not in self._seen and self.where(key) not in self._ignored
+        ]
+        unknown = [key for key in unread if not isinstance(self._values[key], dict | list)]
+        self._seen.update(unknown)
+        return [f"{self.where(key)} = {_short(self._values[key])}" for key in unknown]
 
     def close(self) -> None:
         """Refuse the first key that was not read: it may change the network."""

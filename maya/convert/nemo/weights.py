@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from maya.convert.nemo.parts import Family, NemoParts, nemo_parts
 from maya.errors import MayaError
 from maya.features import LogMelConfig
 from maya.features.logmel import LogMel
+from maya.heads import MultisoftmaxCTCConfig, MultisoftmaxTransducerConfig
+from maya.heads.multisoftmax import plain as plain_head
 from maya.models.config import SpeechModelConfig
 
 # State of a NeMo model that is not of its network: position tables, metrics, losses.
@@ -32,16 +35,33 @@ Shapes = Mapping[str, tuple[int, ...]]
 SHARED = ("pos_bias_u", "pos_bias_v")  # one for all layers when encoder.untie_biases is false
 
 
-def checked_weights(stored: Mapping[str, Tensor], config: SpeechModelConfig, path: Path) -> dict[str, Tensor]:
-    """Maya's state dict (fp32) from NeMo's. Raises MayaError for a tensor that is missing, unexpected or of
-    another shape than the yaml gives it."""
-    parts = nemo_parts(config, "NeMo")
+def checked_weights(
+    stored: Mapping[str, Tensor], config: SpeechModelConfig, path: Path, *, encoder_only: bool = False
+) -> dict[str, Tensor]:
+    """Maya's state dict (fp32) from NeMo's. encoder_only: without any heads. Raises MayaError for a tensor
+    that is missing, unexpected or of another shape than the yaml gives it."""
+    plain = of_one_language(config)
+    parts = nemo_parts(plain, "NeMo")
+    if encoder_only:
+        stored = {name: x for name, x in stored.items() if name.startswith(("encoder.", "preprocessor."))}
+        config = replace(config, heads={})
     weights = from_nemo_names(stored, parts)
-    for name, configured, value in contradictions(weights, config):
+    # A CTC head of several languages has the rows of all of them; its size is checked with the tokenizer.
+    compared = {n: x for n, x in weights.items() if plain is config or not n.startswith("heads.ctc.")}
+    for name, configured, value in contradictions(compared, plain):
         source = " in model_config.yaml" if "." in name else ""
         raise MayaError(f"{path}: {name} is {configured}{source}, but the weights have {value}")
     weights |= _front_end(stored, parts.features, path)
     return strict(weights, config, path, "the network of its yaml", lambda n, t: (nemo_name(n, parts), t))
+
+
+def of_one_language(config: SpeechModelConfig) -> SpeechModelConfig:
+    """The ordinary model that settings are compared with, for one with an output layer for each language."""
+    kinds = MultisoftmaxCTCConfig, MultisoftmaxTransducerConfig
+    if not any(isinstance(head, kinds) for head in config.heads.values()):
+        return config
+    heads = {name: plain_head(head) for name, head in config.heads.items()}
+    return replace(config, heads=heads, vocab_size=config.vocab_size // len(config.languages))
 
 
 def maya_name(name: str, family: Family) -> str:
@@ -117,8 +137,9 @@ def _encoder_settings(shapes: Shapes, parts: NemoParts) -> Iterator[tuple[str, A
     inner = _dim(shapes, layer + "feed_forward1.linear1.weight", 0)
     bias = layer + "self_attn.linear_q.bias" in shapes
     norm = "batch_norm" if layer + "conv.batch_norm.running_mean" in shapes else "layer_norm"
-    # A full convolution, then a depthwise and a pointwise one for each further halving.
-    factor = 2 ** ((len(strided) + 1) // 2) if strided else None
+    separable = _dim(shapes, "encoder.pre_encode.conv.2.weight", 1) == 1
+    # A full convolution, then for each further halving another, or a depthwise and a pointwise one.
+    factor = 2 ** ((len(strided) + 1) // 2 if separable else len(strided)) if strided else None
     kernel = _dim(shapes, layer + "conv.depthwise_conv.weight", 2)
     channels = _dim(shapes, "encoder.pre_encode.conv.0.weight", 0)
     yield "encoder.n_layers", e.n_layers, len(layers) or None
@@ -128,6 +149,11 @@ def _encoder_settings(shapes: Shapes, parts: NemoParts) -> Iterator[tuple[str, A
     yield "encoder.conv_kernel_size", e.conv_kernel, kernel
     yield "encoder.conv_norm_type", e.conv_norm, norm if layers else None
     yield "encoder.ff_expansion_factor", e.ff_expansion, inner // width if inner and width else None
+    yield (
+        "encoder.subsampling",
+        e.subsampling,
+        ("dw_striding" if separable else "striding") if strided else None,
+    )
     yield "encoder.subsampling_factor", e.subsampling_factor, factor
     yield "encoder.subsampling_conv_channels", e.subsampling_channels, channels
     yield "preprocessor.features", parts.features.num_mels, _dim(shapes, FEATURIZER + "fb", 1)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from maya.convert.heads import HeadName
+from maya.convert.heads import HeadName, of_language
 from maya.convert.onnx.fastconformer import to_onnx
 from maya.convert.onnx.zipformer import to_sherpa_onnx
 from maya.decode.recognizer import Recognizer
@@ -19,6 +19,7 @@ def export_onnx(
     `chunk_frames` and `left_frames`, in frames of 20 ms, are for causal Zipformers that stream; `stream` and
     `language` are for FastConformers. See `to_onnx` and `to_sherpa_onnx` for the other arguments and errors.
     """
+    model, language = of_language(model, language, "the ONNX export")
     if isinstance(model.model.cfg.encoder, ZipformerConfig):
         if language is not None:
             raise MayaError("Zipformers are exported without language embedding; leave --language out")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from maya.config import config
 from maya.encoders.base import EncoderConfig, Miniatures
 from maya.encoders.conformer.attention import span_of
-from maya.encoders.conformer.subsampling import subsampled_lens
+from maya.encoders.conformer.subsampling import Subsampling, subsampled_lens
 from maya.encoders.lact.fast_weights import TRACELESS, FastWeightConfig, check_fast_weights
 from maya.errors import MayaError
 from maya.ranges import BelowOne, ContextFrames, Count, OddInt, PosInt, Share
@@ -31,6 +31,8 @@ class FastConformerConfig(EncoderConfig):
     ff_expansion: PosInt = 4
     conv_kernel: OddInt = 9  # odd
     subsampling_factor: PosInt = 8  # 4 or 8
+    # striding: full convolutions throughout, as in Conformer (Gulati et al. 2020, arXiv:2005.08100).
+    subsampling: Subsampling = "dw_striding"
     subsampling_channels: PosInt = 256
     # Multiply the subsampled frames by sqrt(d_model). It leaves no trace in a checkpoint's shapes: when
     # importing, take it from the model's own configuration.

@@ -1,4 +1,7 @@
-"""FastConformer encoder (Rekesh et al. 2023, arXiv:2305.05084), parameter for parameter NeMo's `encoder`."""
+"""FastConformer encoder (Rekesh et al. 2023, arXiv:2305.05084), parameter for parameter NeMo's `encoder`.
+
+With encoder.subsampling=striding it is the Conformer (Gulati et al. 2020, arXiv:2005.08100) of NeMo.
+"""
 
 import math
 from collections.abc import Collection
@@ -54,6 +57,7 @@ class FastConformer(StreamingEncoder, config=FastConformerConfig):
             cfg.subsampling_factor,
             cfg.subsampling_channels,
             cfg.causal_downsampling,
+            cfg.subsampling,
         )
         layers = [FastConformerLayer(cfg) for _ in range(cfg.n_layers)]
         if not cfg.untie_biases:

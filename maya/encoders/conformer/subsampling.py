@@ -1,7 +1,7 @@
 """Convolutional subsampling before an encoder: 10 ms frames in, 40 or 80 ms frames out."""
 
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ MAX_PART_ELEMENTS_CPU = 2_500_000
 MAX_ROWS_ELEMENTS_CPU = 1_000_000
 
 Lens = TypeVar("Lens", Tensor, int)
+Subsampling = Literal["dw_striding", "striding"]
 
 
 def subsampled_lens(lens: Lens, factor: int, causal: bool = False) -> Lens:
@@ -39,14 +40,18 @@ class DepthwiseStridedSubsampling(nn.Module):
     """FastConformer's front end (Rekesh et al. 2023, arXiv:2305.05084), NeMo's `dw_striding`.
 
     A full 3x3 convolution of stride 2, then pairs of depthwise 3x3 of stride 2 and pointwise, ReLU after
-    each; then one linear layer over channels x frequency. Frames beyond an utterance's length are zero before
-    each strided convolution, so an utterance does not depend on its batch (NeMo >= 2.5). With `causal`, frame
-    s depends only on feature frames up to factor * s.
+    each; then one linear layer over channels x frequency. With `kind` striding, Conformer's, a full
+    convolution stands in the place of each pair, and is named conv.2, conv.4. Frames beyond an utterance's
+    length are zero before each strided convolution, so an utterance does not depend on its batch (NeMo >=
+    2.5). With `causal`, frame s depends only on feature frames up to factor * s.
 
     Parameters are named as NeMo's `encoder.pre_encode`: conv.0, conv.2, conv.3, conv.5, conv.6, out.
     """
 
-    def __init__(self, feat_in: int, d_model: int, factor: int, channels: int, causal: bool = False) -> None:
+    def __init__(
+        self, feat_in: int, d_model: int, factor: int, channels: int, causal: bool = False,
+        kind: Subsampling = "dw_striding",
+    ) -> None:  # fmt: skip
         super().__init__()
         if factor not in (4, 8):
             raise MayaError(f"encoder.subsampling_factor={factor} must be 4 or 8")
@@ -58,8 +63,10 @@ class DepthwiseStridedSubsampling(nn.Module):
         padding = 2 if causal else 1  # on both sides; surplus frames at the end are cut off
         layers: list[nn.Module] = [nn.Conv2d(1, channels, 3, stride=2, padding=padding), nn.ReLU()]
         for _ in range(factor.bit_length() - 2):
-            layers.append(nn.Conv2d(channels, channels, 3, stride=2, padding=padding, groups=channels))
-            layers.append(nn.Conv2d(channels, channels, 1))
+            groups = channels if kind == "dw_striding" else 1
+            layers.append(nn.Conv2d(channels, channels, 3, stride=2, padding=padding, groups=groups))
+            if kind == "dw_striding":
+                layers.append(nn.Conv2d(channels, channels, 1))
             layers.append(nn.ReLU())
         self.conv = nn.Sequential(*layers)
         self.out = QuickLinear(channels * subsampled_lens(feat_in, factor, causal), d_model)
