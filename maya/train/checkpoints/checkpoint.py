@@ -181,7 +181,7 @@ def find_checkpoint(path: Path) -> Path:
         archives, weights = (sorted(path.glob(f"*.{kind}")) for kind in ("nemo", "safetensors"))
         hint = f"; name the archive {archives[0]}" if archives else ""
         if weights and not archives:
-            hint = f"; {weights[0].name} of Hugging Face is not read: convert the model to .nemo first"
+            hint = f"; {weights[0].name} of Hugging Face needs its config.json beside it"
         raise MayaError(f"{path} holds no checkpoint: expected a .pt file or a run folder{hint}")
     return steps[-1][1]
 
