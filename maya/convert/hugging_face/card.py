@@ -12,7 +12,7 @@ from maya.errors import MayaError
 def model_card(
     model: Recognizer, kind: str, count: int, notes: list[str], results: Path | None
 ) -> str:  # fmt: skip
-    """The card. kind: `parakeet_ctc` and so on. count: parameters. results: decodings with result.json files."""
+    """The card. kind: `parakeet_ctc` and so on. count: parameters. results: decodings with result.json."""
     cfg, rows = model.model.cfg, _rows(results) if results is not None else []
     languages = "".join(f"\n- {code}" for code in cfg.languages)
     head = "---\nlibrary_name: transformers\npipeline_tag: automatic-speech-recognition\n"
