@@ -69,7 +69,11 @@ def save(model: Any, folder: Path, name: str) -> Path:
         from safetensors.torch import save_file
 
         for i, language in enumerate(("eng", "hin")):
-            own = {k: v + 0.1 * i for k, v in model.state_dict().items() if "adapter_layer" in k or "lm_head" in k}
+            own = {
+                k: v + 0.1 * i
+                for k, v in model.state_dict().items()
+                if "adapter_layer" in k or "lm_head" in k
+            }
             save_file(own, folder / f"adapter.{language}.safetensors")
     return folder
 

@@ -78,7 +78,9 @@ def test_a_lone_utterance_equals_the_stock_class(name: str, tmp_path: Path) -> N
         assert (got.frames[0] - last).abs().max() < TOLERANCE
         if name != "qwen2-audio":  # its inner states are not averaged in pairs there
             for number, state in got.hidden.items():
-                assert (state[0] - by_time(name, expected.hidden_states[number])[0, :frames]).abs().max() < TOLERANCE
+                assert (
+                    state[0] - by_time(name, expected.hidden_states[number])[0, :frames]
+                ).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize(("name", "whole"), WHOLE)
@@ -95,7 +97,10 @@ def test_a_padded_row_equals_the_row_alone(name: str, whole: bool, output: Any, 
             frames = int(together.lens[i])
             assert frames == int(alone.lens) == cfg.subsampled(features.frames(n))
             assert not together.frames[i, frames:].any()
-            for a, b in ((alone.frames, together.frames), *((alone.hidden[k], together.hidden[k]) for k in (0, 2))):
+            for a, b in (
+                (alone.frames, together.frames),
+                *((alone.hidden[k], together.hidden[k]) for k in (0, 2)),
+            ):
                 assert a.isfinite().all()
                 assert frames == 0 or (a[0, :frames] - b[i, :frames]).abs().max() < TOLERANCE
 
@@ -117,7 +122,9 @@ def test_every_family_is_tried() -> None:
     assert set(FAMILIES) - {"qwen2_audio"} == tried
 
 
-def speech_model(cfg: SpeechModelConfig | HuggingFaceConfig, features: FeaturesConfig, **fields: Any) -> SpeechModel:
+def speech_model(
+    cfg: SpeechModelConfig | HuggingFaceConfig, features: FeaturesConfig, **fields: Any
+) -> SpeechModel:
     torch.manual_seed(0)
     return build_model(SpeechModelConfig(
         features=features, encoder=cfg, heads={"ctc": CTCConfig()}, vocab_size=12,
@@ -127,8 +134,8 @@ def speech_model(cfg: SpeechModelConfig | HuggingFaceConfig, features: FeaturesC
 
 def step(model: SpeechModel) -> tuple[Tensor, dict[str, Tensor | None]]:
     """The loss of a batch and the gradients of everything that learns."""
-    rows = [row[:n].numpy() for row, n in zip(audio(), LENS.tolist(), strict=True)]
-    batch = make_batch(rows, [[1, 2, 3], [4, 5], [6]], sample_rate=16000)
+    rows = [row[:n] for row, n in zip(audio(), LENS.tolist(), strict=True)]
+    batch = make_batch(rows, [[1, 2, 3], [4, 5], [6]], [-1] * 3, list("abc"), sample_rate=16000)
     torch.manual_seed(3)
     losses = model.train()(batch).total
     losses.sum().backward()
@@ -136,15 +143,15 @@ def step(model: SpeechModel) -> tuple[Tensor, dict[str, Tensor | None]]:
 
 
 @pytest.mark.parametrize(("name", "whole"), WHOLE)
-def test_a_training_step_reaches_every_weight_and_can_be_repeated(name: str, whole: bool, tmp_path: Path) -> None:
+def test_a_training_step_reaches_every_weight_and_can_be_repeated(
+    name: str, whole: bool, tmp_path: Path
+) -> None:
     _, features, cfg = opened(name, tmp_path, whole=whole, output="weighted")
     runs = [step(speech_model(cfg, features)) for _ in range(2)]
     losses, grads = runs[0]
     assert losses.isfinite().all() and losses.shape == (3,)
     without = [n for n, g in grads.items() if g is None or not g.isfinite().all() or not g.any()]
-    # Keys have no bias in effect; AST's pooled tokens are read through attention alone.
-    unused = ("k_proj.bias", "linear_k.bias", "layernorm.weight", "layernorm.bias", "layer_norm.bias")
-    assert [n for n in without if not n.endswith(unused)] == []
+    assert [n for n in without if not n.endswith(("k_proj.bias", "linear_k.bias"))] == []  # of no effect
     assert grads["encoder.layer_weights"] is not None and grads["encoder.layer_weights"].any()
     assert torch.equal(losses, runs[1][0])
     assert all(g is None or torch.equal(g, runs[1][1][n]) for n, g in grads.items())  # type: ignore[arg-type]
@@ -159,7 +166,8 @@ def test_a_lora_step_reaches_every_matrix_also_in_wavlms_attention(name: str, tm
     plain = speech_model(cfg, features)
     with torch.no_grad():
         x = features.build()(audio(), LENS)
-        assert torch.equal(model.eval().encoder(*x).frames, plain.eval().encoder(*x).frames)  # and has the start
+        before, other = model.eval().encoder(*x).frames, plain.eval().encoder(*x).frames
+        assert (before - other).abs().max() < TOLERANCE  # it has the start too
     names = [n for n, _ in model.named_parameters() if n.endswith((".up", ".down"))]
     assert any("q_proj" in n or "linear_q" in n for n in names) and len(names) >= 2 * 6 * 3
     model.learn_only({*names, *(n for n, _ in model.named_parameters() if n.startswith("heads."))})
@@ -233,7 +241,9 @@ def test_mms_takes_the_adapters_of_a_language(tmp_path: Path) -> None:
     assert all("adapter_layer" in n for n in differing) and len(differing) == 3 * 6
     with pytest.raises(MayaError, match=r"no adapters for language 'xyz': .*it has eng, hin"):
         hugging_face(tmp_path / "mms", language="xyz")
-    with pytest.raises(MayaError, match=r"has adapters by language: set the encoder's language; it has eng, hin"):
+    with pytest.raises(
+        MayaError, match=r"has adapters by language: set the encoder's language; it has eng, hin"
+    ):
         hugging_face(tmp_path / "mms")
     with pytest.raises(MayaError, match=r"no adapters for language 'xyz'; it has eng, hin"):
         with_start(dataclasses.replace(hindi, language="xyz"))
@@ -289,7 +299,10 @@ def test_without_transformers_one_sentence_says_what_to_install(monkeypatch: pyt
 
 def test_a_checkpoint_needs_no_folder(tmp_path: Path) -> None:
     _, features, cfg = opened("wavlm", tmp_path, output="weighted")
-    model, pieces = speech_model(cfg, features, adapters=AdapterConfig(type="lora", rank=2)).eval(), tokenizer(vocab_size=40)
+    model, pieces = (
+        speech_model(cfg, features, adapters=AdapterConfig(type="lora", rank=2)).eval(),
+        tokenizer(vocab_size=40),
+    )
     model_config = dataclasses.replace(model.cfg, vocab_size=40)
     torch.manual_seed(0)
     model = build_model(model_config).eval()
@@ -315,8 +328,8 @@ def test_the_trainer_trains_it_like_any_other(name: str, tmp_path: Path) -> None
         features=features, encoder=cfg, heads={"ctc": CTCConfig()}, specaugment=exp.model.specaugment
     )
     exp.train.steps = exp.train.save_every = exp.train.valid_every = 2
-    exp.train.warmup_steps, exp.train.lr_factors = 1, ()
-    exp.data.max_seconds = exp.data.plan.max_utterance_seconds = 2.0
+    exp.train.warmup_steps = 1
+    exp.data.max_seconds = 2.0
     tiny.prepare_run(exp, tmp_path, utterances=6)
     train(exp, tmp_path / "data", tmp_path / "run", cpu=True)
     weights = load_checkpoint(tmp_path / "run").weights
@@ -348,7 +361,9 @@ def test_25_seconds_of_audio_within_the_stated_memory(kind: str, gigabytes: floa
     """Models of base size (W2V-BERT with 6 of 24 layers), beyond their weights; docs/models.md states these."""
     sizes = {"wav2vec2-bert": ', "num_hidden_layers": 6'}.get(kind, "")
     settings = f'{{"model_type": "{kind}"{sizes}}}'
-    run = subprocess.run([sys.executable, "-c", _MEASURE, settings], capture_output=True, text=True, timeout=300)
+    run = subprocess.run(
+        [sys.executable, "-c", _MEASURE, settings], capture_output=True, text=True, timeout=300
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     assert float(run.stdout.splitlines()[-1]) < gigabytes, run.stdout
 

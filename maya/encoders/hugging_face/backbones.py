@@ -77,6 +77,11 @@ class Backbone(nn.Module):
         """The transformer layers."""
         return list(self.model.layers)
 
+    @property
+    def last_norm(self) -> nn.Module | None:
+        """The norm behind the last layer, where the last of the states is taken before it."""
+        return None
+
     def forward(self, x: Tensor, x_lens: Tensor, all_states: bool) -> tuple[Tensor, list[Tensor]]:
         """(B, T, F), (B,) → the output (B, S, D), and with `all_states` the states of layers 0 to L, as
         transformers' `output_hidden_states` gives them."""
@@ -103,6 +108,11 @@ class WaveBackbone(Backbone):
     @property
     def layers(self) -> list[nn.Module]:
         return list(self.model.encoder.layers)
+
+    @property
+    def last_norm(self) -> nn.Module | None:
+        norm: nn.Module = self.model.encoder.layer_norm
+        return norm if self.cfg.values.get("do_stable_layer_norm") else None
 
     def forward(self, x: Tensor, x_lens: Tensor, all_states: bool) -> tuple[Tensor, list[Tensor]]:
         cfg, need = self.cfg, self.cfg.receptive
@@ -171,6 +181,11 @@ class PatchBackbone(Backbone):
     """The Audio Spectrogram Transformer: a frame is the mean of the patches that begin at one time."""
 
     front = ("embeddings",)
+
+    @property
+    def last_norm(self) -> nn.Module | None:
+        norm: nn.Module = self.model.layernorm
+        return norm
 
     def forward(self, x: Tensor, x_lens: Tensor, all_states: bool) -> tuple[Tensor, list[Tensor]]:
         length = int(self.cfg.value("max_length"))

@@ -133,9 +133,9 @@ class HuggingFaceConfig(EncoderConfig):
         takes = self.family.takes
         if takes == "wave":
             return prod(self.value("conv_stride"))
-        return {"seamless": 1, "mel": 4 if self.pools else 2, "patches": int(self.value("time_stride"))}[
-            takes
-        ]
+        if takes == "patches":
+            return int(self.value("time_stride"))
+        return 1 if takes == "seamless" else 4 if self.pools else 2
 
     @property
     def receptive(self) -> int:

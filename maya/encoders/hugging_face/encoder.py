@@ -31,6 +31,8 @@ class HuggingFaceEncoder(Encoder, config=HuggingFaceConfig):
         self.front = tuple(f"backbone.model.{name}" for name in self.backbone.front)  # type: ignore[misc]
         if cfg.output == "weighted":
             self.layer_weights = nn.Parameter(torch.zeros(cfg.n_layers + 1))
+            if (unread := self.backbone.last_norm) is not None:
+                unread.requires_grad_(False)
         self._held: list[nn.Module] = []
         if cfg.frozen_layers:
             blocks = self.blocks()
