@@ -18,8 +18,9 @@ from maya.convert.hugging_face.tokens import read_tokenizer_json, tokenizer_json
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.recipes.cli import main
+from maya.recipes.convert import open_checkpoint
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
-from maya.train.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, start_from
 from tests.convert.archives import TEXTS, recognizer, tokenizer
 
 LENS = torch.tensor([24000, 17000, 9001])
@@ -216,7 +217,9 @@ def test_names_go_both_ways() -> None:
             assert maya_name(hugging_face_name(name)) == name
 
 
-def test_the_command_line_and_the_card_with_the_measured_table(tmp_path: Path) -> None:
+def test_the_command_line_and_the_card_with_the_measured_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, model = tmp_path / "run", made("tdt")
     (run / "decode" / "test").mkdir(parents=True)
     scores = {"wer": 0.125, "wer_interval": [0.1, 0.15], "cer": 0.05, "cer_interval": [0.04, 0.06]}
@@ -242,6 +245,10 @@ def test_the_command_line_and_the_card_with_the_measured_table(tmp_path: Path) -
         model.model.state_dict()["heads.ctc.decoder_layers.0.weight"],
     )
     assert (tmp_path / "back" / "convert.json").exists()
+    main(["info", str(out)])
+    assert "ctc" in capsys.readouterr().out
+    for path in (out, out / "model.safetensors"):  # as train.init_from and finetune --from name them
+        assert start_from(made("ctc").model, path, ["encoder", "ctc"], open_checkpoint) > 0
 
 
 def test_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

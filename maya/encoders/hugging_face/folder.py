@@ -46,6 +46,17 @@ def model_type(folder: Path) -> str:
     return str(read_json(folder / CONFIG).get("model_type", ""))
 
 
+def folder_with(path: Path) -> Path | None:
+    """The folder of a model of transformers, named itself or by its weights; None for anything else."""
+    folder = path.parent if path.name in (WEIGHTS, INDEX) else path
+    return folder if model_type(folder) else None
+
+
+def weights_file(folder: Path) -> Path:
+    """The file that names the weights: model.safetensors, or the index of its parts."""
+    return folder / (INDEX if (folder / INDEX).is_file() else WEIGHTS)
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json. Raises MayaError where it is missing or is not JSON."""
     try:
@@ -85,7 +96,7 @@ def _files(folder: Path) -> dict[Path, list[str]]:
     """The files of the weights, each with the names of its tensors."""
     from safetensors import SafetensorError, safe_open
 
-    if (folder / INDEX).is_file():
+    if weights_file(folder).name == INDEX:
         shards = sorted(set(map(str, read_json(folder / INDEX).get("weight_map", {}).values())))
         if bad := [s for s in shards if not re.fullmatch(r"[\w.-]+\.safetensors", s)]:
             raise MayaError(f"{folder / INDEX} names {bad[0]!r}, which is no safetensors file of the folder")
