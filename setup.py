@@ -51,6 +51,7 @@ PLOT = ["matplotlib"]
 CLOUD = ["boto3"]
 ONNX = ["onnx", "onnxruntime"]
 LLM = ["transformers>=5.23,<6", "peft>=0.18"]
+HUB = ["huggingface-hub>=1,<3"]  # models by their names on the hub, hf:owner/name
 RAY = ["ray>=2.50"]  # preparation on several machines
 MIC = ["sounddevice"]
 PITCH = ["torchcrepe>=0.0.24,<0.1", "librosa>=0.11,<1"]  # teachers of egs/heads
@@ -97,6 +98,7 @@ setup(
         "cloud": CLOUD,
         "onnx": ONNX,
         "llm": LLM,
+        "hub": HUB,
         "media": MEDIA,
         "kenlm": KENLM,
         "score": SCORE,
@@ -113,6 +115,7 @@ setup(
             *PLOT,
             *ONNX,
             *LLM,
+            *HUB,
             *MEDIA,
             *SCORE,
             *CLOUD,

@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
-from maya.convert import Conversion, import_icefall, import_nemo
+from maya.convert import Conversion, import_hugging_face, import_icefall, import_nemo
 from maya.convert.icefall.checkpoint import Which
 from maya.convert.nemo.config import FrontEnd
+from maya.encoders.hugging_face.folder import folder_with
 from maya.errors import MayaError
 from maya.files import write_json
 from maya.recipes.arguments import add_parser, add_set
@@ -24,7 +25,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
         formats, "icefall", "a checkpoint of icefall's Zipformer (epoch-N.pt, pretrained.pt ...)"
     )
     icefall.add_argument("source", type=Path, help="the .pt file")
-    for each in (nemo, icefall):
+    folder = add_parser(formats, "hf", "a Parakeet folder of Hugging Face (CTC, RNN-T or TDT)")
+    folder.add_argument("source", help="the folder, or hf:owner/name")
+    for each in (nemo, icefall, folder):
         each.add_argument("out", type=Path, help="folder for the checkpoint; use it like a run folder")
 
     text = "NeMo 2.5 changed the features; auto uses those of the version that saved the model"
@@ -54,16 +57,20 @@ def run(args: argparse.Namespace) -> None:
     if args.format == "nemo":
         convert_nemo(args.source, args.out, front_end=args.front_end, encoder_only=args.encoder_only,
                      tokenizer=args.tokenizer, language=args.language, ignore=args.ignore)  # fmt: skip
+    elif args.format == "hf":
+        convert_hugging_face(args.source, args.out)
     else:
         convert_icefall(args.source, args.out, args.bpe_model or args.tokens, average_with=args.avg_with,
                         which=args.which, overrides=args.overrides)  # fmt: skip
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A Maya checkpoint or run folder, or a `.nemo` archive, which is converted in memory.
+    """A Maya checkpoint or run folder, or a `.nemo` archive or Parakeet folder, which is converted in memory.
 
     Raises MayaError for an unrecognised file, and for an archive that cannot be converted.
     """
+    if (folder := folder_with(path)) is not None:
+        return import_hugging_face(folder).checkpoint
     return import_nemo(path).checkpoint if path.suffix == ".nemo" else load_checkpoint(path)
 
 
@@ -76,6 +83,12 @@ def convert_nemo(source: Path, out: Path, *, tokenizer: Path | None = None, **op
     _check_free(out)
     pieces = load_tokenizer(tokenizer) if tokenizer is not None else None
     return _written(out, import_nemo(source, tokenizer=pieces, **options))
+
+
+def convert_hugging_face(source: str, out: Path) -> Path:
+    """The same for a Parakeet folder of Hugging Face. See `maya.convert.import_hugging_face`."""
+    _check_free(out)
+    return _written(out, import_hugging_face(source))
 
 
 def convert_icefall(source: Path, out: Path, tokenizer: Path, **options: Any) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import maya
-from maya.convert import to_icefall, to_nemo
+from maya.convert import to_hugging_face, to_icefall, to_nemo
 from maya.convert.heads import HeadName
 from maya.convert.onnx.export import export_onnx as write_onnx
 from maya.recipes.arguments import COUNT, POSITIVE, add_checkpoint, add_parser
@@ -17,16 +17,18 @@ def arguments(p: argparse.ArgumentParser) -> None:
     nemo = add_parser(formats, "nemo", "a .nemo archive that NeMo restores")
     icefall = add_parser(formats, "icefall", "a Zipformer's pretrained.pt that icefall loads")
     onnx = add_parser(formats, "onnx", "a folder of ONNX graphs that sherpa-onnx loads")
-    outputs = {nemo: "the archive to write", onnx: "the folder to write",
+    folder = add_parser(formats, "hf", "a Parakeet folder that Hugging Face's transformers loads")
+    outputs = {nemo: "the archive to write", onnx: "the folder to write", folder: "the folder to write",
                icefall: "folder for pretrained.pt, bpe.model and tokens.txt"}  # fmt: skip
     for each, text in outputs.items():
         add_checkpoint(each)
         each.add_argument("out", type=Path, help=text)
-    for each in (nemo, onnx):
+    for each in (nemo, onnx, folder):
         text = "keep one language of a model with a language embedding, or `unknown`"
         each.add_argument("--language", help=text)
     text = "default: the transducer if it was trained, else CTC"
-    onnx.add_argument("--head", choices=get_args(HeadName), help=text)
+    for each in (onnx, folder):
+        each.add_argument("--head", choices=get_args(HeadName), help=text)
     onnx.add_argument("--int8", action="store_true", help="also write graphs with 8-bit weights")
     text = "for a causal Zipformer: stream in chunks of N frames of 20 ms"
     onnx.add_argument("--chunk-frames", type=POSITIVE, metavar="N", help=text)
@@ -40,6 +42,8 @@ def run(args: argparse.Namespace) -> None:
     import_recorded(args.checkpoint, args.experiment)
     if args.format == "nemo":
         export_nemo(args.checkpoint, args.out, language=args.language)
+    elif args.format == "hf":
+        export_hugging_face(args.checkpoint, args.out, head=args.head, language=args.language)
     elif args.format == "icefall":
         export_icefall(args.checkpoint, args.out)
     else:
@@ -52,6 +56,14 @@ def run(args: argparse.Namespace) -> None:
 def export_nemo(checkpoint: Path, out: Path, *, language: str | None = None) -> None:
     """Write a `.nemo` archive that NeMo restores, and print the report."""
     print(to_nemo(maya.load(checkpoint, "cpu"), out, language=language).text())
+
+
+def export_hugging_face(checkpoint: Path, out: Path, **options: Any) -> None:
+    """Write the folder `out` for Hugging Face's transformers, and print the report. The scores of a run
+    become the table of its card. options: see `maya.convert.to_hugging_face`."""
+    run = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    results = run / "decode" if (run / "decode").is_dir() else None
+    print(to_hugging_face(maya.load(checkpoint, "cpu"), out, results=results, **options).text())
 
 
 def export_icefall(checkpoint: Path, out: Path) -> None:

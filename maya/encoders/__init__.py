@@ -11,6 +11,8 @@ from maya.encoders.base import (
 )
 from maya.encoders.conformer.config import FastConformerConfig
 from maya.encoders.conformer.fastconformer import FastConformer
+from maya.encoders.hugging_face.config import HuggingFaceConfig, hugging_face
+from maya.encoders.hugging_face.encoder import HuggingFaceEncoder
 from maya.encoders.lact.config import LaCTConfig
 from maya.encoders.lact.encoder import LaCT
 from maya.encoders.zipformer.config import ZipformerConfig
@@ -25,6 +27,8 @@ __all__ = [
     "FastConformer",
     "FastConformerConfig",
     "FrameClock",
+    "HuggingFaceConfig",
+    "HuggingFaceEncoder",
     "Miniatures",
     "LaCT",
     "LaCTConfig",
@@ -32,4 +36,5 @@ __all__ = [
     "ZipformerConfig",
     "check_hidden",
     "frame_mask",
+    "hugging_face",
 ]

@@ -204,6 +204,9 @@ class Encoder(nn.Module):
         """
         raise NotImplementedError
 
+    def read_start(self) -> None:
+        """Read the weights that a new training begins with, of an encoder that brings some."""
+
     def subsampled_lens(self, lens: Tensor) -> Tensor:
         """Encoder frames for `lens` (...,) int64 feature frames."""
         return self.cfg.subsampled(lens)

@@ -5,8 +5,13 @@ from maya.features.fbank import Fbank, FbankConfig, FbankStream
 from maya.features.frames import frame_samples
 from maya.features.logmel import LogMel, LogMelConfig, LogMelStream
 from maya.features.specaugment import SpecAugment, SpecAugmentConfig
+from maya.features.waveform import Waveform, WaveformConfig
+from maya.features.whisper_mel import WhisperMel, WhisperMelConfig
+from maya.features.whole_frames import ASTFbank, ASTFbankConfig, SeamlessFbank, SeamlessFbankConfig
 
 __all__ = [
-    "Fbank", "FbankConfig", "FbankStream", "FeatureStream", "Features", "FeaturesConfig", "LogMel",
-    "LogMelConfig", "LogMelStream", "SpecAugment", "SpecAugmentConfig", "frame_samples",
+    "ASTFbank", "ASTFbankConfig", "Fbank", "FbankConfig", "FbankStream", "FeatureStream", "Features",
+    "FeaturesConfig", "LogMel", "LogMelConfig", "LogMelStream", "SeamlessFbank", "SeamlessFbankConfig",
+    "SpecAugment", "SpecAugmentConfig", "Waveform", "WaveformConfig", "WhisperMel", "WhisperMelConfig",
+    "frame_samples",
 ]  # fmt: skip

@@ -117,6 +117,8 @@ def check(cfg: SpeechModelConfig) -> None:
     # A head is an attribute of a ModuleDict, which has some of its own: "type", "values" and so on.
     if bad := [n for n in cfg.heads if not n.isidentifier() or n == ENCODER or hasattr(nn.ModuleDict(), n)]:
         raise MayaError(f"a head cannot be named {bad[0]!r}; use another word, such as ctc or emotion")
+    if cfg.features.num_mels == 1 and cfg.specaugment.freq_masks:
+        raise MayaError("a waveform has no frequencies to mask: set model.specaugment.freq_masks=0")
     if cfg.features.num_mels != cfg.encoder.feat_in:
         raise MayaError(
             f"{cfg.features.num_mels} mel bins do not fit an encoder that takes {cfg.encoder.feat_in}"

@@ -326,8 +326,11 @@ def _repeated(batch: Batch, views: int) -> Batch:
 
 
 def build_model(cfg: SpeechModelConfig) -> SpeechModel:
-    """A freshly initialised model on the current default device."""
-    return SpeechModel(cfg)
+    """A model for a new training on the current default device: fresh, but for an encoder that brings its
+    weights."""
+    model = SpeechModel(cfg)
+    model.encoder.read_start()
+    return model
 
 
 def count_parameters(module: nn.Module) -> int:

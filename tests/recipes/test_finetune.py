@@ -177,7 +177,7 @@ def test_a_nemo_archive_is_tuned(base: Path, tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(MayaError, match=r"holds no checkpoint: .*; name the archive .*tiny.nemo"):
         finetune(dataclasses.replace(first, base=folder))
     (folder / "tiny.nemo").rename(folder / "model.safetensors")
-    with pytest.raises(MayaError, match=r"model.safetensors of Hugging Face is not read"):
+    with pytest.raises(MayaError, match=r"model.safetensors of Hugging Face needs its config.json"):
         finetune(dataclasses.replace(first, base=folder))
 
 

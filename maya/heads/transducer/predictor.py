@@ -56,8 +56,9 @@ class PredictorState:
 class Predictor(nn.Module):
     """Labels (B, U) to one vector per label history (B, U+1, H).
 
-    `vocab_size` does not count blank. Blank has id `vocab_size`; its embedding is a fixed zero vector, which
-    is also what stands before the first label, so a decoder may start from `step(blank, initial_state)`.
+    `vocab_size` does not count blank. Blank has id `vocab_size`; its embedding is a fixed vector, zero unless
+    an imported model has another. It also stands before the first label, so a decoder may start from
+    `step(blank, initial_state)`.
     """
 
     def __init__(self, cfg: PredictorConfig, vocab_size: int) -> None:
@@ -96,7 +97,7 @@ class Predictor(nn.Module):
         return cast(list[list[Tensor]], self._lstm.all_weights)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Labels (...) int64 -> what the first layer reads (..., H); zeros for blank."""
+        """Labels (...) int64 -> what the first layer reads (..., H)."""
         return self._embed(tokens)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -104,8 +105,7 @@ class Predictor(nn.Module):
 
         Padding may hold any id below V: an output depends only on what stands before it.
         """
-        embedded = self._embed(tokens)
-        out, _ = self._lstm(nn.functional.pad(embedded, (0, 0, 1, 0)))
+        out, _ = self._lstm(self._embed(nn.functional.pad(tokens, (1, 0), value=self.blank)))
         return self.dropout(out)
 
     def initial_state(self, batch: int, device: torch.device | str | None = None) -> PredictorState:

@@ -1,0 +1,1 @@
+"""Folders of Hugging Face's Parakeet (transformers), in and out."""

@@ -1,0 +1,1 @@
+"""Encoders of Hugging Face's transformers, from the folders that hold their weights."""
