@@ -39,7 +39,7 @@ def language(source: Path, out: Path, seed: int) -> None:
 
 
 def phonemes(source: Path, out: Path, seed: int) -> None:
-    """All recordings of the source with the pronunciations of their texts; `maya prepare` parts the speakers."""
+    """All recordings of the source with the pronunciations of their texts."""
     rows = read_rows(source)
     labels = {key: pronounce(*key) for key in {(row["text"], row["language"]) for row in rows}}
     _write_manifest(

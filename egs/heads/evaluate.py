@@ -186,7 +186,7 @@ def shown(title: str, scores: dict[str, TrackMeasure]) -> dict[str, Any]:
 
 @torch.inference_mode()
 def phonemes(recognizer: Recognizer, data: Path) -> dict[str, Any]:
-    """Errors of the best path against the pronunciations of the texts, by language and for unseen speakers."""
+    """Errors of the best path against the pronunciations of the texts, by language."""
     head = recognizer.model.head("phonemes")
     assert isinstance(head, UnitCTC)
     trained = set(Table.open(part_path(data, "train")).read("speaker"))

@@ -1,4 +1,4 @@
-"""Heads that hear more than words: the language of an utterance, digit words and their times, pitch, phonemes.
+"""Heads that hear more than words: language, digit words and their times, pitch, phonemes, punctuation.
 
 Run:    ./egs/heads/run.sh --task language    (words, pitch, phonemes, check; a CPU is enough)
 Cost and result: see RESULTS.md in this folder.
@@ -21,9 +21,11 @@ WORDS = (
 )
 
 
-# The broad units of eSpeak's voices of the twelve languages, those that are in the recordings 15 times or more.
-PHONEMES = tuple(
-    ["a", "i", "ɐ", "n", "e", "u", "k", "ɔ", "ɾ", "m", "l", "t", "d", "o", "ə", "p", "j", "ɡ", "b", "s", "v", "ɹ", "h", "ʈ", "r", "ʌ", "ʃ", "ɖ", "ɳ", "ɪ", "ɭ", "c", "ɟ", "ŋ", "kʰ", "bʰ", "dʰ", "ʉ", "tʰ", "ɛ", "ɨ", "aɪ", "ɕ", "ʊ", "ʂ", "tʃ", "tʃʰ", "ɲ", "ʋ", "dʒ", "f", "z", "æ", "w", "ð", "ɡʰ", "pʰ", "ʈʰ", "aʊ", "ɒ", "eɪ", "əʊ", "ɟʰ", "χ", "cʰ", "ɻ", "ɖʰ", "ɜ", "θ", "ɑ", "q", "x", "ɣ"]
+# The broad units of eSpeak's voices of the twelve languages.
+PHONEMES = (
+    *"aiɐneukɔɾmltdoəpjɡbsvɹhʈrʌʃɖɳɪɭcɟŋʉɛɨɕʊʂɲʋfzæwðɒχɻɜθɑqxɣ",
+    *("kʰ", "bʰ", "dʰ", "tʰ", "ɡʰ", "pʰ", "ʈʰ", "ɟʰ", "cʰ", "ɖʰ", "tʃ", "tʃʰ", "dʒ"),
+    *("aɪ", "aʊ", "eɪ", "əʊ"),
 )
 
 

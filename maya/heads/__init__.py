@@ -17,6 +17,7 @@ from maya.heads.ctc import CTCConfig, CTCHead
 from maya.heads.distillation import Distillation, DistillationConfig
 from maya.heads.frames import EventConfig, EventHead, PitchConfig, PitchHead
 from maya.heads.language_model import LanguageModel, LanguageModelConfig
+from maya.heads.punctuation import PunctuationConfig, PunctuationHead
 from maya.heads.transducer import TransducerConfig, TransducerHead
 from maya.heads.units import UnitCTC, UnitCTCConfig
 
@@ -42,6 +43,8 @@ __all__ = [
     "PitchConfig",
     "PitchHead",
     "Prediction",
+    "PunctuationConfig",
+    "PunctuationHead",
     "RegressConfig",
     "Regressor",
     "HeadTrack",

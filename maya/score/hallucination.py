@@ -37,10 +37,10 @@ PHONEMES = "phonemes"  # the label of heads that eSpeak's pronunciations are for
 @config
 class HallucinationConfig:
     """head: the CTC head that judges; "" is that of phonemes, or else the first that was trained. nats: a
-    difference of so many for each token is evidence 1, and `nats_free` is none; unit_nats, unit_free: the same
-    for each phoneme. speech: of a segment with less than this share of
-    speech, evidence grows to 1 for none. confidence: the same of the words' confidence. loop: the evidence
-    of a loop. limit: of the suspicion, from which a segment is called made up."""
+    difference of so many for each token is evidence 1, and `nats_free` is none; unit_nats, unit_free: the
+    same for each phoneme. speech: of a segment with less than this share of speech, evidence grows to 1 for
+    none. confidence: the same of the words' confidence. loop: the evidence of a loop. limit: of the
+    suspicion, from which a segment is called made up."""
 
     head: str = ""
     nats: PosFloat = 6.0
