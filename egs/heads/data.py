@@ -7,6 +7,7 @@ language: all recordings. words: strings of digits with the times and the phonem
 .../corpora/digits. pitch: the label f0 of some seconds of each speaker, the pitch that CREPE hears in the
 audio as it is, before any augmentation; of the test speakers also that of pYIN (label pyin), as a measure of
 how well two teachers agree. phonemes: the label phonemes, eSpeak NG's pronunciation of the transcripts.
+punctuation: some sentences of a speaker in a row, with the label written, see egs.heads.written.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from egs.digits.data import joined, plan_language, read_digit, read_source
+from egs.heads import written
 from egs.heads.teachers import HOP_SECONDS, crepe_pitch, pyin_pitch
 from maya.audio.load import load_audio
 from maya.data.corpus.manifest import read_lines
@@ -135,16 +137,23 @@ def _write_manifest(out: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     tasks = {"language": language, "words": words, "pitch": pitch, "phonemes": phonemes}
+    names = [*tasks, "punctuation"]
     parser = argparse.ArgumentParser(
         prog="python -m egs.heads.data", description=(__doc__ or "").split("\n")[0], allow_abbrev=False
     )
-    parser.add_argument("task", choices=tasks)
+    parser.add_argument("task", choices=names)
     parser.add_argument("--source", type=Path, required=True, help="folder with manifest.jsonl")
     parser.add_argument("--out", type=Path, required=True, help="corpus folder to make")
+    parser.add_argument("--init", type=Path, help="for punctuation: a run of the task phonemes")
     parser.add_argument("--seed", type=int, default=1, help="another seed gives other speakers to the test")
     args = parser.parse_args(argv)
     try:
-        tasks[args.task](args.source, args.out, args.seed)
+        if args.task in tasks:
+            tasks[args.task](args.source, args.out, args.seed)
+        elif args.init is None:
+            raise MayaError("punctuation needs --init, a run of the task phonemes")
+        else:
+            written.prepare(read_rows(args.source), args.out, args.seed, args.init)
     except MayaError as error:
         sys.exit(f"error: {error}")
 

@@ -4,12 +4,14 @@
     python -m egs.heads.evaluate words exp/heads/words/heads_words --data exp/heads/words/data
     python -m egs.heads.evaluate pitch exp/heads/pitch/heads_pitch --data exp/heads/pitch/data
     python -m egs.heads.evaluate phonemes exp/heads/phonemes/heads_phonemes --data exp/heads/phonemes/data
+    python -m egs.heads.evaluate punctuation exp/heads/punctuation/heads_punctuation --data ...
     python -m egs.heads.evaluate made-up exp/digits/digits/digits --data exp/digits/digits/data
 
 language: UAR of the middle second, the middle three, and all of each utterance. words: F1 of digit words by
 their start. pitch: agreement with the teacher, beside that of the teacher with pYIN. phonemes: error rate by
-language. made-up: how well the signs of `maya.score.hallucination` part texts that were said from texts on
-silence, on noise and of other recordings, with each CTC head of the run as the judge.
+language. punctuation: F1 of each mark, of all words and of those inside of an utterance, and of capitals.
+made-up: how well the signs of `maya.score.hallucination` part texts that were said from texts on silence, on
+noise and of other recordings, with each CTC head of the run as the judge.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import maya
@@ -34,7 +37,7 @@ from maya.data.table.utterances import Utterances
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
-from maya.heads import EventHead, PitchHead, UnitCTC
+from maya.heads import EventHead, PitchHead, PunctuationHead, UnitCTC
 from maya.heads.frames import events_in, pitch_in
 from maya.pages import columns
 from maya.score.hallucination import HallucinationCheck, HallucinationConfig, TextVerdict
@@ -210,6 +213,55 @@ def phonemes(recognizer: Recognizer, data: Path) -> dict[str, Any]:
     return result | made_up(recognizer, data)
 
 
+@torch.inference_mode()
+def punctuation(recognizer: Recognizer, data: Path) -> dict[str, Any]:
+    """F1 by mark and language, over all words and without the last of each utterance, whose mark is easy."""
+    head = recognizer.model.head("punctuation")
+    assert isinstance(head, PunctuationHead)
+    counts: dict[str, list[tuple[NDArray[np.int64], str]]] = defaultdict(list)
+    cases: list[tuple[NDArray[np.int64], str]] = []
+    for batch in test_batches(recognizer, data):
+        encoded = recognizer.model.encode_audio(batch.audio, batch.audio_lens)
+        rows, true_marks, true_cases = head.targets(batch)
+        for i, said in enumerate(head.write(encoded, rows)):
+            true = ["" if n < 1 else head.cfg.marks[n - 1] for n in true_marks[i, : len(said)].tolist()]
+            marks, speaker = [mark for mark, _ in said], batch.labels["speaker"][i] or ""
+            for place, size in (("all words", len(true)), ("inside", len(true) - 1)):
+                row = mark_counts(true[:size], marks[:size], head.cfg.marks), speaker
+                counts[place].append(row)
+                counts[f"{place} {recognizer.model.cfg.languages[int(batch.langs[i])]}"].append(row)
+            cased = [(a, b[1]) for a, b in zip(true_cases[i].tolist(), said, strict=False) if a >= 0]
+            names = [str(n) for n in range(3)]
+            own = mark_counts([str(a) for a, _ in cased], [str(b) for _, b in cased], names)
+            cases.append((own[1:], speaker))  # capitals, and words in capitals
+    result = {}
+    for place, own in (counts | {"case": cases}).items():
+        speakers = [speaker for _, speaker in own]
+        pooled = score_events([row for row, _ in own], blocks=speakers)
+        names = head.cfg.marks if place != "case" else ("capital", "upper")
+        by_mark = {
+            f"F1 of {name}": score_events([row[[n]] for row, _ in own], blocks=speakers)["f1"]
+            for n, name in enumerate(names) if sum(int(row[n, :2].sum()) for row, _ in own)
+        }  # fmt: skip
+        total = sum(int(row[:, :2].sum()) for row, _ in own)
+        if total:
+            result[place] = shown(
+                f"{place}, {total} marks", by_mark | {"F1": pooled["f1"], "macro": pooled["macro_f1"]}
+            )
+    return result
+
+
+def mark_counts(true: Sequence[str], said: Sequence[str], marks: Sequence[str]) -> NDArray[np.int64]:
+    """(marks, 3) how often each mark was found, missed and invented."""
+    table = np.zeros((len(marks), 3), np.int64)
+    for a, b in zip(true, said, strict=True):
+        if a in marks:
+            table[marks.index(a), 0 if a == b else 1] += 1
+        if b in marks and a != b:
+            table[marks.index(b), 2] += 1
+    return table
+
+
 def sounds(rate: int, rng: np.random.Generator) -> Iterator[tuple[str, Tensor]]:
     """Audio without speech: silence, and noise that falls by 0, 3 and 6 dB an octave at several levels."""
     for number in range(60):
@@ -300,7 +352,14 @@ def _aucs(verdicts: dict[str, list[TextVerdict]]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    tasks = {"language": language, "words": words, "pitch": pitch, "phonemes": phonemes, "made-up": made_up}
+    tasks = {
+        "language": language,
+        "words": words,
+        "pitch": pitch,
+        "phonemes": phonemes,
+        "punctuation": punctuation,
+        "made-up": made_up,
+    }
     about = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(
         prog="python -m egs.heads.evaluate", description=about, allow_abbrev=False

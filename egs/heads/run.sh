@@ -5,6 +5,7 @@
 #   ./egs/heads/run.sh --task words       --source DIR, by default the digits corpus
 #   ./egs/heads/run.sh --task pitch       needs pip install 'maya-asr[pitch]' for the teachers, in stage 0 only
 #   ./egs/heads/run.sh --task phonemes    twelve languages
+#   ./egs/heads/run.sh --task punctuation --init exp/heads/phonemes/heads_phonemes    marks and capitals of six languages
 #   ./egs/heads/run.sh --task check --init exp/digits/digits/digits    phonemes against made-up texts, beside a recogniser's CTC
 #   ./egs/heads/run.sh --task language --experiment heads:language_frozen --train.init_from exp/digits/digits/digits
 #
@@ -18,26 +19,32 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 task=language
 source=
 experiment=
-init= # a run of egs/digits, for --task check
+init= # the run whose encoder --task check or punctuation reads
 . egs/stages.sh
 
 case $task in
-  language | pitch | phonemes) usual=../shared/corpora/indic12 ;;
+  language | pitch | phonemes | punctuation) usual=../shared/corpora/indic12 ;;
   words | check) usual=../shared/corpora/digits ;;
-  *) echo "$0: --task must be language, words, pitch, phonemes or check, not '$task'" >&2; exit 1 ;;
+  *) echo "$0: --task must be language, words, pitch, phonemes, punctuation or check, not '$task'" >&2; exit 1 ;;
 esac
-corpus_of=$task measure=$task
-if [ "$task" = check ]; then
-  [ -n "$init" ] || { echo "$0: --task check needs --init RUN, a run of egs/digits" >&2; exit 1; }
-  init=$(absolute "$init") corpus_of=words measure=made-up
-  overrides+=(--set "train.init_from=$init" --set "tokenizer.file=$init/tokenizer.model")
-fi
+corpus_of=$task measure=$task options=()
+case $task in
+  check | punctuation)
+    [ -n "$init" ] || { echo "$0: --task $task needs --init RUN; see $0 --help" >&2; exit 1; }
+    init=$(absolute "$init")
+    overrides+=(--set "train.init_from=$init")
+    ;;
+esac
+case $task in
+  check) corpus_of=words measure=made-up overrides+=(--set "tokenizer.file=$init/tokenizer.model") ;;
+  punctuation) options=(--init "$init") ;;
+esac
 if [ -z "$source" ]; then source=$usual; else source=$(absolute "$source"); fi
 experiment=${experiment:-heads:$task}
 work=${work:-exp/heads/$task}
 begin heads
 
-if due 0; then python -m egs.heads.data "$corpus_of" --source "$source" --out "$work/corpus"; fi
+if due 0; then python -m egs.heads.data "$corpus_of" --source "$source" --out "$work/corpus" "${options[@]}"; fi
 prepare "$work/corpus"
 train
 average

@@ -1,8 +1,9 @@
 """Punctuation marks and capitals of words, from their letters and from how they sound.
 
-The label is the text as it is written, with the times of its words in seconds: "0.32 0.51 Well, 0.62 0.8
-yes." A word's letters are read in groups, so that any tokenizer's words will do. Of its sound the head reads the
-mean of the encoder's frames within the word, the mean within the pause after it, and the length of this pause.
+The label is the text as it is written, with the times of its words in seconds:
+"0.32 0.51 Well, 0.62 0.8 yes." A word's letters are read in groups, so that any tokenizer's words will do. Of
+its sound the head reads the mean of the encoder's frames within the word, the mean within the pause after it,
+and the length of this pause.
 """
 
 import zlib
