@@ -56,6 +56,7 @@ from maya.score.tracks import (
 from maya.score.wer import ErrorStats, Interval, count_errors, interval, pool
 
 SECONDS = (1.0, 3.0, float("inf"))
+_VOICED = 0.5  # the probability from which a step counts as voiced
 _SHORTEST = 1.0  # utterances that count for the languages, in all columns alike
 
 
@@ -163,7 +164,7 @@ def pitch(recognizer: Recognizer, data: Path) -> dict[str, Any]:
             steps = (np.arange(len(teacher)) * hop / track.seconds).astype(int)
             inside = steps < len(track.values)
             said = track.values.numpy()[steps[inside]]
-            voiced = said[:, 1] >= head.cfg.voiced
+            voiced = said[:, 1] >= _VOICED
             by_head.append(pitch_counts(teacher[inside], said[:, 0], voiced))
             pyin = labels["pyin"][1]
             size = min(len(pyin), len(teacher))
