@@ -12,18 +12,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import maya
-from maya.align.ctc import SkipGraph, align_graph
+from maya.align.phonemes import PhonemeAligner
 from maya.audio.load import load_audio
-from maya.errors import MayaError
-from maya.heads import UnitCTC
 from maya.heads.punctuation import SpokenWord
 from maya.recipes.corpus_writer import SAMPLE_RATE, CorpusUtterance, describe, finished, write_corpus
-from maya.text.phonemes import pronounce
 from maya.text.punctuation import split_written
 
 _FEWEST_SENTENCES = 40  # of a language
@@ -43,7 +39,13 @@ def prepare(rows: Rows, out: Path, seed: int, init: Path) -> None:
             plan += joined(code, split, part, random.Random(f"{seed} {code} {split}"))
     settings = {"corpus": "punctuation", "init": str(init), "seed": seed}
     if not finished(out, settings):
-        print(describe(write_corpus(out, utterances(plan, Aligner(init)), settings, total=len(plan))))
+        print(
+            describe(
+                write_corpus(
+                    out, utterances(plan, PhonemeAligner(maya.load(init))), settings, total=len(plan)
+                )
+            )
+        )
 
 
 def divided(rows: Rows, rng: random.Random) -> dict[str, list[dict[str, Any]]]:
@@ -81,7 +83,7 @@ def joined(code: str, split: str, rows: Rows, rng: random.Random) -> Iterator[di
         yield {"language": code, "split": split, "rows": parts, "gaps": gaps}
 
 
-def utterances(plan: Sequence[dict[str, Any]], aligner: "Aligner") -> Iterator[CorpusUtterance]:
+def utterances(plan: Sequence[dict[str, Any]], aligner: PhonemeAligner) -> Iterator[CorpusUtterance]:
     """The utterances of a plan with their labels."""
     aligned: dict[str, tuple[Tensor, list[SpokenWord]]] = {}
     for number, item in enumerate(plan):
@@ -102,38 +104,3 @@ def utterances(plan: Sequence[dict[str, Any]], aligner: "Aligner") -> Iterator[C
             source=first["source"], licence=first["licence"], audio=samples,
             labels={"written": " ".join(label)},
         )  # fmt: skip
-
-
-class Aligner:
-    """Finds the times of words by their phonemes. Raises MayaError for a run without a head of phonemes."""
-
-    def __init__(self, run: Path) -> None:
-        self.model = maya.load(run).model
-        head = self.model.head("phonemes")
-        assert isinstance(head, UnitCTC)
-        self.head, self.seconds = head, self.model.frame_seconds / head.cfg.upsampling
-
-    @torch.inference_mode()
-    def __call__(self, audio: Tensor, text: str, language: str) -> list[SpokenWord]:
-        """The words of a text that can be pronounced, as they are written. A mark that stands alone belongs
-        to the word before it. No words where the text is too long for the audio."""
-        written: list[str] = []
-        for part in text.split():
-            if split_written(part)[0] or not written:
-                written.append(part)
-            else:
-                written[-1] += part
-        ids = [self.head.ids(pronounce(split_written(word)[0], language)) for word in written]
-        words = [(word, own) for word, own in zip(written, ids, strict=True) if own]
-        encoded = self.model.encode_audio(audio[None], torch.tensor([len(audio)]))
-        scores = self.head(encoded.frames)[0].numpy()
-        bounds = np.cumsum([0, *(len(own) for _, own in words)])
-        tokens = np.array([number for _, own in words for number in own], np.int64)
-        graph = SkipGraph(tokens=tokens, first=bounds[:-1], blank=self.head.blank)
-        try:
-            spans = align_graph(lambda begin, end: scores[begin:end], len(scores), graph)
-        except MayaError:
-            return []
-        starts, ends = spans.start[bounds[:-1]] * self.seconds, spans.end[bounds[1:] - 1] * self.seconds
-        rows = zip(words, starts.tolist(), ends.tolist(), strict=True)
-        return [SpokenWord(word, start, end) for (word, _), start, end in rows]
