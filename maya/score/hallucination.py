@@ -37,16 +37,14 @@ PHONEMES = "phonemes"  # the label of heads that eSpeak's pronunciations are for
 @config
 class HallucinationConfig:
     """head: the CTC head that judges; "" is that of phonemes, or else the first that was trained. nats: a
-    difference of so many for each token is evidence 1, and `nats_free` is none; unit_nats, unit_free: the
-    same for each phoneme. speech: of a segment with less than this share of speech, evidence grows to 1 for
-    none. confidence: the same of the words' confidence. loop: the evidence of a loop. limit: of the
-    suspicion, from which a segment is called made up."""
+    difference of so many for each token or phoneme is evidence 1, and `nats_free` is none. speech: of a
+    segment with less than this share of speech, evidence grows to 1 for none. confidence: the same of the
+    words' confidence. loop: the evidence of a loop. limit: of the suspicion, from which a segment is called
+    made up."""
 
     head: str = ""
     nats: PosFloat = 6.0
     nats_free: NonNegFloat = 1.0
-    unit_nats: PosFloat = 2.0
-    unit_free: NonNegFloat = 0.5
     speech: Share = 0.3
     confidence: Share = 0.5
     loop: Share = 0.7
@@ -101,11 +99,10 @@ class HallucinationCheck:
         share of the segment in which a voice detector hears speech. seconds: of the segment. langs (1,): the
         language that the recogniser was told.
         """
-        cfg, nats, limits = self.cfg, None, (self.cfg.nats, self.cfg.nats_free)
+        cfg, nats = self.cfg, None
         for judge in self.judges if encoded is not None and hyp.text else ():
             nats = self.nats(judge, hyp, encoded, langs)
             if nats is not None:
-                limits = (cfg.unit_nats, cfg.unit_free) if judge.ctc_over == "units" else limits
                 break
         sure = [word.confidence for word in hyp.words if word.confidence is not None]
         sure = sure or hyp.confidences
@@ -113,7 +110,7 @@ class HallucinationCheck:
         loops = tuple(loop_signs(hyp.text, seconds).reasons)
         evidence = [cfg.loop if loops else 0.0]
         if nats is not None:
-            evidence.append((nats - limits[1]) / (limits[0] - limits[1]))
+            evidence.append((nats - cfg.nats_free) / (cfg.nats - cfg.nats_free))
         if speech is not None and cfg.speech:
             evidence.append(1 - speech / cfg.speech)
         if confidence is not None and cfg.confidence:
