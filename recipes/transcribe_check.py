@@ -8,6 +8,7 @@ from torch import Tensor
 
 from maya.audio.vad.detector import speech_spans
 from maya.decode.hypothesis import Hypothesis, TextSegment
+from maya.decode.long.long_audio import speech_defaults
 from maya.decode.recognizer import Recognizer
 from maya.decode.transcription import Recording, Transcript, recording_audio
 from maya.score.hallucination import HallucinationCheck
@@ -42,7 +43,7 @@ class SegmentCheck:
         encoded = ours.model.encode_audio(
             part[None].to(ours.device), torch.tensor([len(part)]).to(ours.device)
         )
-        spoken = sum(span.duration for span in speech_spans(part, rate))
+        spoken = sum(span.duration for span in speech_spans(part, rate, speech_defaults()))
         index = ours.model.cfg.languages.index(language) if language in ours.model.cfg.languages else -1
         verdict = self.check(
             hyp, encoded, speech=min(1.0, spoken / max(end - start, 1e-3)), seconds=end - start,

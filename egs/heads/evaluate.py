@@ -35,6 +35,7 @@ from maya.data.loading.loader import EvalLoader
 from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
 from maya.decode.hypothesis import Hypothesis
+from maya.decode.long.long_audio import speech_defaults
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.heads import EventHead, PitchHead, PunctuationHead, UnitCTC
@@ -309,7 +310,7 @@ def made_up_by(head: str, recognizer: Recognizer, data: Path) -> dict[str, Any]:
             assert decoder is not None
             (hyp,) = recognizer.with_text(decoder(encoded, langs), method=decoder.cfg.kind, seconds=[seconds])
         if hyp.text:
-            spans = speech_spans(audio, recognizer.sample_rate)
+            spans = speech_spans(audio, recognizer.sample_rate, speech_defaults())
             speech = sum(s.duration for s in spans) / seconds
             verdicts[kind].append(check(hyp, encoded, speech=speech, seconds=seconds, langs=langs))
 
