@@ -17,6 +17,7 @@ from maya.errors import MayaError
 from maya.ranges import Range
 from maya.recipes.arguments import add_device, number
 from maya.recipes.speaker_options import add_speakers, speakers_of
+from maya.score.rover import VOTES
 from maya.serve.config import EndpointConfig, EngineConfig, SessionConfig, live_speech
 from maya.serve.speech.config import SpeechConfig
 
@@ -40,6 +41,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
         "--method", default="auto", help="method of live sessions: transducer, ctc, ...; default: the best"
     )
     add_session(p)
+    add_words(p)
     text = (
         "engines for /v1/audio/speech and say: espeak[=LANGUAGE], piper=VOICE.onnx, kokoro=FOLDER, "
         "cosyvoice=http://HOST:PORT/?speakers=NAME; several are chosen by name"
@@ -71,6 +73,19 @@ def add_session(p: argparse.ArgumentParser) -> None:
     add_speakers(p)
 
 
+def add_words(p: argparse.ArgumentParser) -> None:
+    """The options of what happens to the words of finals."""
+    text = (
+        "methods of the same model, such as ctc transducer, or for whole recordings names of other models, "
+        "whose words vote with those of the model (ROVER)"
+    )
+    p.add_argument("--rover", nargs="+", default=[], metavar="NAME", help=text)
+    text = "count voters (freq), or also their words' confidences, the mean (the default) or the largest"
+    p.add_argument("--vote", choices=VOTES, default="avgconf", help=text)
+    text = "write capitals and punctuation marks in finals, with models that have a head for them"
+    p.add_argument("--punctuate", action="store_true", help=text)
+
+
 def session_of(args: argparse.Namespace) -> SessionConfig:
     """The sessions that the options ask for."""
     vad = None if args.vad == "off" else live_speech(args.vad)
@@ -99,9 +114,13 @@ def run(args: argparse.Namespace) -> int:
         engine=EngineConfig(slots=args.slots), session=session_of(args),
         speech=SpeechConfig(engines=tuple(args.speech)), translation=tuple(args.translate),
     )  # fmt: skip
+    models = load_models(args.models, args.device)
+    cfg.rover_models = tuple(name for name in args.rover if name in models)
+    cfg.session.rover = tuple(name for name in args.rover if name not in models)
+    cfg.session.vote, cfg.session.punctuate = args.vote, args.punctuate
     to_file = Path(args.log) if args.log not in (None, "-") else None
     journal = Journal(to_file, sys.stderr if args.log == "-" else None)
-    server = Server(load_models(args.models, args.device), cfg, access=access, journal=journal)
+    server = Server(models, cfg, access=access, journal=journal)
     try:
         server.speech.start()
         asyncio.run(serve(server, args))

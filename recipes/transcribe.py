@@ -22,8 +22,15 @@ from maya.config import nearest, to_dict
 from maya.decode.base import Method
 from maya.decode.long.long_audio import LongAudioConfig, speech_defaults
 from maya.decode.methods import AUTO
+from maya.decode.punctuation import Punctuation
 from maya.decode.recognizer import Recognizer
-from maya.decode.transcription import Channels, Transcript, TranscriptionConfig, channel_blocks
+from maya.decode.transcription import (
+    Channels,
+    Transcript,
+    TranscriptionConfig,
+    channel_blocks,
+    recording_audio,
+)
 from maya.errors import MayaError
 from maya.files import file_sha256
 from maya.ranges import Range
@@ -95,6 +102,8 @@ def _add_input(p: Any) -> None:
     p.add_argument("--remember", action="store_true", help=text)
     text = "say for each segment whether its text was made up; for json and jsonl"
     p.add_argument("--check", action="store_true", help=text)
+    text = "write capitals and punctuation marks, with a model that has a head for them"
+    p.add_argument("--punctuate", action="store_true", help=text)
     text = "decode as the audio comes and print what is recognised so far"
     p.add_argument("--stream", action="store_true", help=text)
     add_speakers(p)
@@ -144,6 +153,7 @@ def run(args: argparse.Namespace) -> int:
         line_length=args.line_length, device=args.device, batch_seconds=args.batch_seconds,
         context=tuple(args.context) if args.context else None, stream=args.stream, mic=args.mic,
         raw=_raw(args), remember=args.remember, check_texts=args.check, speakers=speakers_of(args),
+        punctuate=args.punctuate,
         search=SearchOptions(
             method=args.method, beam=args.beam, n_best=args.n_best, lm=args.lm, lm_weight=args.lm_weight,
             hotwords=tuple(args.hotwords), hotword_weight=args.hotword_weight,
@@ -186,6 +196,7 @@ class TranscribeOptions:
     raw: PCMFormat | None = None
     speakers: SpeakersConfig | None = None
     check_texts: bool = False
+    punctuate: bool = False
 
     def check(self, audio: Sequence[str]) -> None:
         """Raises MayaError for options that do not go together, and where no file is there."""
@@ -221,7 +232,7 @@ class TranscribeOptions:
             "--channel": self.channel != "mix", "--vad": self.vad != "auto",
             "--batch-seconds": self.batch_seconds is not None, "--remember": self.remember,
             "--speakers": self.speakers is not None,
-            "--check": self.check_texts,
+            "--check": self.check_texts, "--punctuate": self.punctuate,
         }  # fmt: skip
         if names := [name for name, given in unused.items() if given]:
             raise MayaError(f"{names[0]} is for whole recordings: leave it or --stream out")
@@ -245,7 +256,8 @@ class TranscribeOptions:
             "version": maya.__version__, "language": self.language, "search": self.search.facts(),
             "vad": self.vad, "remember": self.remember, "context": self.context,
             "speakers": None if self.speakers is None else to_dict(self.speakers),
-            "check": self.check_texts, "formats": sorted(self.formats), "channel": self.channel,
+            "check": self.check_texts, "punctuate": self.punctuate,
+            "formats": sorted(self.formats), "channel": self.channel,
             "words_per_line": self.words_per_line, "line_length": self.line_length,
         }  # fmt: skip
 
@@ -328,12 +340,15 @@ class _ManyRecordings:
     failed: set[int] = field(default_factory=set)
     complete: int = 0
     check: Any = None  # a SegmentCheck, which costs more to import than is worth without --check
+    punctuation: Punctuation | None = None
 
     def run(self, decoder: Method | None) -> int:
         """Transcribe all; returns the exit status."""
         from tqdm import tqdm  # noqa: PLC0415
 
         began, several = time.perf_counter(), len(self.inputs.items) > 1
+        if self.options.punctuate:
+            self.punctuation = Punctuation(self.recognizer)
         items = [item for item in self.inputs.items if not self.outputs.is_done(item)]
         skipped = len(self.inputs.items) - len(items)
         transcripts = self.recognizer.transcribe_each(
@@ -372,6 +387,9 @@ class _ManyRecordings:
             if self.options.check_texts:
                 self.check = self.check or _segment_check(self.recognizer)
                 self.check(items[transcript.place].recording, transcript)
+            if self.punctuation is not None and (hyp := transcript.hypothesis) is not None:
+                recording, rate = items[transcript.place].recording, self.recognizer.sample_rate
+                self.punctuation(hyp, recording_audio(recording, rate, transcript.channel))
             self.outputs.write(items[transcript.place], transcript)
             return
         self.failed.add(transcript.place)

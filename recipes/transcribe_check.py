@@ -1,6 +1,6 @@
 """`maya transcribe --check`: a verdict for each segment of a transcript, whether its text was made up."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -8,8 +8,9 @@ from torch import Tensor
 
 from maya.audio.vad.detector import speech_spans
 from maya.decode.hypothesis import Hypothesis, TextSegment
+from maya.decode.long.long_audio import speech_defaults
 from maya.decode.recognizer import Recognizer
-from maya.decode.transcription import Recording, Transcript, channel_blocks
+from maya.decode.transcription import Recording, Transcript, recording_audio
 from maya.score.hallucination import HallucinationCheck
 
 _MARGIN_SECONDS = 0.3  # of audio that is heard on either side of a segment
@@ -27,10 +28,7 @@ class SegmentCheck:
         hyp = transcript.hypothesis
         if hyp is None or not hyp.segments:
             return
-        if transcript.channel is not None:
-            recording = replace(recording, channel=transcript.channel)
-        ((_, blocks),) = channel_blocks(recording, self.recognizer.sample_rate)
-        audio = torch.cat([*blocks])
+        audio = recording_audio(recording, self.recognizer.sample_rate, transcript.channel)
         for segment in hyp.segments:
             segment.check = self._verdict(audio, segment, hyp.language)
 
@@ -45,7 +43,7 @@ class SegmentCheck:
         encoded = ours.model.encode_audio(
             part[None].to(ours.device), torch.tensor([len(part)]).to(ours.device)
         )
-        spoken = sum(span.duration for span in speech_spans(part, rate))
+        spoken = sum(span.duration for span in speech_spans(part, rate, speech_defaults()))
         index = ours.model.cfg.languages.index(language) if language in ours.model.cfg.languages else -1
         verdict = self.check(
             hyp, encoded, speech=min(1.0, spoken / max(end - start, 1e-3)), seconds=end - start,

@@ -1,12 +1,13 @@
-"""Corpora with labels, made of recordings of people: languages, digit words with times, pitch by a teacher.
+"""Corpora with labels, made of recordings of people: languages, digit words with times, pitch by a teacher,
+phonemes, punctuation.
 
-    python -m egs.heads.data language --source .../corpora/indic12 --out exp/heads/language/corpus
-    python -m egs.heads.data words --source .../corpora/digits --out exp/heads/words/corpus
-    python -m egs.heads.data pitch --source .../corpora/indic12 --out exp/heads/pitch/corpus
+    python -m egs.heads.data TASK --source .../corpora/indic12 --out exp/heads/TASK/corpus
 
-The first two sources are described in their README. The third writes the label f0 of some seconds of each
-speaker: the pitch that CREPE hears in the audio as it is, before any augmentation. Of the test speakers it
-also writes that of pYIN (label pyin), as a measure of how well two teachers agree.
+language: all recordings. words: strings of digits with the times and the phonemes of the words, from
+.../corpora/digits. pitch: the label f0 of some seconds of each speaker, the pitch that CREPE hears in the
+audio as it is, before any augmentation; of the test speakers also that of pYIN (label pyin), as a measure of
+how well two teachers agree. phonemes: the label phonemes, eSpeak NG's pronunciation of the transcripts.
+punctuation: some sentences of a speaker in a row, with the label written, see egs.heads.written.
 """
 
 import argparse
@@ -21,12 +22,14 @@ from typing import Any
 import numpy as np
 
 from egs.digits.data import joined, plan_language, read_digit, read_source
+from egs.heads import written
 from egs.heads.teachers import HOP_SECONDS, crepe_pitch, pyin_pitch
 from maya.audio.load import load_audio
 from maya.data.corpus.manifest import read_lines
 from maya.errors import MayaError
 from maya.files import writing
 from maya.recipes.corpus_writer import SAMPLE_RATE, CorpusUtterance, describe, finished, write_corpus
+from maya.text.phonemes import pronounce
 
 _SPEAKER_SECONDS = 25.0  # of each speaker's recordings that are given a pitch
 _LONGEST_SECONDS = 12.0
@@ -35,6 +38,15 @@ _LONGEST_SECONDS = 12.0
 def language(source: Path, out: Path, seed: int) -> None:
     """A manifest of all recordings of the source; `maya prepare` parts the speakers."""
     _write_manifest(out, read_rows(source))
+
+
+def phonemes(source: Path, out: Path, seed: int) -> None:
+    """All recordings of the source with the pronunciations of their texts."""
+    rows = read_rows(source)
+    labels = {key: pronounce(*key) for key in {(row["text"], row["language"]) for row in rows}}
+    _write_manifest(
+        out, [row | {"labels": {"phonemes": labels[row["text"], row["language"]]}} for row in rows]
+    )
 
 
 def words(source: Path, out: Path, seed: int) -> None:
@@ -49,7 +61,7 @@ def words(source: Path, out: Path, seed: int) -> None:
             for p in plan_language(code, own, sizes, seed)
             if len(p["recordings"]) > 1 or p["split"] != "train"
         ]
-    settings = {"corpus": "words", "sizes": sizes, "seed": seed}
+    settings = {"corpus": "words", "sizes": sizes, "seed": seed, "labels": "words, phonemes"}
     if not finished(out, settings):
         print(describe(write_corpus(out, with_times(source, rows, plan), settings, total=len(plan))))
 
@@ -66,7 +78,9 @@ def with_times(
             end = place + size[name]
             spans.append(f"{place / SAMPLE_RATE:.3f}-{end / SAMPLE_RATE:.3f} {text[name]}")
             place = end + silence
-        utterance.labels = {"words": "; ".join(spans)}
+        utterance.labels = {
+            "words": "; ".join(spans), "phonemes": pronounce(utterance.text, utterance.language),
+        }  # fmt: skip
         yield utterance
 
 
@@ -122,17 +136,24 @@ def _write_manifest(out: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    tasks = {"language": language, "words": words, "pitch": pitch}
+    tasks = {"language": language, "words": words, "pitch": pitch, "phonemes": phonemes}
+    names = [*tasks, "punctuation"]
     parser = argparse.ArgumentParser(
         prog="python -m egs.heads.data", description=(__doc__ or "").split("\n")[0], allow_abbrev=False
     )
-    parser.add_argument("task", choices=tasks)
+    parser.add_argument("task", choices=names)
     parser.add_argument("--source", type=Path, required=True, help="folder with manifest.jsonl")
     parser.add_argument("--out", type=Path, required=True, help="corpus folder to make")
+    parser.add_argument("--init", type=Path, help="for punctuation: a run of the task phonemes")
     parser.add_argument("--seed", type=int, default=1, help="another seed gives other speakers to the test")
     args = parser.parse_args(argv)
     try:
-        tasks[args.task](args.source, args.out, args.seed)
+        if args.task in tasks:
+            tasks[args.task](args.source, args.out, args.seed)
+        elif args.init is None:
+            raise MayaError("punctuation needs --init, a run of the task phonemes")
+        else:
+            written.prepare(read_rows(args.source), args.out, args.seed, args.init)
     except MayaError as error:
         sys.exit(f"error: {error}")
 

@@ -3,24 +3,29 @@
     python -m egs.heads.evaluate language exp/heads/language/heads_language --data exp/heads/language/data
     python -m egs.heads.evaluate words exp/heads/words/heads_words --data exp/heads/words/data
     python -m egs.heads.evaluate pitch exp/heads/pitch/heads_pitch --data exp/heads/pitch/data
+    python -m egs.heads.evaluate phonemes exp/heads/phonemes/heads_phonemes --data exp/heads/phonemes/data
+    python -m egs.heads.evaluate punctuation exp/heads/punctuation/heads_punctuation --data ...
     python -m egs.heads.evaluate made-up exp/digits/digits/digits --data exp/digits/digits/data
 
 language: UAR of the middle second, the middle three, and all of each utterance. words: F1 of digit words by
-their start. pitch: agreement with the teacher, beside that of the teacher with pYIN. made-up: how well the
-signs of `maya.score.hallucination` part texts that were said from texts on silence, on noise and of other
-recordings.
+their start. pitch: agreement with the teacher, beside that of the teacher with pYIN. phonemes: error rate by
+language. punctuation: F1 of each mark, of all words and of those inside of an utterance, and of capitals.
+made-up: how well the signs of `maya.score.hallucination` part texts that were said from texts on silence, on
+noise and of other recordings, with each CTC head of the run as the judge.
 """
 
 import argparse
 import json
 import random
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import maya
@@ -30,12 +35,13 @@ from maya.data.loading.loader import EvalLoader
 from maya.data.table.table import Table, part_path
 from maya.data.table.utterances import Utterances
 from maya.decode.hypothesis import Hypothesis
+from maya.decode.long.long_audio import speech_defaults
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
-from maya.heads import EventHead, PitchHead
+from maya.heads import EventHead, PitchHead, PunctuationHead, UnitCTC
 from maya.heads.frames import events_in, pitch_in
 from maya.pages import columns
-from maya.score.hallucination import HallucinationCheck, TextVerdict
+from maya.score.hallucination import HallucinationCheck, HallucinationConfig, TextVerdict
 from maya.score.labels import LabelledUtterance
 from maya.score.report import percent, span
 from maya.score.resampling import of_sums
@@ -48,9 +54,10 @@ from maya.score.tracks import (
     score_events,
     score_pitch,
 )
-from maya.score.wer import Interval
+from maya.score.wer import ErrorStats, Interval, count_errors, interval, pool
 
 SECONDS = (1.0, 3.0, float("inf"))
+_VOICED = 0.5  # the probability from which a step counts as voiced
 _SHORTEST = 1.0  # utterances that count for the languages, in all columns alike
 
 
@@ -158,7 +165,7 @@ def pitch(recognizer: Recognizer, data: Path) -> dict[str, Any]:
             steps = (np.arange(len(teacher)) * hop / track.seconds).astype(int)
             inside = steps < len(track.values)
             said = track.values.numpy()[steps[inside]]
-            voiced = said[:, 1] >= head.cfg.voiced
+            voiced = said[:, 1] >= _VOICED
             by_head.append(pitch_counts(teacher[inside], said[:, 0], voiced))
             pyin = labels["pyin"][1]
             size = min(len(pyin), len(teacher))
@@ -182,6 +189,81 @@ def shown(title: str, scores: dict[str, TrackMeasure]) -> dict[str, Any]:
     return {name: [m.value, m.interval.low, m.interval.high] for name, m in scores.items()}
 
 
+@torch.inference_mode()
+def phonemes(recognizer: Recognizer, data: Path) -> dict[str, Any]:
+    """Errors of the best path against the pronunciations of the texts, by language."""
+    head = recognizer.model.head("phonemes")
+    assert isinstance(head, UnitCTC)
+    trained = set(Table.open(part_path(data, "train")).read("speaker"))
+    rows: dict[str, list[tuple[ErrorStats, str]]] = defaultdict(list)
+    for batch in test_batches(recognizer, data):
+        encoded = recognizer.model.encode_audio(batch.audio, batch.audio_lens)
+        for i, said in enumerate(head.decode(encoded)):
+            true = [head.cfg.units[number] for number in head.ids(batch.labels["phonemes"][i] or "")]
+            speaker = batch.labels["speaker"][i] or ""
+            row = (count_errors([" ".join(true)], [" ".join(said)], str.split), speaker)
+            rows[recognizer.model.cfg.languages[int(batch.langs[i])]].append(row)
+            rows["speakers of training" if speaker in trained else "unseen speakers"].append(row)
+            rows["all"].append(row)
+    lines, result = [["phoneme errors %", "utterances", "speakers", "rate", "interval"]], {}
+    for name, own in rows.items():
+        stats, speakers = pool([row[0] for row in own]), [row[1] for row in own]
+        bounds = interval(stats, blocks=speakers)
+        result[name] = [stats.rate, bounds.low, bounds.high]
+        lines.append([name, str(len(own)), str(len(set(speakers))), percent(stats.rate), span(bounds)])
+    print("\n".join(columns(lines)))
+    return result | made_up(recognizer, data)
+
+
+@torch.inference_mode()
+def punctuation(recognizer: Recognizer, data: Path) -> dict[str, Any]:
+    """F1 by mark and language, over all words and without the last of each utterance, whose mark is easy."""
+    head = recognizer.model.head("punctuation")
+    assert isinstance(head, PunctuationHead)
+    counts: dict[str, list[tuple[NDArray[np.int64], str]]] = defaultdict(list)
+    cases: list[tuple[NDArray[np.int64], str]] = []
+    for batch in test_batches(recognizer, data):
+        encoded = recognizer.model.encode_audio(batch.audio, batch.audio_lens)
+        rows, true_marks, true_cases = head.targets(batch)
+        for i, said in enumerate(head.write(encoded, rows)):
+            true = ["" if n < 1 else head.cfg.marks[n - 1] for n in true_marks[i, : len(said)].tolist()]
+            marks, speaker = [mark for mark, _ in said], batch.labels["speaker"][i] or ""
+            for place, size in (("all words", len(true)), ("inside", len(true) - 1)):
+                row = mark_counts(true[:size], marks[:size], head.cfg.marks), speaker
+                counts[place].append(row)
+                counts[f"{place} {recognizer.model.cfg.languages[int(batch.langs[i])]}"].append(row)
+            cased = [(a, b[1]) for a, b in zip(true_cases[i].tolist(), said, strict=False) if a >= 0]
+            names = [str(n) for n in range(3)]
+            own = mark_counts([str(a) for a, _ in cased], [str(b) for _, b in cased], names)
+            cases.append((own[1:], speaker))  # capitals, and words in capitals
+    result = {}
+    for place, own in (counts | {"case": cases}).items():
+        speakers = [speaker for _, speaker in own]
+        pooled = score_events([row for row, _ in own], blocks=speakers)
+        names = head.cfg.marks if place != "case" else ("capital", "upper")
+        by_mark = {
+            f"F1 of {name}": score_events([row[[n]] for row, _ in own], blocks=speakers)["f1"]
+            for n, name in enumerate(names) if sum(int(row[n, :2].sum()) for row, _ in own)
+        }  # fmt: skip
+        total = sum(int(row[:, :2].sum()) for row, _ in own)
+        if total:
+            result[place] = shown(
+                f"{place}, {total} marks", by_mark | {"F1": pooled["f1"], "macro": pooled["macro_f1"]}
+            )
+    return result
+
+
+def mark_counts(true: Sequence[str], said: Sequence[str], marks: Sequence[str]) -> NDArray[np.int64]:
+    """(marks, 3) how often each mark was found, missed and invented."""
+    table = np.zeros((len(marks), 3), np.int64)
+    for a, b in zip(true, said, strict=True):
+        if a in marks:
+            table[marks.index(a), 0 if a == b else 1] += 1
+        if b in marks and a != b:
+            table[marks.index(b), 2] += 1
+    return table
+
+
 def sounds(rate: int, rng: np.random.Generator) -> Iterator[tuple[str, Tensor]]:
     """Audio without speech: silence, and noise that falls by 0, 3 and 6 dB an octave at several levels."""
     for number in range(60):
@@ -198,15 +280,23 @@ def sounds(rate: int, rng: np.random.Generator) -> Iterator[tuple[str, Tensor]]:
 @torch.inference_mode()
 def made_up(recognizer: Recognizer, data: Path) -> dict[str, Any]:
     """AUC of each sign and of the suspicion, on texts that were said against those that were not."""
-    model, check = recognizer.model, HallucinationCheck(recognizer.model)
+    heads = {n: h for n, h in recognizer.model.named_heads().items() if n not in recognizer.model.untrained}
+    return {name: made_up_by(name, recognizer, data) for name, head in heads.items() if head.ctc_over}
+
+
+def made_up_by(head: str, recognizer: Recognizer, data: Path) -> dict[str, Any]:
+    """The same with one head as the judge."""
+    model, check = recognizer.model, HallucinationCheck(recognizer.model, HallucinationConfig(head=head))
+    print(f"judged by {head}:")
     clips: list[tuple[Tensor, Hypothesis, int]] = []
-    decoder = recognizer.make_method(recognizer.choose_method())
+    decoder = recognizer.make_method(recognizer.choose_method()) if model.cfg.text_heads else None
     for batch in test_batches(recognizer, data):
         for i in range(batch.size):
             audio = batch.audio[i, : batch.audio_lens[i]]
             tokens = batch.tokens[i, : batch.token_lens[i]].tolist()
-            hyp = Hypothesis(tokens=tokens, text=recognizer.tokenizer.decode(tokens))
-            clips.append((audio, hyp, int(batch.langs[i])))
+            lang = int(batch.langs[i])
+            text, code = recognizer.tokenizer.decode(tokens), model.cfg.languages[lang]
+            clips.append((audio, Hypothesis(tokens=tokens, text=text, language=code), lang))
     rng = random.Random(1)
     kinds = ("said", "recognised", "other", "silence", "noise")
     verdicts: dict[str, list[TextVerdict]] = {name: [] for name in kinds}
@@ -214,10 +304,13 @@ def made_up(recognizer: Recognizer, data: Path) -> dict[str, Any]:
     def judge(kind: str, audio: Tensor, hyp: Hypothesis | None, lang: int) -> None:
         langs, lens = torch.tensor([lang]), torch.tensor([len(audio)])
         encoded, seconds = model.encode_audio(audio[None], lens), len(audio) / recognizer.sample_rate
+        if hyp is None and decoder is None:
+            return
         if hyp is None:
+            assert decoder is not None
             (hyp,) = recognizer.with_text(decoder(encoded, langs), method=decoder.cfg.kind, seconds=[seconds])
         if hyp.text:
-            spans = speech_spans(audio, recognizer.sample_rate)
+            spans = speech_spans(audio, recognizer.sample_rate, speech_defaults())
             speech = sum(s.duration for s in spans) / seconds
             verdicts[kind].append(check(hyp, encoded, speech=speech, seconds=seconds, langs=langs))
 
@@ -225,7 +318,8 @@ def made_up(recognizer: Recognizer, data: Path) -> dict[str, Any]:
         judge("said", audio, hyp, lang)
         judge("recognised", audio, None, lang)
         others = [o for _, o, code in clips if code == lang and o.text != hyp.text]
-        judge("other", audio, rng.choice(others), lang)
+        if others:
+            judge("other", audio, rng.choice(others), lang)
     invented = dict.fromkeys(("silence", "noise"), 0)
     for kind, audio in sounds(recognizer.sample_rate, np.random.default_rng(1)):
         _, hyp, lang = rng.choice(clips)
@@ -260,7 +354,14 @@ def _aucs(verdicts: dict[str, list[TextVerdict]]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    tasks = {"language": language, "words": words, "pitch": pitch, "made-up": made_up}
+    tasks = {
+        "language": language,
+        "words": words,
+        "pitch": pitch,
+        "phonemes": phonemes,
+        "punctuation": punctuation,
+        "made-up": made_up,
+    }
     about = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(
         prog="python -m egs.heads.evaluate", description=about, allow_abbrev=False

@@ -1,15 +1,16 @@
-"""Heads that hear more than words: the language of an utterance, digit words and their times, pitch.
+"""Heads that hear more than words: language, digit words and their times, pitch, phonemes, punctuation.
 
-Run:    ./egs/heads/run.sh --task language    (words, pitch; a CPU is enough)
+Run:    ./egs/heads/run.sh --task language    (words, pitch, phonemes, check; a CPU is enough)
 Cost and result: see RESULTS.md in this folder.
 """
 
 from typing import Any, cast
 
+from egs.digits.digits import experiment as digits
 from maya.data.loading.augment import few_speakers
 from maya.encoders import FastConformerConfig
 from maya.features import LogMelConfig
-from maya.heads import EventConfig, HeadConfig, LanguageConfig, PitchConfig
+from maya.heads import EventConfig, HeadConfig, LanguageConfig, PitchConfig, PunctuationConfig, UnitCTCConfig
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 
@@ -17,6 +18,14 @@ LANGUAGES = ("as", "bn", "en", "gu", "hi", "kn", "ml", "mr", "or", "pa", "ta", "
 WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     *("શૂન્ય", "એક", "બે", "ત્રણ", "ચાર", "પાંચ", "છ", "સાત", "આઠ", "નવ"),
+)
+
+
+# The broad units of eSpeak's voices of the twelve languages.
+PHONEMES = (
+    *"aiɐneukɔɾmltdoəpjɡbsvɹhʈrʌʃɖɳɪɭcɟŋʉɛɨɕʊʂɲʋfzæwðɒχɻɜθɑqxɣ",
+    *("kʰ", "bʰ", "dʰ", "tʰ", "ɡʰ", "pʰ", "ʈʰ", "ɟʰ", "cʰ", "ɖʰ", "tʃ", "tʃʰ", "dʒ"),
+    *("aɪ", "aʊ", "eɪ", "əʊ"),
 )
 
 
@@ -82,4 +91,46 @@ def pitch() -> Experiment:
     exp.data.speed_perturb = (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4)
     exp.data.plan.max_seconds = 30.0
     exp.train.steps, exp.train.valid_every, exp.train.save_every = 700, 175, 175
+    return exp
+
+
+def phonemes() -> Experiment:
+    """Phonemes of twelve languages, three steps of the head to a frame of 80 ms. It learns faster from the
+    encoder of a run of egs/digits: --train.init_from RUN --train.encoder_hold 0"""
+    exp = _experiment("phonemes", LANGUAGES, UnitCTCConfig(units=PHONEMES, upsampling=3, dropout=0.1))
+    exp.prepare.split.test = 0.2
+    exp.data.plan.temperature = 0.7
+    exp.data.speed_perturb = (0.87, 0.93, 1.0, 1.07, 1.15)
+    exp.train.encoder_hold = 50
+    exp.train.steps, exp.train.valid_every, exp.train.save_every = 1500, 250, 250
+    return exp
+
+
+def punctuation() -> Experiment:
+    """Marks and capitals from letters and sound, on the frozen encoder of a run of the task phonemes."""
+    exp = phonemes()
+    exp.name, exp.languages = "heads/heads_punctuation", ("as", "en", "hi", "ml", "or", "ta")
+    exp.train.init_modules = ("encoder", "phonemes")
+    exp.train.freeze, exp.train.encoder_hold = ("encoder", "phonemes"), 0
+    exp.model.heads["phonemes"].weight = 0.0  # it stays as it is
+    exp.model.heads["punctuation"] = PunctuationConfig(dropout=0.3, text_dropout=0.3, mark_weight=2.0)
+    exp.data.speed_perturb = (0.9, 1.0, 1.1)
+    exp.train.optimizer, exp.train.lr, exp.train.steps = "adamw", 2e-3, 400
+    exp.train.valid_every = exp.train.save_every = 100
+    return exp
+
+
+def check() -> Experiment:
+    """A head of phonemes alone, on the frozen encoder of a recogniser of egs/digits, for the check of made-up
+    texts: --train.init_from RUN --tokenizer.file RUN/tokenizer.model"""
+    exp = digits()
+    exp.name = "heads/heads_check"
+    for head in exp.model.heads.values():
+        head.skip_ramps()
+        head.weight = 0.0  # they stay as they are
+    exp.train.init_modules = ("encoder", *exp.model.heads, "language_embedding")
+    exp.train.freeze, exp.train.encoder_hold = ("encoder", *exp.model.heads), 0
+    exp.model.heads["phonemes"] = UnitCTCConfig(units=PHONEMES, upsampling=4, dropout=0.1)
+    exp.train.optimizer, exp.train.steps = "adamw", 400
+    exp.train.valid_every = exp.train.save_every = 200
     return exp

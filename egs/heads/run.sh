@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Heads that hear more than words: the language, digit words and their times, pitch. A CPU is enough.
+# Heads that hear more than words: the language, digit words and their times, pitch, phonemes, punctuation. A CPU is enough.
 #
 #   ./egs/heads/run.sh --task language    --source DIR, by default the indic12 corpus
 #   ./egs/heads/run.sh --task words       --source DIR, by default the digits corpus
 #   ./egs/heads/run.sh --task pitch       needs pip install 'maya-asr[pitch]' for the teachers, in stage 0 only
+#   ./egs/heads/run.sh --task phonemes    twelve languages
+#   ./egs/heads/run.sh --task punctuation --init exp/heads/phonemes/heads_phonemes    marks and capitals of six languages
+#   ./egs/heads/run.sh --task check --init exp/digits/digits/digits    phonemes against made-up texts, beside a recogniser's CTC
 #   ./egs/heads/run.sh --task language --experiment heads:language_frozen --train.init_from exp/digits/digits/digits
 #
-# Options: --task NAME --stage N --stop-stage N --source DIR --experiment NAME|FILE --name RUN --gpus N --cpu true|false --work DIR
+# Options: --task NAME --init RUN --stage N --stop-stage N --source DIR --experiment NAME|FILE --name RUN --gpus N --cpu true|false --work DIR
 # Stages: 0 corpus  1 manifests and validation  2 tokenizer  3 train  4 average  5 evaluate
 # A stage whose inputs have not changed is not run again; training continues where it stopped.
 set -euo pipefail
@@ -16,20 +19,33 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 task=language
 source=
 experiment=
+init= # the run whose encoder --task check or punctuation reads
 . egs/stages.sh
 
 case $task in
-  language | pitch) usual=../shared/corpora/indic12 ;;
-  words) usual=../shared/corpora/digits ;;
-  *) echo "$0: --task must be language, words or pitch, not '$task'" >&2; exit 1 ;;
+  language | pitch | phonemes | punctuation) usual=../shared/corpora/indic12 ;;
+  words | check) usual=../shared/corpora/digits ;;
+  *) echo "$0: --task must be language, words, pitch, phonemes, punctuation or check, not '$task'" >&2; exit 1 ;;
+esac
+corpus_of=$task measure=$task options=()
+case $task in
+  check | punctuation)
+    [ -n "$init" ] || { echo "$0: --task $task needs --init RUN; see $0 --help" >&2; exit 1; }
+    init=$(absolute "$init")
+    overrides+=(--set "train.init_from=$init")
+    ;;
+esac
+case $task in
+  check) corpus_of=words measure=made-up overrides+=(--set "tokenizer.file=$init/tokenizer.model") ;;
+  punctuation) options=(--init "$init") ;;
 esac
 if [ -z "$source" ]; then source=$usual; else source=$(absolute "$source"); fi
 experiment=${experiment:-heads:$task}
 work=${work:-exp/heads/$task}
 begin heads
 
-if due 0; then python -m egs.heads.data "$task" --source "$source" --out "$work/corpus"; fi
+if due 0; then python -m egs.heads.data "$corpus_of" --source "$source" --out "$work/corpus" "${options[@]}"; fi
 prepare "$work/corpus"
 train
 average
-if due 5; then python -m egs.heads.evaluate "$task" "$run" --data "$data" --out "$run/heads.json"; fi
+if due 5; then python -m egs.heads.evaluate "$measure" "$run" --data "$data" --out "$run/heads.json"; fi

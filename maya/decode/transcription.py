@@ -262,6 +262,14 @@ def as_recording(item: Audio | Recording, place: int, language: str | None) -> R
     return Recording(audio=item, id=str(item if isinstance(item, (str, Path)) else place), language=language)
 
 
+def recording_audio(recording: Recording, sample_rate: int, channel: int | None = None) -> Tensor:
+    """(N,) the audio of a recording, or of one channel of it from 1. Raises MayaError as `channel_blocks`."""
+    if channel is not None:
+        recording = replace(recording, channel=channel)
+    ((_, blocks),) = channel_blocks(recording, sample_rate)
+    return torch.cat([*blocks])
+
+
 def channel_blocks(recording: Recording, sample_rate: int) -> list[tuple[int | None, Iterable[Tensor]]]:
     """The number (from 1, or None for the average) of each channel that is asked for, and its audio in blocks
     (n,) that are read as they are needed.

@@ -23,6 +23,7 @@ from maya.heads.multisoftmax import (
     MultisoftmaxTransducer,
     MultisoftmaxTransducerConfig,
 )
+from maya.heads.punctuation import PunctuationConfig, PunctuationHead
 from maya.heads.transducer import TransducerConfig, TransducerHead
 from maya.heads.units import UnitCTC, UnitCTCConfig
 
@@ -52,6 +53,8 @@ __all__ = [
     "PitchConfig",
     "PitchHead",
     "Prediction",
+    "PunctuationConfig",
+    "PunctuationHead",
     "RegressConfig",
     "Regressor",
     "HeadTrack",

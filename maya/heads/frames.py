@@ -87,11 +87,10 @@ class EventConfig(FrameConfig):
 
 @config
 class PitchConfig(FrameConfig):
-    """Fundamental frequency and voicing. A step is voiced where its probability reaches `voiced`."""
+    """Fundamental frequency, and the probability of voicing."""
 
     kind: Literal["pitch"] = "pitch"
     label: str = "f0"
-    voiced: Share = 0.5
 
     def build(self, context: HeadContext) -> "PitchHead":
         return PitchHead(self, context)

@@ -1,7 +1,8 @@
 """CTC over units of a label, such as the phonemes of an utterance, beside the tokens of its text.
 
 The label is the units with a space between them: {"phonemes": "h ə l oʊ"}. An encoder at 80 ms has too few
-frames for fast speech, which has 15 to 20 phonemes a second: raise `upsampling`.
+frames for fast speech, which has 15 to 20 phonemes a second: raise `upsampling`. A label may be narrower
+than the units: see `UnitCTC.ids`.
 """
 
 from typing import Annotated, Literal
@@ -16,6 +17,7 @@ from maya.errors import MayaError
 from maya.heads.base import Head, HeadConfig, HeadContext, LossStep
 from maya.losses import ctc_loss
 from maya.ranges import BelowOne, Distinct, PosInt
+from maya.text.phonemes import broad
 
 
 @config
@@ -60,13 +62,18 @@ class UnitCTC(Head):
         return x.log_softmax(-1)
 
     def ids(self, value: str) -> list[int]:
-        """The numbers of a label's units. Raises MayaError for one that the head does not have."""
-        unknown = [unit for unit in value.split() if unit not in self.numbers]
-        if unknown:
-            raise MayaError(
-                f"the label {self.cfg.label} has the unit {unknown[0]!r}; add it to the head's units"
-            )
-        return [self.numbers[unit] for unit in value.split()]
+        """The numbers of a label's units. One that the head does not have counts as its `broad` form, or else
+        as the units that this is made of ("əl" as "ə l"). Raises MayaError for one that has neither."""
+        return [number for unit in value.split() for number in self._numbers_of(unit)]
+
+    def _numbers_of(self, unit: str) -> list[int]:
+        if unit in self.numbers:
+            return [self.numbers[unit]]
+        plain = broad(unit)
+        parts = [plain] if plain in self.numbers else [part for part in plain if part in self.numbers]
+        if plain and not parts:
+            raise MayaError(f"the label {self.cfg.label} has the unit {unit!r}; add it to the head's units")
+        return [self.numbers[part] for part in parts]
 
     def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
         values = batch.labels.get(self.cfg.label, [None] * batch.size)

@@ -1,7 +1,7 @@
 """Whether the words of a segment were made up: one verdict from four signs.
 
 - likelihood: how much better a CTC head likes its own best path than the text: a second view of the audio.
-  With a head of phonemes (maya.heads.units) `pronounce` turns the text into its units.
+  A head of phonemes (maya.heads.units) judges the pronunciation of the text, by eSpeak NG if it is installed.
 - speech: the share of the segment in which a voice detector hears speech.
 - loops: repeated words, too many words a second, text that packs too well (maya.score.measures.loops).
 - confidence: of the words, their mean.
@@ -20,21 +20,27 @@ from torch import Tensor
 from maya.config import config
 from maya.decode.hypothesis import Hypothesis
 from maya.encoders import Encoded
+from maya.errors import MayaError
 from maya.losses import ctc_loss
 from maya.models.speech_model import SpeechModel
 from maya.ranges import NonNegFloat, PosFloat, Share
 from maya.score.measures.loops import loop_signs
+from maya.text import phonemes
 
 Pronounce = Callable[[str, str | None], str]
 """Text and language → the units of a head, with a space between them."""
 
 
+PHONEMES = "phonemes"  # the label of heads that eSpeak's pronunciations are for
+
+
 @config
 class HallucinationConfig:
-    """head: the CTC head that judges; "" is the first that was trained. nats: a difference of so many for
-    each token is evidence 1, and `nats_free` is none. speech: of a segment with less than this share of
-    speech, evidence grows to 1 for none. confidence: the same of the words' confidence. loop: the evidence
-    of a loop. limit: of the suspicion, from which a segment is called made up."""
+    """head: the CTC head that judges; "" is that of phonemes, or else the first that was trained. nats: a
+    difference of so many for each token or phoneme is evidence 1, and `nats_free` is none. speech: of a
+    segment with less than this share of speech, evidence grows to 1 for none. confidence: the same of the
+    words' confidence. loop: the evidence of a loop. limit: of the suspicion, from which a segment is called
+    made up."""
 
     head: str = ""
     nats: PosFloat = 6.0
@@ -60,19 +66,27 @@ class TextVerdict:
 
 
 class HallucinationCheck:
-    """The check for one model, in evaluation mode. pronounce: needed by a head of phonemes."""
+    """The check for one model, in evaluation mode. pronounce: for a head of phonemes; None: eSpeak NG, where
+    the model has such a head and eSpeak is installed. A text that cannot be pronounced is judged by a head of
+    text, if there is one."""
 
     def __init__(
         self, model: SpeechModel, cfg: HallucinationConfig | None = None, pronounce: Pronounce | None = None
     ) -> None:
-        self.model, self.cfg, self.pronounce = model, cfg or HallucinationConfig(), pronounce
+        self.model, self.cfg = model, cfg or HallucinationConfig()
         trained = {name: head for name, head in model.named_heads().items() if name not in model.untrained}
-        judges = {n: h for n, h in trained.items() if h.ctc_over == "tokens"}
-        if pronounce is not None:  # phonemes are a better judge: they are no pieces of the same text
-            judges = {n: h for n, h in trained.items() if h.ctc_over == "units"} | judges
-        if self.cfg.head:
-            judges = {self.cfg.head: model.head(self.cfg.head)}
-        self.judge: Any = next(iter(judges.values()), None)
+        texts = [h for h in trained.values() if h.ctc_over == "tokens"]
+        units: list[Any] = [h for h in trained.values() if h.ctc_over == "units"]
+        if (
+            pronounce is None
+            and any(head.cfg.label == PHONEMES for head in units)
+            and phonemes.is_installed()
+        ):
+            pronounce, units = phonemes.pronounce, [h for h in units if h.cfg.label == PHONEMES]
+        self.pronounce = pronounce
+        # Phonemes are the better judge: they are no pieces of the same text.
+        judges = ([] if pronounce is None else units) + texts
+        self.judges: list[Any] = [model.head(self.cfg.head)] if self.cfg.head else judges
 
     @torch.no_grad()
     def __call__(
@@ -86,8 +100,10 @@ class HallucinationCheck:
         language that the recogniser was told.
         """
         cfg, nats = self.cfg, None
-        if encoded is not None and self.judge is not None and hyp.tokens:
-            nats = self.nats(hyp, encoded, langs)
+        for judge in self.judges if encoded is not None and hyp.text else ():
+            nats = self.nats(judge, hyp, encoded, langs)
+            if nats is not None:
+                break
         sure = [word.confidence for word in hyp.words if word.confidence is not None]
         sure = sure or hyp.confidences
         confidence = sum(sure) / len(sure) if sure else None
@@ -108,22 +124,39 @@ class HallucinationCheck:
             made_up=suspicion >= cfg.limit,
         )  # fmt: skip
 
-    def nats(self, hyp: Hypothesis, encoded: Encoded, langs: Tensor | None = None) -> float:
-        """(log P(best path) - log P(text)) / tokens under the judge; 100 where the text has no path."""
+    def nats(
+        self, judge: Any, hyp: Hypothesis, encoded: Encoded, langs: Tensor | None = None
+    ) -> float | None:
+        """(log P(best path) - log P(text)) / tokens under a head; 100 where the text has no path, None where
+        the text has no tokens or cannot be pronounced."""
         tokens: Sequence[int] = hyp.tokens
         frames = encoded.frames
-        if self.judge.ctc_over == "units":
+        if judge.ctc_over == "units":
             assert self.pronounce is not None
-            tokens = self.judge.ids(self.pronounce(hyp.text, hyp.language))
+            try:
+                tokens = judge.ids(self.pronounce(hyp.text, self._language(hyp, langs)))
+            except MayaError:  # no voice of the language, or a sound that the head was not trained on
+                return None
         else:
             frames = self.model.with_language(encoded, langs).frames
-        log_probs = self.judge(frames)
-        if not tokens or not log_probs.shape[1]:
-            return _NO_PATH if tokens else 0.0
+        if not tokens:
+            return None
+        log_probs = judge(frames)
+        if not log_probs.shape[1]:
+            return _NO_PATH
         best = float(log_probs.amax(-1).sum())
         sizes = torch.tensor([log_probs.shape[1]]), torch.tensor([len(tokens)])
-        loss = float(ctc_loss(log_probs, torch.tensor([tokens]), *sizes, blank=self.judge.blank))
+        loss = float(ctc_loss(log_probs, torch.tensor([tokens]), *sizes, blank=judge.blank))
         return min((best + loss) / len(tokens), _NO_PATH)
+
+    def _language(self, hyp: Hypothesis, langs: Tensor | None) -> str | None:
+        """The language of a text. Raises MayaError where it may be one of several."""
+        known = self.model.cfg.languages
+        if hyp.language is None and langs is not None and int(langs[0]) >= 0:
+            return known[int(langs[0])]
+        if hyp.language is None and len(known) > 1:
+            raise MayaError("the language of a text must be known for its pronunciation")
+        return hyp.language or (known[0] if known else None)
 
 
 _NO_PATH = 100.0

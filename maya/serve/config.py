@@ -8,6 +8,7 @@ from maya.audio.vad.config import VADConfig
 from maya.config import config
 from maya.decode.long.long_audio import speech_defaults
 from maya.ranges import Limit, NonNegFloat, PosFloat, PosInt
+from maya.score.rover import Vote
 
 
 @config
@@ -38,7 +39,9 @@ class SessionConfig:
     """block_seconds: audio is computed in blocks of this length, so events do not depend on how it arrives.
     partials: whether there are `Partial` events. vad: None for no voice detector; with one, text is only
     given where speech was heard. speakers: None for words without speakers; they need the detector. heads:
-    whether finals hold what the heads say of their segment."""
+    whether finals hold what the heads say of their segment. rover: other methods of the same model that
+    vote on the words of finals, with `vote`. punctuate: whether finals have punctuation and capitals, by
+    the model's head for them."""
 
     block_seconds: PosFloat = 0.08
     partials: bool = True
@@ -46,6 +49,14 @@ class SessionConfig:
     vad: VADConfig | None = field(default_factory=live_speech)
     speakers: SpeakersConfig | None = None
     heads: bool = True
+    rover: tuple[str, ...] = ()
+    vote: Vote = "avgconf"
+    punctuate: bool = False
+
+    @property
+    def keeps_frames(self) -> bool:
+        """Whether something reads the frames of a segment once more."""
+        return self.heads or self.punctuate or bool(self.rover)
 
 
 @config

@@ -3,16 +3,23 @@
 Long recordings have a thread of their own, so that a short one does not wait for an hour of speech.
 """
 
+import contextlib
 import logging
 import queue
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from maya.audio.decoding import open_audio
+from maya.decode.base import Method
+from maya.decode.hypothesis import Hypothesis
+from maya.decode.punctuation import Punctuation
 from maya.decode.recognizer import Recognizer
-from maya.decode.transcription import Recording, Transcript, TranscriptionConfig
+from maya.decode.transcription import Recording, Transcript, TranscriptionConfig, recording_audio
 from maya.errors import MayaError
+from maya.score.rover import Vote
+from maya.serve.votes import Voters, combined
 
 log = logging.getLogger(__name__)
 _LONG_SECONDS = 60.0
@@ -30,15 +37,31 @@ class _Request:
     future: "Future[Transcript]" = field(default_factory=Future)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rewriting:
+    """What is done to the words of a transcript. rover: other methods of the model that vote on them; others:
+    other models that vote, each by its best method; vote: see maya.score.rover. punctuate: by the model's
+    head."""
+
+    rover: Sequence[str] = ()
+    others: Sequence[Recognizer] = ()
+    vote: Vote = "avgconf"
+    punctuate: bool = False
+
+
 class OfflineQueue:
     """Transcribes recordings. waiting: recordings that may wait; max_seconds: the longest one; cfg: how they
-    are cut and put into batches."""
+    are cut and put into batches. Raises MayaError for a rewriting that the model cannot do."""
 
     def __init__(
         self, recognizer: Recognizer, *, waiting: int, max_seconds: float,
-        cfg: TranscriptionConfig | None = None,
+        cfg: TranscriptionConfig | None = None, rewriting: Rewriting | None = None,
     ) -> None:  # fmt: skip
-        self.cfg = cfg
+        self.cfg, self.rewriting = cfg, rewriting or Rewriting()
+        self.punctuation = Punctuation(recognizer) if self.rewriting.punctuate else None
+        own = Voters(recognizer, self.rewriting.rover).methods
+        self.voters: list[tuple[Recognizer, Method | None]] = [(recognizer, method) for method in own]
+        self.voters += [(other, None) for other in self.rewriting.others]
         self.recognizer, self.waiting, self.max_seconds = recognizer, waiting, max_seconds
         self._queues: list[queue.Queue[_Request | None]] = [queue.Queue(), queue.Queue()]
         self._threads = [
@@ -90,10 +113,29 @@ class OfflineQueue:
     def _transcribe(self, requests: list[_Request]) -> None:
         items = [Recording(audio=r.data, id="the file", language=r.language) for r in requests]
         try:
+            votes = [self._votes(voter, method, items) for voter, method in self.voters]
             for transcript in self.recognizer.transcribe_each(items, cfg=self.cfg):
-                requests[transcript.place].future.set_result(transcript)
+                place, hyp = transcript.place, transcript.hypothesis
+                if hyp is not None and votes:
+                    combined([hyp, *(own[place] for own in votes if place in own)], self.rewriting.vote)
+                if hyp is not None and self.punctuation is not None:
+                    self.punctuation(hyp, recording_audio(items[place], self.recognizer.sample_rate))
+                requests[place].future.set_result(transcript)
         except Exception as error:  # a bug: whoever waits must hear of it
             log.exception("transcribing %d recordings failed", len(requests))
             for request in requests:
                 if not request.future.done():
                     request.future.set_exception(error)
+
+    def _votes(
+        self, voter: Recognizer, method: Method | None, items: list[Recording]
+    ) -> dict[int, Hypothesis]:
+        """By the recording's number what a voter makes of it; a model that does not know its language, or
+        cannot read it, has no vote."""
+        places, asked = list[int](), list[Recording]()
+        for place, item in enumerate(items):
+            with contextlib.suppress(MayaError):
+                asked.append(replace(item, language=voter.model_language(item.language)))
+                places.append(place)
+        transcripts = voter.transcribe_each(asked, decoder=method, cfg=self.cfg, predictions=False)
+        return {places[t.place]: t.hypothesis for t in transcripts if t.hypothesis is not None}

@@ -8,11 +8,15 @@ import torch
 
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.predictions import predicting_heads
+from maya.decode.punctuation import Punctuation
+from maya.decode.recognizer import Recognizer
 from maya.decode.stream_rows import StreamRow
+from maya.decode.words import join_words
 from maya.encoders import Encoded
 from maya.heads import HeadTrack
-from maya.models.speech_model import SpeechModel
 from maya.score.hallucination import HallucinationCheck
+from maya.serve.config import SessionConfig
+from maya.serve.votes import Voters, combined
 
 _BEFORE_SECONDS = 0.5  # of frames that are kept before the first token
 _DIGITS = 4
@@ -32,8 +36,11 @@ class SegmentHeads:
     """The trained heads of a model that can read a stream's frames. Heads of hidden states are left out,
     because streams have none."""
 
-    def __init__(self, model: SpeechModel) -> None:
-        self.model = model
+    def __init__(self, recognizer: Recognizer) -> None:
+        self.recognizer, self.model = recognizer, recognizer.model
+        model = self.model
+        self.punctuation: Punctuation | None = None
+        self.voters: dict[tuple[str, ...], Voters] = {}
         self.labels = {name: h for name, h in predicting_heads(model).items() if not h.hidden}
         self.tracks = {
             head.tracks: head
@@ -43,6 +50,13 @@ class SegmentHeads:
         self.check = HallucinationCheck(model)
         self.before = max(1, round(_BEFORE_SECONDS / model.frame_seconds))
 
+    def prepare(self, cfg: SessionConfig) -> None:
+        """Raises MayaError where the model cannot do what a session asks for."""
+        if cfg.punctuate and self.punctuation is None:
+            self.punctuation = Punctuation(self.recognizer)
+        if cfg.rover and cfg.rover not in self.voters:
+            self.voters[cfg.rover] = Voters(self.recognizer, cfg.rover)
+
     def trim(self, row: StreamRow) -> None:
         """Forget frames before the segment, which has no token yet."""
         if not row.hypothesis.tokens:
@@ -50,16 +64,36 @@ class SegmentHeads:
 
     @torch.inference_mode()
     def read(
-        self, row: StreamRow, hyp: Hypothesis, *, first_second: float, seconds: float,
+        self, row: StreamRow, hyp: Hypothesis, cfg: SessionConfig, *, first_second: float, seconds: float,
         speech: float | None = None, end: int | None = None,
     ) -> SegmentFacts:  # fmt: skip
-        """Of the frames that the row has kept, up to the row's frame `end`. hyp: with text and words.
-        first_second: of the row's frame 0. seconds: of the segment. speech: the share of it with speech."""
+        """Of the frames that the row has kept, up to the row's frame `end`. hyp: with text and words, which
+        become those of the vote and get their punctuation. cfg: was given to `prepare`. first_second: of the
+        row's frame 0. seconds: of the segment. speech: the share of it with speech."""
         frames = row.kept_frames(end)
         if not frames.shape[1]:
             return SegmentFacts()
         encoded = Encoded(frames, torch.tensor([frames.shape[1]], device=frames.device))
-        conditioned = self.model.with_language(encoded, row.langs)
+        start = first_second + row.kept_from * self.model.frame_seconds
+        if cfg.rover:
+            before = hyp.text
+            combined([hyp, *self.voters[cfg.rover].hypotheses(encoded, row.langs, start)], cfg.vote)
+            if hyp.text != before:  # the check reads the tokens
+                hyp.tokens = self.recognizer.tokenizer.encode(hyp.text, hyp.language)
+        facts = SegmentFacts()
+        if cfg.heads:
+            facts = self._facts(hyp, encoded, row.langs, start=start, seconds=seconds, speech=speech)
+        if cfg.punctuate:
+            assert self.punctuation is not None
+            self.punctuation.write(hyp.words, encoded, start, hyp.language)
+            hyp.text = join_words([word.text for word in hyp.words])
+        return facts
+
+    def _facts(
+        self, hyp: Hypothesis, encoded: Encoded, langs: torch.Tensor, *, start: float, seconds: float,
+        speech: float | None,
+    ) -> SegmentFacts:  # fmt: skip
+        conditioned = self.model.with_language(encoded, langs)
         labels = {}
         for name, head in self.labels.items():
             said = head.predict(conditioned if head.conditioned else encoded)[0]
@@ -68,9 +102,8 @@ class SegmentHeads:
                 "label": said.label,
                 "probability": None if sure is None else round(sure, _DIGITS),
             }
-        start = first_second + row.kept_from * self.model.frame_seconds
         tracks = {name: _shown(head.track(encoded)[0], start) for name, head in self.tracks.items()}
-        verdict = self.check(hyp, encoded, speech=speech, seconds=seconds, langs=row.langs)
+        verdict = self.check(hyp, encoded, speech=speech, seconds=seconds, langs=langs)
         return SegmentFacts(labels=labels, tracks=tracks, check=_rounded(dataclasses.asdict(verdict)))
 
 

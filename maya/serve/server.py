@@ -16,7 +16,7 @@ from maya.serve.config import EngineConfig, SessionConfig
 from maya.serve.engine import Engine
 from maya.serve.journal import Journal
 from maya.serve.metrics import Metrics
-from maya.serve.offline import OfflineQueue
+from maya.serve.offline import OfflineQueue, Rewriting
 from maya.serve.session import live_model
 from maya.serve.speech.config import SpeechConfig
 from maya.serve.speech.engines import SpeechEngines
@@ -28,6 +28,7 @@ from maya.serve.translation.queue import TranslationQueue
 class ServerConfig:
     """method, context: of live recognition, see `Recognizer.stream`. transcription: of files.
 
+    rover_models: names of models that vote on the words of whole recordings, see maya.serve.offline.
     translation: models, see `maya.serve.translation.models.load_translator`.
     upload_mb: 10^6 bytes of a file; upload_seconds: of its audio; uploads_waiting: files that may wait.
     session_seconds: of audio in a live session; idle_seconds: without a message, after which it ends.
@@ -44,6 +45,7 @@ class ServerConfig:
     uploads_waiting: PosInt = 64
     speech: SpeechConfig = field(default_factory=SpeechConfig)
     translation: tuple[str, ...] = ()
+    rover_models: tuple[str, ...] = ()
     session_seconds: PosFloat = 4 * 3600.0
     idle_seconds: PosFloat = 60.0
     drain_seconds: PosFloat = 30.0
@@ -90,14 +92,21 @@ class Server:
         self.connections: set[Any] = set()  # of `maya.serve.protocols.connection`
         self.speech = SpeechEngines(self.cfg.speech)
         self.translation = TranslationQueue([load_translator(spec) for spec in self.cfg.translation])
-        self.models = {name: self._serve(name, own) for name, own in recognizers.items()}
+        self.models = {name: self._serve(name, recognizers) for name in recognizers}
 
-    def _serve(self, name: str, recognizer: Recognizer) -> ServedModel:
-        cfg = self.cfg
+    def _serve(self, name: str, recognizers: Mapping[str, Recognizer]) -> ServedModel:
+        cfg, recognizer = self.cfg, recognizers[name]
         live = live_model(recognizer, cfg.method, cfg.context)
-        offline = OfflineQueue(
-            recognizer, waiting=cfg.uploads_waiting, max_seconds=cfg.upload_seconds, cfg=cfg.transcription
+        live.heads.prepare(cfg.session)  # refuses at once what the model cannot do
+        session = cfg.session
+        others = [own for other, own in recognizers.items() if other in cfg.rover_models and other != name]
+        rewriting = Rewriting(
+            rover=session.rover, others=others, vote=session.vote, punctuate=session.punctuate
         )
+        offline = OfflineQueue(
+            recognizer, waiting=cfg.uploads_waiting, max_seconds=cfg.upload_seconds, cfg=cfg.transcription,
+            rewriting=rewriting,
+        )  # fmt: skip
         engine = Engine(live, cfg.engine, observe=self.metrics.observe_step)
         return ServedModel(name=name, recognizer=recognizer, engine=engine, offline=offline)
 

@@ -65,14 +65,17 @@ class LiveModel:
         self.recognizer = recognizer
         self.method: Method = recognizer.make_method(recognizer.choose_method(method, stream=True))
         self.rows = StreamRows(self.method, context=context, buffer=buffer)
-        self.heads = SegmentHeads(recognizer.model)
+        self.heads = SegmentHeads(recognizer)
         self.rules = recognizer.word_rules(self.method.cfg.kind)
         self.frame_seconds = recognizer.model.frame_seconds
         self.sample_rate = recognizer.sample_rate
 
     def open(self, language: str | None = None, cfg: SessionConfig | None = None) -> "Session":
-        """A session in a language that the model knows, or None."""
-        return Session(self, self.recognizer.model_language(language), cfg or SessionConfig())
+        """A session in a language that the model knows, or None. Raises MayaError for one that the model does
+        not know, and for a method or a head that it does not have."""
+        cfg = cfg or SessionConfig()
+        self.heads.prepare(cfg)
+        return Session(self, self.recognizer.model_language(language), cfg)
 
     def step(self, sessions: "Sequence[Session]") -> list[list[LiveEvent]]:
         """Compute the next block of each session, which must have one: the events of each."""
@@ -131,7 +134,7 @@ class Session:
         self.model, self.language, self.cfg = model, language, cfg
         self.detector = None if cfg.vad is None else SpeechDetector(cfg.vad, model.sample_rate)
         self.speakers = open_speakers(cfg, model.sample_rate)
-        self.row = model.rows.open(language, keep=cfg.heads)
+        self.row = model.rows.open(language, keep=cfg.keeps_frames)
         self.block_samples = max(1, round(cfg.block_seconds * model.sample_rate))
         self.blocks: deque[Block] = deque()
         self._waiting = np.zeros(0, np.float32)  # samples of the next block
@@ -231,7 +234,7 @@ class Session:
         if block.final:
             events += self._close("end" if block.last else "flush" if block.marker is not None else "pause")
             self._pausing = False
-            self.row = self.model.rows.open(self.language, keep=self.cfg.heads)
+            self.row = self.model.rows.open(self.language, keep=self.cfg.keeps_frames)
             self._row_samples = self._samples
             if block.marker is not None:
                 events.append(Flushed(marker=block.marker, seconds=self.seconds))
@@ -260,7 +263,7 @@ class Session:
 
     def _count_block(self) -> None:
         """Count a block of the open segment, and forget frames before its first token."""
-        if self.cfg.heads:
+        if self.cfg.keeps_frames:
             self.model.heads.trim(self.row)
         self._segment.speech += self._speaking
 
@@ -340,8 +343,8 @@ class Session:
         return events
 
     def _facts(self, hyp: Hypothesis, seconds: float, end: int | None) -> SegmentFacts:
-        """What the heads say of the segment, whose last frame is before `end`."""
-        if not self.cfg.heads or not self.row.kept:
+        """What the heads say of the segment, whose last frame is before `end`; its words may change."""
+        if not self.cfg.keeps_frames or not self.row.kept:
             return SegmentFacts()
         begin, spoken = (
             self._row_samples / self.model.sample_rate,
@@ -349,7 +352,7 @@ class Session:
         )
         speech = None if self.detector is None else min(1.0, spoken / max(seconds, self.cfg.block_seconds))
         options: dict[str, Any] = {"first_second": begin, "seconds": seconds, "speech": speech, "end": end}
-        return self.model.heads.read(self.row, hyp, **options)
+        return self.model.heads.read(self.row, hyp, self.cfg, **options)
 
     def _final(self, hyp: Hypothesis, reason: str, last_frame: int | None = None) -> list[LiveEvent]:
         first, frame_seconds = self._first_second(), self.model.frame_seconds
@@ -358,6 +361,7 @@ class Session:
         hyp = self.model.text(hyp, first)
         if not hyp.text:
             return []
+        hyp.language = self.language
         number, facts = self._segment.number, self._facts(hyp, end - start, last_frame)
         self._segment = _Segment(number=number + 1, has_speech=self._segment.has_speech)
         speaker = None if self.speakers is None else name_words_of(self.speakers, hyp.words)

@@ -8,6 +8,7 @@ it.
 import ctypes
 import re
 import threading
+import unicodedata
 
 from maya.errors import MayaError
 from maya.text.espeak import library
@@ -15,6 +16,7 @@ from maya.text.espeak import library
 _UTF8, _IPA = 1, 2  # espeakCHARS_UTF8; phonemes in IPA
 _SEPARATOR = "_"
 _STRESS = re.compile("[ˈˌ]")
+_DETAIL = re.compile("[\u02d0\u02b2\u0303\u0329+.]")  # long, palatal, nasal, syllabic; eSpeak's own marks
 _lock = threading.Lock()  # eSpeak has one state for the whole process
 
 
@@ -35,3 +37,20 @@ def pronounce(text: str, language: str | None, *, stress: bool = False) -> str:
     phonemes = re.sub(r"\([a-z-]+\)", " ", " ".join(clauses))  # (en): it changes the language for a word
     phonemes = phonemes if stress else _STRESS.sub("", phonemes)
     return " ".join(re.sub(f"[{_SEPARATOR}\\s]+", " ", phonemes).split())
+
+
+def is_installed() -> bool:
+    """Whether eSpeak NG can be used here."""
+    try:
+        library()
+    except MayaError:
+        return False
+    return True
+
+
+def broad(unit: str) -> str:
+    """A unit without length, nasality and the like, and once where it is written twice: "ãː" → "a", "ʈʈ" →
+    "ʈ". Few recordings hold enough of each narrow unit to learn it."""
+    plain = unicodedata.normalize("NFC", _DETAIL.sub("", unicodedata.normalize("NFD", unit)))
+    half = len(plain) // 2
+    return plain[:half] if half and plain[:half] == plain[half:] else plain

@@ -48,11 +48,11 @@ def test_the_likelihood_parts_texts() -> None:
 def test_a_head_of_phonemes_judges_the_pronunciation() -> None:
     model = model_of(ctc=CTCConfig(), phones=UnitCTCConfig(units=("a", "b", "c")))
     check = HallucinationCheck(model, pronounce=lambda text, language: " ".join(text.replace(" ", "")))
-    assert check.judge is model.head("phones")
+    assert check.judges[0] is model.head("phones")
     encoded = peaky(model, "phones", [3, 0, 3, 1, 3])
     assert not check(said(1, 1, text="a b"), encoded).made_up
     assert check(said(1, 1, text="c c"), encoded).made_up
-    assert HallucinationCheck(model).judge is model.head("ctc")  # without a pronunciation
+    assert HallucinationCheck(model, HallucinationConfig(head="ctc")).judges == [model.head("ctc")]
 
 
 @pytest.mark.parametrize(("options", "made_up"), [

@@ -1,17 +1,23 @@
 """Finals of a session carry what the heads say of their segment, whatever the pieces of the audio."""
 
+import dataclasses
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from maya.decode.hypothesis import Hypothesis, Word
 from maya.decode.recognizer import Recognizer
 from maya.encoders import Encoded
-from maya.heads import ClassifyConfig, PitchConfig
+from maya.errors import MayaError
+from maya.heads import ClassifyConfig, PitchConfig, PunctuationConfig, PunctuationHead
 from maya.models.speech_model import SpeechModel
 from maya.serve.config import EndpointConfig, SessionConfig
 from maya.serve.session import LiveModel
+from maya.serve.votes import combined
+from maya.text.punctuation import UPPER
 from tests.decode import test_streaming
 from tests.decode.test_stream_rows import noise
 from tests.serve.test_session import QUIET, RATE, finals, in_pieces, recording, whole
@@ -27,6 +33,7 @@ def live() -> LiveModel:
         "mood": ClassifyConfig(label="mood", classes=moods),
         "deep": ClassifyConfig(label="deep", classes=moods, layers="all"),
         "pitch": PitchConfig(upsampling=2),
+        "punctuation": PunctuationConfig(),
     }
     model = SpeechModel(cfg).eval()
     model.load_state_dict(old.model.state_dict(), strict=False)
@@ -78,3 +85,53 @@ def test_frames_before_speech_are_forgotten(live: LiveModel) -> None:
     without = live.open(cfg=SessionConfig(heads=False, vad=None))
     (final, *_) = finals(without.feed(recording(0), RATE) + without.finish())
     assert without.row.kept is None and final.check is None and not final.labels
+
+
+def writing(live: LiveModel, **options: Any) -> SessionConfig:
+    return dataclasses.replace(QUIET, heads=False, **options)
+
+
+def test_finals_are_punctuated(live: LiveModel) -> None:
+    """The head's weights make it say the same of every word: a question in capitals."""
+    head = live.recognizer.model.head("punctuation")
+    assert isinstance(head, PunctuationHead)
+    for layer, number in ((head.marks, 1 + head.cfg.marks.index("?")), (head.case, UPPER)):
+        layer.weight.data.zero_()
+        layer.bias.data.copy_(torch.eye(len(layer.bias))[number])
+    audio = recording(0)
+    plain = [e.text for e in finals(whole(live, audio))]
+    session = live.open(cfg=writing(live, punctuate=True))
+    events = finals(session.feed(audio, RATE) + session.finish())
+    assert [e.text for e in events] == ["? ".join(text.upper().split()) + "?" for text in plain]
+    assert [w.text for e in events for w in e.words] == " ".join(e.text for e in events).split()
+    assert not any(e.labels for e in events)
+
+
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_finals_of_equal_voters_are_those_of_one(live: LiveModel, pieces: int) -> None:
+    audio = recording(1)
+    session, events = live.open(cfg=writing(live, rover=("ctc", "ctc"))), list[Any]()
+    for piece in in_pieces(audio, pieces):
+        events += session.feed(piece, RATE)
+    own, plain = finals(events + session.finish()), finals(whole(live, audio))
+    assert [e.text for e in own] == [e.text for e in plain]
+    for a, b in zip(own, plain, strict=True):
+        times = [(w.start, w.end) for w in a.words], [(w.start, w.end) for w in b.words]
+        np.testing.assert_allclose(*times, atol=0.35)
+
+
+def test_votes() -> None:
+    def hyp(*words: tuple[str, float | None]) -> Hypothesis:
+        return Hypothesis(words=[Word(text=t, confidence=c) for t, c in words], text="as it was")
+
+    sure, unsure = hyp(("one", 0.9), ("two", 0.9)), hyp(("one", 0.5), ("too", 0.2))
+    assert combined([unsure, sure], "avgconf").text == "one two"
+    assert combined([hyp(("a", None)), hyp(("b", None)), hyp(("b", None))], "avgconf").text == "b"
+    assert combined([hyp(("a", 0.1)), hyp()], "avgconf").text == "as it was"  # the vote leaves nothing
+
+
+def test_a_session_that_the_model_cannot_serve_is_refused() -> None:
+    bare = LiveModel(test_streaming.recognizer(), method="ctc")
+    for options, reason in (({"punctuate": True}, "no head for punctuation"), ({"rover": ("none",)}, "none")):
+        with pytest.raises(MayaError, match=reason):
+            bare.open(cfg=writing(bare, **options))

@@ -105,8 +105,9 @@ def test_nan_loss_stops_and_names_the_utterances(
 
 
 def test_text_too_long_for_its_audio_is_reported_and_skipped(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """In a file, with no line of the log for each of them."""
     real = SpeechModel.losses
 
     def infeasible(self, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202
@@ -116,7 +117,10 @@ def test_text_too_long_for_its_audio_is_reported_and_skipped(
 
     monkeypatch.setattr(SpeechModel, "losses", infeasible)
     run = _run(data, tmp_path / "run")
-    assert len((run / "infeasible.txt").read_text().splitlines()) >= 12
+    skipped = [line.split("\t")[1] for line in (run / "infeasible.txt").read_text().splitlines()]
+    assert len(skipped) >= 12
+    printed = "".join(capsys.readouterr())
+    assert not any(utterance in printed for utterance in skipped)
     assert all(loss < 1e4 for _, loss in _losses(run))
     weights = load_checkpoint(step_checkpoints(run)[-1][1]).weights
     assert all(torch.isfinite(v).all() for v in weights.values() if v.is_floating_point())
