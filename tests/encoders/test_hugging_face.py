@@ -380,27 +380,30 @@ from maya.encoders import HuggingFaceConfig
 from maya.encoders.hugging_face.config import features_for
 cfg = HuggingFaceConfig(settings=sys.argv[1])
 encoder, front = cfg.build().eval(), features_for(cfg).build()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with torch.inference_mode():
-    encoder(*front(torch.randn(1, 16000), torch.tensor([16000])))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     encoder(*front(torch.randn(1, 400000), torch.tensor([400000])))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
 """
 
 
+_SMALL = '"d_model": 768, "encoder_layers": 12, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072'
+BASE = {
+    "wav2vec2": "", "wavlm": "", "data2vec-audio": "", "wav2vec2-bert": ', "num_hidden_layers": 6',
+    "whisper": f", {_SMALL}",
+}  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "gigabytes"), [
-    ("wav2vec2", 1.0), ("wavlm", 1.2), ("data2vec-audio", 1.0), ("wav2vec2-bert", 0.6), ("whisper", 0.3),
-])  # fmt: skip
-def test_25_seconds_of_audio_within_the_stated_memory(kind: str, gigabytes: float) -> None:
-    """Models of base size (W2V-BERT with 6 of 24 layers), beyond their weights. docs/models.md has these."""
-    sizes = {"wav2vec2-bert": ', "num_hidden_layers": 6'}.get(kind, "")
-    settings = f'{{"model_type": "{kind}"{sizes}}}'
+@pytest.mark.parametrize("kind", BASE)
+def test_25_seconds_of_audio_take_a_gigabyte_at_most(kind: str) -> None:
+    """Beyond the weights, of models of base size (W2V-BERT with 6 of its 24 layers). docs/models.md says so."""
+    settings = f'{{"model_type": "{kind}"{BASE[kind]}}}'
     run = subprocess.run(
-        [sys.executable, "-c", _MEASURE, settings], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", _MEASURE, settings], capture_output=True, text=True, timeout=600
     )
     assert run.returncode == 0, run.stderr[-2000:]
-    assert float(run.stdout.splitlines()[-1]) < gigabytes, run.stdout
+    assert 0.05 < float(run.stdout.splitlines()[-1]) < 1.0, run.stdout
 
 
 def test_features_follow_from_the_folder(tmp_path: Path) -> None:
