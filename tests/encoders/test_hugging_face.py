@@ -72,13 +72,13 @@ def by_time(name: str, states: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_lone_utterance_equals_the_stock_class(name: str, folders: Path) -> None:
-    theirs, features, cfg = opened(name, folders)
+    original, features, cfg = opened(name, folders)
     ours = with_start(cfg)
     for row in range(3):
         x, _ = stock_input(name, features, row)
         feats = features.build()(audio()[row : row + 1, : LENS[row]], LENS[row : row + 1])
         with torch.no_grad():
-            expected = theirs(x, output_hidden_states=True)
+            expected = original(x, output_hidden_states=True)
             got = ours(*feats, hidden=(0, 1, 3))
         frames = int(got.lens)
         assert frames == cfg.subsampled(int(feats[1])) > 0
@@ -116,12 +116,12 @@ def test_a_padded_row_equals_the_row_alone(name: str, whole: bool, output: Any, 
 @pytest.mark.parametrize("name", ["wav2vec2", "hubert", "wavlm", "data2vec"])
 def test_the_stock_classes_miss_it_by_much(name: str, folders: Path) -> None:
     """So the test above would see it."""
-    theirs, features, cfg = opened(name, folders)
+    original, features, cfg = opened(name, folders)
     x, lens = features.build()(audio(), LENS)
     mask = (torch.arange(24000) < lens[:, None]).long()
     with torch.no_grad():
-        padded = theirs(x[:, :, 0], attention_mask=mask).last_hidden_state
-        alone = theirs(stock_input(name, features, 2)[0]).last_hidden_state
+        padded = original(x[:, :, 0], attention_mask=mask).last_hidden_state
+        alone = original(stock_input(name, features, 2)[0]).last_hidden_state
     assert (padded[2, : alone.shape[1]] - alone[0]).abs().max() > 0.1
 
 
@@ -194,12 +194,12 @@ def test_a_lora_step_reaches_every_matrix_also_in_wavlms_attention(name: str, fo
 
 @pytest.mark.parametrize("normed", [False, True])
 def test_layer_weights(normed: bool, folders: Path) -> None:
-    theirs, features, cfg = opened("wavlm-large", folders, output="weighted", norm_layers=normed)
+    original, features, cfg = opened("wavlm-large", folders, output="weighted", norm_layers=normed)
     ours: Any = with_start(cfg)
     x, _ = stock_input("wavlm-large", features, 0)
     with torch.no_grad():
         ours.layer_weights.copy_(torch.tensor([0.5, -1.0, 2.0, 0.0]))
-        states = theirs(x, output_hidden_states=True).hidden_states
+        states = original(x, output_hidden_states=True).hidden_states
         if normed:
             states = [torch.nn.functional.layer_norm(s, s.shape[-1:]) for s in states]
         expected = sum(s * w for s, w in zip(states, ours.layer_weights.softmax(0), strict=True))
@@ -397,7 +397,7 @@ BASE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", BASE)
 def test_25_seconds_of_audio_take_a_gigabyte_at_most(kind: str) -> None:
-    """Beyond the weights, of models of base size (W2V-BERT with 6 of its 24 layers). docs/models.md says so."""
+    """Beyond the weights, of models of base size (W2V-BERT: 6 of its 24 layers). docs/models.md says so."""
     settings = f'{{"model_type": "{kind}"{BASE[kind]}}}'
     run = subprocess.run(
         [sys.executable, "-c", _MEASURE, settings], capture_output=True, text=True, timeout=600
