@@ -45,10 +45,10 @@ def load(path: str | Path, device: str = "auto", *, places: SpeechModelConfig | 
         recognizer = from_nemo(path, device=where)
         recognizer.calibration = read_calibration(Path(path))
         return recognizer
-    if str(path).startswith(HUB) or (folder := folder_with(Path(path))):
+    if folder := path if str(path).startswith(HUB) else folder_with(Path(path)):
         from maya.convert import from_hugging_face
 
-        return from_hugging_face(path if str(path).startswith(HUB) else folder, device=where)
+        return from_hugging_face(folder, device=where)
     path = find_checkpoint(Path(path))
     checkpoint = load_checkpoint(path)
     if places is not None:

@@ -183,7 +183,7 @@ def test_a_unigram_tokenizer_stays_one_where_their_converter_makes_a_bpe(
     own.save(tmp_path / "tokenizer.model")
     from transformers.convert_slow_tokenizer import ParakeetConverter
 
-    theirs = ParakeetConverter(str(tmp_path / "tokenizer.model")).converted()
+    original = ParakeetConverter(str(tmp_path / "tokenizer.model")).converted()
     words = {w for t in TEXTS["en"] for w in t.split()} | {
         "dogs",
         "foxy",
@@ -193,7 +193,7 @@ def test_a_unigram_tokenizer_stays_one_where_their_converter_makes_a_bpe(
         "jumper",
     }
     texts = sorted(words)
-    wrong = [t for t in texts if theirs.encode(t, add_special_tokens=False).ids != own.encode(t)]
+    wrong = [t for t in texts if original.encode(t, add_special_tokens=False).ids != own.encode(t)]
     ours = read_tokenizer_json(tokenizer_json(own, "<pad>"), own.vocab_size)
     assert all(ours.encode(t) == own.encode(t) for t in texts)
     assert wrong, "their converter has become right: say so in docs/models.md"
@@ -204,8 +204,8 @@ def test_a_tokenizer_that_they_converted_is_read(transformers: Any, tmp_path: Pa
     own.save(tmp_path / "tokenizer.model")
     from transformers.convert_slow_tokenizer import ParakeetConverter
 
-    theirs = json.loads(ParakeetConverter(str(tmp_path / "tokenizer.model")).converted().to_str())
-    read = read_tokenizer_json(theirs, own.vocab_size)
+    original = json.loads(ParakeetConverter(str(tmp_path / "tokenizer.model")).converted().to_str())
+    read = read_tokenizer_json(original, own.vocab_size)
     for text in ("the quick brown fox", "lazy dog  over", "quickly"):
         assert read.encode(text) == own.encode(text)
         assert read.decode(own.encode(text)) == own.decode(own.encode(text))

@@ -72,13 +72,13 @@ def by_time(name: str, states: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_lone_utterance_equals_the_stock_class(name: str, folders: Path) -> None:
-    theirs, features, cfg = opened(name, folders)
+    original, features, cfg = opened(name, folders)
     ours = with_start(cfg)
     for row in range(3):
         x, _ = stock_input(name, features, row)
         feats = features.build()(audio()[row : row + 1, : LENS[row]], LENS[row : row + 1])
         with torch.no_grad():
-            expected = theirs(x, output_hidden_states=True)
+            expected = original(x, output_hidden_states=True)
             got = ours(*feats, hidden=(0, 1, 3))
         frames = int(got.lens)
         assert frames == cfg.subsampled(int(feats[1])) > 0
@@ -116,12 +116,12 @@ def test_a_padded_row_equals_the_row_alone(name: str, whole: bool, output: Any, 
 @pytest.mark.parametrize("name", ["wav2vec2", "hubert", "wavlm", "data2vec"])
 def test_the_stock_classes_miss_it_by_much(name: str, folders: Path) -> None:
     """So the test above would see it."""
-    theirs, features, cfg = opened(name, folders)
+    original, features, cfg = opened(name, folders)
     x, lens = features.build()(audio(), LENS)
     mask = (torch.arange(24000) < lens[:, None]).long()
     with torch.no_grad():
-        padded = theirs(x[:, :, 0], attention_mask=mask).last_hidden_state
-        alone = theirs(stock_input(name, features, 2)[0]).last_hidden_state
+        padded = original(x[:, :, 0], attention_mask=mask).last_hidden_state
+        alone = original(stock_input(name, features, 2)[0]).last_hidden_state
     assert (padded[2, : alone.shape[1]] - alone[0]).abs().max() > 0.1
 
 
@@ -194,12 +194,12 @@ def test_a_lora_step_reaches_every_matrix_also_in_wavlms_attention(name: str, fo
 
 @pytest.mark.parametrize("normed", [False, True])
 def test_layer_weights(normed: bool, folders: Path) -> None:
-    theirs, features, cfg = opened("wavlm-large", folders, output="weighted", norm_layers=normed)
+    original, features, cfg = opened("wavlm-large", folders, output="weighted", norm_layers=normed)
     ours: Any = with_start(cfg)
     x, _ = stock_input("wavlm-large", features, 0)
     with torch.no_grad():
         ours.layer_weights.copy_(torch.tensor([0.5, -1.0, 2.0, 0.0]))
-        states = theirs(x, output_hidden_states=True).hidden_states
+        states = original(x, output_hidden_states=True).hidden_states
         if normed:
             states = [torch.nn.functional.layer_norm(s, s.shape[-1:]) for s in states]
         expected = sum(s * w for s, w in zip(states, ours.layer_weights.softmax(0), strict=True))
@@ -380,27 +380,30 @@ from maya.encoders import HuggingFaceConfig
 from maya.encoders.hugging_face.config import features_for
 cfg = HuggingFaceConfig(settings=sys.argv[1])
 encoder, front = cfg.build().eval(), features_for(cfg).build()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with torch.inference_mode():
-    encoder(*front(torch.randn(1, 16000), torch.tensor([16000])))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     encoder(*front(torch.randn(1, 400000), torch.tensor([400000])))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
 """
 
 
+_SMALL = '"d_model": 768, "encoder_layers": 12, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072'
+BASE = {
+    "wav2vec2": "", "wavlm": "", "data2vec-audio": "", "wav2vec2-bert": ', "num_hidden_layers": 6',
+    "whisper": f", {_SMALL}",
+}  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "gigabytes"), [
-    ("wav2vec2", 1.0), ("wavlm", 1.2), ("data2vec-audio", 1.0), ("wav2vec2-bert", 0.6), ("whisper", 0.3),
-])  # fmt: skip
-def test_25_seconds_of_audio_within_the_stated_memory(kind: str, gigabytes: float) -> None:
-    """Models of base size (W2V-BERT with 6 of 24 layers), beyond their weights. docs/models.md has these."""
-    sizes = {"wav2vec2-bert": ', "num_hidden_layers": 6'}.get(kind, "")
-    settings = f'{{"model_type": "{kind}"{sizes}}}'
+@pytest.mark.parametrize("kind", BASE)
+def test_25_seconds_of_audio_take_a_gigabyte_at_most(kind: str) -> None:
+    """Beyond the weights, of models of base size (W2V-BERT: 6 of its 24 layers). docs/models.md says so."""
+    settings = f'{{"model_type": "{kind}"{BASE[kind]}}}'
     run = subprocess.run(
-        [sys.executable, "-c", _MEASURE, settings], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", _MEASURE, settings], capture_output=True, text=True, timeout=600
     )
     assert run.returncode == 0, run.stderr[-2000:]
-    assert float(run.stdout.splitlines()[-1]) < gigabytes, run.stdout
+    assert 0.05 < float(run.stdout.splitlines()[-1]) < 1.0, run.stdout
 
 
 def test_features_follow_from_the_folder(tmp_path: Path) -> None:
