@@ -112,6 +112,11 @@ class _StreamOfLanguage:
                 setattr(own, name, getattr(found, name))
 
 
+def is_by_language(model: SpeechModel) -> bool:
+    """Whether a model has output layers by language."""
+    return any(isinstance(head, Multisoftmax) for head in model.named_heads().values())
+
+
 @torch.no_grad()
 def sliced(model: SpeechModel, index: int) -> SpeechModel:
     """The ordinary model of a language on the same weights. Its text heads are those with an output layer for
@@ -134,7 +139,7 @@ def model_of_language(
 ) -> tuple[SpeechModel, Tokenizer]:
     """The ordinary model of one of the model's languages, with its tokenizer. Raises MayaError for a model
     without output layers by language, and for a tokenizer that has another number of pieces."""
-    if not any(isinstance(head, Multisoftmax) for head in model.named_heads().values()):
+    if not is_by_language(model):
         raise MayaError("this model has no output layers by language; it needs no --language")
     own = sliced(model, model.cfg.languages.index(language))
     part = tokenizer.parts.get(language) if isinstance(tokenizer, AggregateTokenizer) else None
