@@ -79,7 +79,7 @@ class Multisoftmax(Head):
                 f"utterance {batch.ids[row]} is in {self.languages[index]!r}, but its tokens "
                 "are those of another language; encode each text with the tokenizer of its language"
             )
-        moved = {name: x.to(batch.tokens.device) for name, x in values.items()}
+        moved: dict[str, Any] = {name: x.to(batch.tokens.device) for name, x in values.items()}
         return replace(batch, **moved).with_host_copies(values)
 
 
@@ -182,7 +182,7 @@ class MultisoftmaxTransducer(Multisoftmax, TransducerHead):
             rows = whole["embed"].weight
             tie(own["embed"], "weight", torch.cat([rows[: self.sizes[index]], rows[-1:]]))
             own["dec_rnn"] = whole["dec_rnn"]
-        return head.train(self.training)  # type: ignore[no-any-return]
+        return head.train(self.training)
 
 
 def plain(cfg: HeadConfig) -> Any:
@@ -237,5 +237,5 @@ def _rows_of(encoded: Encoded, rows: Tensor) -> Encoded:
     on_device, lens = rows.to(encoded.frames.device), encoded.lens_on_host
     own = Encoded(encoded.frames[on_device], encoded.lens[on_device])
     if lens is not encoded.lens:
-        own.host_lens = type(encoded.host_lens)(own.lens, lens[rows])  # type: ignore[misc,arg-type]
+        own.host_lens = type(encoded.host_lens)(own.lens, lens[rows])  # type: ignore[misc]
     return own
