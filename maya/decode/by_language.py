@@ -65,8 +65,8 @@ class MethodByLanguage(Method):
             on_device = rows.to(encoded.frames.device)
             hidden = {layer: x[on_device] for layer, x in encoded.hidden.items()}
             own = Encoded(encoded.frames[on_device], encoded.lens[on_device], hidden)
-            found = self.method(index).search(own, torch.full_like(on_device, index))
-            for row, hyp in zip(rows.tolist(), found, strict=True):
+            decoded = self.method(index).search(own, torch.full_like(on_device, index))
+            for row, hyp in zip(rows.tolist(), decoded, strict=True):
                 hyps[row] = _shifted(hyp, self.offsets[index])
         return [hyps[row] for row in range(len(encoded.frames))]
 
@@ -106,10 +106,10 @@ class _StreamOfLanguage:
 
     def follow(self) -> None:
         """Take over what the decoder of the language has found."""
-        for own, found in zip(self.hyps, self.inner.hyps, strict=True):
-            own.tokens.extend(i + self.offset for i in found.tokens[len(own.tokens) :])
+        for own, inner in zip(self.hyps, self.inner.hyps, strict=True):
+            own.tokens.extend(i + self.offset for i in inner.tokens[len(own.tokens) :])
             for name in ("frames", "durations", "scores", "confidences", "spans", "search_score"):
-                setattr(own, name, getattr(found, name))
+                setattr(own, name, getattr(inner, name))
 
 
 def is_by_language(model: SpeechModel) -> bool:

@@ -171,11 +171,11 @@ class MultisoftmaxTransducer(Multisoftmax, TransducerHead):
     def of_language(self, index: int) -> TransducerHead:
         with torch.device("meta"):
             head: Any = plain(self.cfg).build(self._context_of(index))
-        mine: Any = self
+        shared: Any = self
         for name in ("enc", "pred"):
             setattr(head.joint, name, getattr(self.joint, name))
-        head.joint.joint_net[2] = mine.joint.joint_net[2][self.languages[index]]
-        own, whole = head.decoder.prediction, mine.decoder.prediction
+        head.joint.joint_net[2] = shared.joint.joint_net[2][self.languages[index]]
+        own, whole = head.decoder.prediction, shared.decoder.prediction
         if self.sizes[index] == max(self.sizes):
             head.decoder = self.decoder
         else:

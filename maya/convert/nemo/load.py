@@ -77,8 +77,8 @@ def import_nemo(
     if encoder_only:
         own_tokenizer = tokenizer or own_tokenizer
         config = _with_tokenizer(config, own_tokenizer)
-        left = sorted({n.split(".")[0] for n in stored} - {"encoder", "preprocessor"})
-        described.warnings.append(f"left behind: {', '.join(left) or 'nothing'}")
+        others = sorted({n.split(".")[0] for n in stored} - {"encoder", "preprocessor"})
+        described.warnings.append(f"left behind: {', '.join(others) or 'nothing'}")
         weights, new = _with_new_heads(weights, config)
     elif tokenizer is not None:
         raise MayaError(f"{path}: another tokenizer needs new heads; give --encoder-only as well")
