@@ -69,7 +69,7 @@ class Multisoftmax(Head):
         """The utterances `rows` (n,), on the CPU, with token ids within their language."""
         offset, size = self.offsets[index], self.sizes[index]
         names = ("tokens", "token_lens", "langs")
-        values = {name: x[rows.to(x.device)] for name, x in ((n, batch.on_host(n)) for n in names)}
+        values = {name: batch.on_host(name).cpu()[rows] for name in names}
         exists = torch.arange(values["tokens"].shape[1], device=rows.device) < values["token_lens"][:, None]
         values["tokens"] = (values["tokens"] - offset).where(exists, 0)
         foreign = ((values["tokens"] < 0) | (values["tokens"] >= size)).any(1).nonzero()
