@@ -68,6 +68,7 @@ def align_files(
     except (OSError, UnicodeDecodeError) as error:
         raise MayaError(f"{text} cannot be read as a text in UTF-8 ({error})") from None
     recognizer = maya.load(checkpoint, device)
+    recognizer = recognizer.in_language(language)
     hyp = align(recognizer, audio, written, language, options=options)
     cfg = FormatConfig(model=str(checkpoint))
     for path, name in forms.items():

@@ -32,7 +32,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
 
     text = "NeMo 2.5 changed the features; auto uses those of the version that saved the model"
     nemo.add_argument("--front-end", default="auto", choices=get_args(FrontEnd), help=text)
-    text = "keep one language of a model with an output layer for each (IndicConformer)"
+    text = "keep one language of a model with an output layer for each (IndicConformer) or with prompts"
     nemo.add_argument("--language", metavar="CODE", help=text)
     text = "keep the encoder, of any class of model, and make new heads; see train.init_from"
     nemo.add_argument("--encoder-only", action="store_true", help=text)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from maya.decode.by_language import is_by_language
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.heads import AttentionDecoderConfig, CTCConfig, HeadConfig, TransducerConfig, TransducerHead
-from maya.heads.multisoftmax import Multisoftmax
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel
 
@@ -58,7 +58,7 @@ def exported_head(model: Recognizer, head: HeadName | None) -> HeadName:
 def of_language(model: Recognizer, language: str | None, target: str) -> tuple[Recognizer, str | None]:
     """The model to export and the language that is left to fix in it: of a model with an output layer for
     each language, the one of `language`. Raises MayaError, naming the `target`, if that has none."""
-    if not any(isinstance(head, Multisoftmax) for head in model.model.named_heads().values()):
+    if not is_by_language(model.model):
         return model, language
     if language is None:
         raise MayaError(

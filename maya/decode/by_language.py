@@ -65,8 +65,8 @@ class MethodByLanguage(Method):
             on_device = rows.to(encoded.frames.device)
             hidden = {layer: x[on_device] for layer, x in encoded.hidden.items()}
             own = Encoded(encoded.frames[on_device], encoded.lens[on_device], hidden)
-            found = self.method(index).search(own, torch.full_like(on_device, index))
-            for row, hyp in zip(rows.tolist(), found, strict=True):
+            decoded = self.method(index).search(own, torch.full_like(on_device, index))
+            for row, hyp in zip(rows.tolist(), decoded, strict=True):
                 hyps[row] = _shifted(hyp, self.offsets[index])
         return [hyps[row] for row in range(len(encoded.frames))]
 
@@ -106,10 +106,15 @@ class _StreamOfLanguage:
 
     def follow(self) -> None:
         """Take over what the decoder of the language has found."""
-        for own, found in zip(self.hyps, self.inner.hyps, strict=True):
-            own.tokens.extend(i + self.offset for i in found.tokens[len(own.tokens) :])
+        for own, inner in zip(self.hyps, self.inner.hyps, strict=True):
+            own.tokens.extend(i + self.offset for i in inner.tokens[len(own.tokens) :])
             for name in ("frames", "durations", "scores", "confidences", "spans", "search_score"):
-                setattr(own, name, getattr(found, name))
+                setattr(own, name, getattr(inner, name))
+
+
+def is_by_language(model: SpeechModel) -> bool:
+    """Whether a model has output layers by language."""
+    return any(isinstance(head, Multisoftmax) for head in model.named_heads().values())
 
 
 @torch.no_grad()
@@ -134,7 +139,7 @@ def model_of_language(
 ) -> tuple[SpeechModel, Tokenizer]:
     """The ordinary model of one of the model's languages, with its tokenizer. Raises MayaError for a model
     without output layers by language, and for a tokenizer that has another number of pieces."""
-    if not any(isinstance(head, Multisoftmax) for head in model.named_heads().values()):
+    if not is_by_language(model):
         raise MayaError("this model has no output layers by language; it needs no --language")
     own = sliced(model, model.cfg.languages.index(language))
     part = tokenizer.parts.get(language) if isinstance(tokenizer, AggregateTokenizer) else None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from maya.audio.byte_ranges import ByteRange
 from maya.decode.base import Method, MethodConfig, MethodContext
-from maya.decode.by_language import build_method, model_of_language
+from maya.decode.by_language import build_method, is_by_language, model_of_language
 from maya.decode.calibration import Calibration
 from maya.decode.fusion import Fusion
 from maya.decode.head_choice import TrainedHeads
@@ -114,6 +114,10 @@ class Recognizer:
         code = self.model_language(language)
         model, tokenizer = model_of_language(self.model, self.tokenizer, code or "")
         return replace(self, model=model, tokenizer=tokenizer)
+
+    def in_language(self, language: str | None) -> "Recognizer":
+        """`for_language` of a model with an output layer for each language; itself otherwise."""
+        return self.for_language(language) if language and is_by_language(self.model) else self
 
     @property
     def sample_rate(self) -> int:

@@ -69,7 +69,7 @@ class Multisoftmax(Head):
         """The utterances `rows` (n,), on the CPU, with token ids within their language."""
         offset, size = self.offsets[index], self.sizes[index]
         names = ("tokens", "token_lens", "langs")
-        values = {name: x[rows.to(x.device)] for name, x in ((n, batch.on_host(n)) for n in names)}
+        values = {name: batch.on_host(name).cpu()[rows] for name in names}
         exists = torch.arange(values["tokens"].shape[1], device=rows.device) < values["token_lens"][:, None]
         values["tokens"] = (values["tokens"] - offset).where(exists, 0)
         foreign = ((values["tokens"] < 0) | (values["tokens"] >= size)).any(1).nonzero()
@@ -79,7 +79,7 @@ class Multisoftmax(Head):
                 f"utterance {batch.ids[row]} is in {self.languages[index]!r}, but its tokens "
                 "are those of another language; encode each text with the tokenizer of its language"
             )
-        moved = {name: x.to(batch.tokens.device) for name, x in values.items()}
+        moved: dict[str, Any] = {name: x.to(batch.tokens.device) for name, x in values.items()}
         return replace(batch, **moved).with_host_copies(values)
 
 
@@ -171,18 +171,18 @@ class MultisoftmaxTransducer(Multisoftmax, TransducerHead):
     def of_language(self, index: int) -> TransducerHead:
         with torch.device("meta"):
             head: Any = plain(self.cfg).build(self._context_of(index))
-        mine: Any = self
+        shared: Any = self
         for name in ("enc", "pred"):
             setattr(head.joint, name, getattr(self.joint, name))
-        head.joint.joint_net[2] = mine.joint.joint_net[2][self.languages[index]]
-        own, whole = head.decoder.prediction, mine.decoder.prediction
+        head.joint.joint_net[2] = shared.joint.joint_net[2][self.languages[index]]
+        own, whole = head.decoder.prediction, shared.decoder.prediction
         if self.sizes[index] == max(self.sizes):
             head.decoder = self.decoder
         else:
             rows = whole["embed"].weight
             tie(own["embed"], "weight", torch.cat([rows[: self.sizes[index]], rows[-1:]]))
             own["dec_rnn"] = whole["dec_rnn"]
-        return head.train(self.training)  # type: ignore[no-any-return]
+        return head.train(self.training)
 
 
 def plain(cfg: HeadConfig) -> Any:
@@ -237,5 +237,5 @@ def _rows_of(encoded: Encoded, rows: Tensor) -> Encoded:
     on_device, lens = rows.to(encoded.frames.device), encoded.lens_on_host
     own = Encoded(encoded.frames[on_device], encoded.lens[on_device])
     if lens is not encoded.lens:
-        own.host_lens = type(encoded.host_lens)(own.lens, lens[rows])  # type: ignore[misc,arg-type]
+        own.host_lens = type(encoded.host_lens)(own.lens, lens[rows])  # type: ignore[misc]
     return own

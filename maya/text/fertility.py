@@ -41,7 +41,7 @@ def fertility(tokenizer: Tokenizer, sample: TextSample, cfg: TokenizerConfig) ->
     total = sum(text.length for text in sample.values())
     by_language = {}
     for code, text in sorted(sample.items()):
-        pieces, unknown, spelt, words, characters = _encoded(tokenizer, text)
+        pieces, unknown, spelt, words, characters = _encoded(tokenizer, text, code)
         left_out = without_piece(tokenizer, text)
         by_language[code] = Fertility(
             lines=text.total_lines,
@@ -107,13 +107,14 @@ def fertility_table(languages: dict[str, Fertility]) -> list[list[str]]:
     return rows
 
 
-def _encoded(tokenizer: Tokenizer, text: LanguageText) -> tuple[int, int, int, int, int]:
+def _encoded(tokenizer: Tokenizer, text: LanguageText, code: str) -> tuple[int, int, int, int, int]:
     """(pieces, unknown pieces, byte pieces, words, characters) of lines spread evenly over the sample."""
     picks = np.linspace(0, len(text.lines) - 1, min(len(text.lines), _LINES_ENCODED)).round().astype(int)
     lines = [text.lines[i] for i in picks]
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     for begin in range(0, len(lines), 4096):
-        ids = [i for line in tokenizer.encode_batch(lines[begin : begin + 4096]) for i in line]
+        part = lines[begin : begin + 4096]
+        ids = [i for line in tokenizer.encode_batch(part, [code] * len(part)) for i in line]
         counts += np.bincount(ids, minlength=tokenizer.vocab_size)
     spelt = sum(int(counts[i]) for i in counts.nonzero()[0].tolist() if tokenizer.is_byte(i))
     unknown = int(counts[tokenizer.unk_id]) if tokenizer.unk_id >= 0 else 0

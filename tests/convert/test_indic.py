@@ -127,8 +127,8 @@ def test_beams_choose_the_slice(path: Path, whole: Recognizer, audio: list[Tenso
     for code in CODES[:2]:
         own = import_nemo(path, language=code).recognizer("cpu")
         expected = own.transcribe(audio[:2], method=method)
-        found = whole.transcribe(audio[:2], code, method=method)
-        assert [h.text for h in found] == [h.text.strip() for h in expected] and found[0].tokens
+        ours = whole.transcribe(audio[:2], code, method=method)
+        assert [h.text for h in ours] == [h.text.strip() for h in expected] and ours[0].tokens
 
 
 def test_an_n_gram_of_the_training_texts_is_that_of_the_language(
@@ -196,8 +196,8 @@ def test_wrong_slices_and_languages_are_refused(
     refused(lambda: whole.model(batch), "utterance a is in 'as'", "tokens")
     batch.langs[0] = -1
     refused(lambda: whole.model(batch), "needs the language of each utterance")
-    one = import_nemo(path, language="hi").recognizer("cpu")
-    refused(lambda: one.for_language("hi"), "'hi'")
+    single = import_nemo(path, language="hi").recognizer("cpu")
+    refused(lambda: single.for_language("hi"), "'hi'")
     wrong = replace_tokenizer(whole)
     refused(lambda: wrong.for_language("hi"), "a tokenizer of 20 pieces", "output layer of 24")
 

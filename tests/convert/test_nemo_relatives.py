@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from maya.convert import import_nemo
+from maya.convert import import_nemo, to_nemo
 from maya.errors import MayaError
 from maya.features import LogMelConfig
-from tests.convert.archives import archive, changed, tokenizer
+from tests.convert.archives import KINDS, archive, changed, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +95,69 @@ def test_encoders_of_other_classes(source: Path, tmp_path: Path, target: str, ot
             assert torch.equal(made.checkpoint.weights[name], tensor), name
     features = made.checkpoint.model_config.features
     assert isinstance(features, LogMelConfig) and made.recognizer("cpu").model.encoder is not None
+
+
+PROMPTS = {"en-US": 0, "hi-IN": 2, "auto": 3}
+COUNT, WIDTH, HIDDEN = 5, 32, 64
+
+
+def prompted(source: Path, path: Path, *, columns: int = COUNT) -> tuple[Path, dict[str, Tensor]]:
+    """An archive of a model with prompts, and its kernel."""
+    generator = torch.Generator().manual_seed(5)
+    shapes = {"0.weight": (HIDDEN, WIDTH + columns), "0.bias": (HIDDEN,), "2.weight": (WIDTH, HIDDEN)}
+    shapes["2.bias"] = (WIDTH,)
+    kernel = {n: torch.randn(shape, generator=generator) * 0.3 for n, shape in shapes.items()}
+
+    def change(config: dict[str, Any]) -> None:
+        config["target"] += "WithPrompt"
+        config["num_prompts"], config["subsampling_factor"] = COUNT, 4
+        config["model_defaults"] |= {"num_prompts": COUNT, "prompt_dictionary": PROMPTS}
+
+    def add(weights: dict[str, Tensor]) -> None:
+        weights |= {f"prompt_kernel.{name}": value for name, value in kernel.items()}
+
+    return changed(source, path, config=change, weights=add), kernel
+
+
+@pytest.mark.parametrize(("language", "number"), [("hi", 2), ("auto", 3), ("en-us", 0)])
+def test_a_fixed_prompt_equals_the_kernel(source: Path, tmp_path: Path, language: str, number: int) -> None:
+    path, kernel = prompted(source, tmp_path / "b.nemo")
+    made, plain = (
+        import_nemo(path, language=language).recognizer("cpu"),
+        import_nemo(source).recognizer("cpu"),
+    )
+    audio = torch.randn(2, 16000, generator=torch.Generator().manual_seed(0)) * 0.1
+    lens = torch.tensor([16000, 9000])
+    enc, enc_lens = plain.encode(audio, lens)
+    prompt = torch.zeros(*enc.shape[:2], COUNT)
+    prompt[..., number] = 1
+    hidden = torch.cat([enc, prompt], -1) @ kernel["0.weight"].T + kernel["0.bias"]
+    expected = hidden.relu() @ kernel["2.weight"].T + kernel["2.bias"]
+    ours, our_lens = made.encode(audio, lens)
+    assert torch.equal(our_lens, enc_lens)
+    for row, size in enumerate(enc_lens.tolist()):
+        torch.testing.assert_close(ours[row, :size], expected[row, :size], rtol=0, atol=1e-5)
+        assert not ours[row, size:].any()
+    with pytest.raises(MayaError, match="no place for the layer"):
+        to_nemo(made, tmp_path / "c.nemo")
+
+
+def test_prompt_models_stream(tmp_path: Path) -> None:
+    (fields,) = [kind for kind in KINDS if kind.get("encoder.causal_downsampling")]
+    source = archive(tmp_path / "a.nemo", **fields)
+    made = import_nemo(prompted(source, tmp_path / "b.nemo")[0], language="hi-IN").recognizer("cpu")
+    audio = torch.randn(20000, generator=torch.Generator().manual_seed(0)) * 0.1
+    stream = made.stream()
+    for begin in range(0, 20000, 3000):
+        stream.accept(audio[begin : begin + 3000])
+    assert stream.finish().tokens == made.transcribe(audio)[0].tokens
+
+
+def test_wrong_prompts_are_refused(source: Path, tmp_path: Path) -> None:
+    path, _ = prompted(source, tmp_path / "b.nemo")
+    for language, message in ((None, "has prompts: choose --language"), ("ta", "no prompt 'ta': choose")):
+        with pytest.raises(MayaError, match=f"{message}.*en-US, hi-IN, auto"):
+            import_nemo(path, language=language)
+    path, _ = prompted(source, tmp_path / "c.nemo", columns=1)
+    with pytest.raises(MayaError, match="has no column of prompt 2"):
+        import_nemo(path, language="hi")

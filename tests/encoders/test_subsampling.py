@@ -29,9 +29,10 @@ def test_lengths_equal_the_convolutions(factor):
         assert y.shape[1] == int(lens) == subsampled_lens(frames, factor)
 
 
+@pytest.mark.parametrize("kind", ["dw_striding", "striding"])
 @pytest.mark.parametrize(("factor", "bins"), [(4, 80), (8, 80), (8, 128), (8, 23)])
-def test_equals_masking_before_every_layer(factor, bins):
-    module = DepthwiseStridedSubsampling(bins, 24, factor, 8).double()
+def test_equals_masking_before_every_layer(factor, bins, kind):
+    module = DepthwiseStridedSubsampling(bins, 24, factor, 8, kind=kind).double()
     lens = torch.tensor([67, 66, 33, 9, 1, 0])
     x = torch.randn(6, 67, bins, dtype=torch.float64)
     grads = []
@@ -58,8 +59,9 @@ def test_input_gradient_is_zero_beyond_the_length():
     assert not grad[1, 13:].any() and grad[1, :13].any()
 
 
-def test_row_alone_equals_row_in_batch():
-    module = DepthwiseStridedSubsampling(80, 32, 8, 16)
+@pytest.mark.parametrize("kind", ["dw_striding", "striding"])
+def test_row_alone_equals_row_in_batch(kind):
+    module = DepthwiseStridedSubsampling(80, 32, 8, 16, kind=kind)
     lens = torch.tensor([203, 202, 101, 57, 8])
     x = torch.randn(5, 203, 80) + 3
     y, out_lens = module(x, lens)
@@ -69,10 +71,11 @@ def test_row_alone_equals_row_in_batch():
 
 
 @pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kind", ["dw_striding", "striding"])
 @pytest.mark.parametrize("factor", [4, 8])
-def test_splitting_rows_and_frames_changes_nothing(monkeypatch, causal, factor):
+def test_splitting_rows_and_frames_changes_nothing(monkeypatch, causal, factor, kind):
     """Compares batches, single utterances, and pieces of 1, 3 and 7 frames."""
-    module = DepthwiseStridedSubsampling(20, 8, factor, 4, causal).double()
+    module = DepthwiseStridedSubsampling(20, 8, factor, 4, causal, kind).double()
     lens = torch.tensor([90, 83, 64, 9, 1, 0])
     x = torch.randn(6, 90, 20, dtype=torch.float64)
     width = 4 * (11 if causal else 10)  # elements of a frame after the first convolution

@@ -2,6 +2,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from maya.text.aggregate import AggregateTokenizer
 from maya.text.fertility import fertility, fertility_report, fertility_table
 from maya.text.sample import gather
 from maya.text.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
@@ -56,3 +57,13 @@ def test_tokenizers_without_an_unknown_piece_lack_no_character() -> None:
     languages = fertility(Bytes(), gather(TEXTS, lines_per_language=1000, seed=0), TokenizerConfig())
     for facts in languages.values():
         assert facts.unknown_pieces == facts.unknown_characters == 0 and facts.left_out == {}
+
+
+def test_an_aggregate_tokenizer_counts_each_language_by_its_own() -> None:
+    cfg = TokenizerConfig(vocab_size=12)
+    sample = gather(TEXTS[:60] + TEXTS[61:], lines_per_language=1000, seed=0)
+    parts = {code: train_tokenizer({code: sample[code]}, cfg) for code in ("hi", "en")}
+    joined = fertility(AggregateTokenizer(parts), sample, cfg)
+    for code, own in joined.items():
+        alone = fertility(parts[code], {code: sample[code]}, cfg)[code]
+        assert own.pieces_per_word == alone.pieces_per_word

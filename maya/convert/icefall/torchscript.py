@@ -41,7 +41,7 @@ class Holder:
         self.attributes = state if isinstance(state, dict) else {}
 
 
-class _Reader(pickle.Unpickler):
+class _TensorUnpickler(pickle.Unpickler):
     """Finds no class but `Holder`, and no function but the one that makes a tensor of its values."""
 
     def __init__(self, archive: zipfile.ZipFile, top: PurePosixPath) -> None:
@@ -75,7 +75,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
             pickles = [PurePosixPath(name) for name in archive.namelist() if name.endswith("/data.pkl")]
             if len(pickles) != 1:
                 raise MayaError(f"{path} is no TorchScript file: it has {len(pickles)} data.pkl")
-            root = _Reader(archive, pickles[0].parent).load()
+            root = _TensorUnpickler(archive, pickles[0].parent).load()
     except (
         *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError),
         *(LookupError, TypeError, AttributeError),

@@ -30,6 +30,8 @@ FAMILIES: dict[str, Family] = {
     "EncDecCTCModelBPE": "ctc",
     "EncDecRNNTBPEModel": "rnnt",
     "EncDecHybridRNNTCTCBPEModel": "hybrid",
+    "EncDecRNNTBPEModelWithPrompt": "rnnt",
+    "EncDecHybridRNNTCTCBPEModelWithPrompt": "hybrid",
 }
 # Top-level keys about training, evaluation and decoding, which do not change the network.
 HARMLESS = (
@@ -71,6 +73,7 @@ class NemoModel:
     front_end_reason: str
     warnings: list[str] = field(default_factory=list)
     codes: tuple[str, ...] = ()  # languages with an output layer each
+    prompts: dict[str, int] = field(default_factory=dict)  # number by language, of a model with prompts
 
 
 def read_config(
@@ -97,7 +100,7 @@ def read_config(
     legacy, reason = choose_front_end(version, front_end)
     warnings: list[str] = []
     encoder = _encoder(top.section("encoder"), warnings)
-    codes = _codes(top)
+    codes, prompts = _codes(top), _prompts(top) if target.endswith("WithPrompt") else {}
     config = SpeechModelConfig(
         features=_features(top.section("preprocessor"), legacy),
         specaugment=_specaugment(top, warnings),
@@ -105,17 +108,26 @@ def read_config(
         heads=_heads(top, family, encoder, codes, warnings) if family else {"ctc": CTCConfig()},
     )
     if family is not None:
-        _close(top, warnings)
+        _close(top, warnings, prompts)
     return NemoModel(
-        target=target, version=version, config=config, front_end_reason=reason, warnings=warnings, codes=codes
-    )
+        target=target, version=version, config=config, front_end_reason=reason, warnings=warnings,
+        codes=codes, prompts=prompts,
+    )  # fmt: skip
 
 
-def _close(top: Section, warnings: list[str]) -> None:
+def _prompts(top: Section) -> dict[str, int]:
+    """The number of each prompt by its name, which is a language mostly."""
+    dictionary = top.section("model_defaults").section("prompt_dictionary")
+    return {name: dictionary.need(name, int) for name in dictionary}
+
+
+def _close(top: Section, warnings: list[str], prompts: Mapping[str, int]) -> None:
     """What the top level has beside the sections of the network."""
     _intermediate_ctc(top, warnings)
+    if prompts:
+        top.harmless("num_prompts", "initialize_prompt_feature", "subsampling_factor", "prompt_dictionary")
     for key, network in OTHER_NETWORKS.items():
-        if top.raw(key):
+        if not (prompts and network == "a prompt kernel") and top.raw(key):
             raise MayaError(f"{top.path}: {key} says that the model has {network}")
     top.harmless(*HARMLESS)
     warnings += [f"{setting} is unknown to Maya and was passed over" for setting in top.unknown_values()]

@@ -43,6 +43,8 @@ def to_nemo(model: Recognizer, path: str | Path, *, language: str | None = None)
     model, language = of_language(model, language, "NeMo")
     cfg = model.model.cfg
     parts = nemo_parts(cfg, "NeMo")
+    if parts.encoder.output_hidden:
+        raise MayaError("NeMo has no place for the layer behind this encoder, into which a prompt was folded")
     state = {k: v.detach().cpu() for k, v in model.model.state_dict().items()}
     notes = head_notes(model, "NeMo")
     if cfg.language_embedding:
@@ -77,6 +79,8 @@ def with_language(
     encoder, and for a language that the model does not have.
     """
     encoder = nemo_parts(cfg, "fixing the language").encoder
+    if encoder.output_hidden:
+        raise MayaError("this encoder does not end with a norm, into whose bias a language could be folded")
     if language != UNKNOWN and language not in cfg.languages:
         choice = ", ".join((*cfg.languages, UNKNOWN))
         raise MayaError(f"the model has a language embedding: choose --language from {choice}")

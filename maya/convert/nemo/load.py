@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maya.convert.conversion import Conversion
-from maya.convert.nemo import multisoftmax
+from maya.convert.nemo import multisoftmax, prompts
 from maya.convert.nemo.archive import NemoArchive
 from maya.convert.nemo.config import FrontEnd, NemoModel, read_config
 from maya.convert.nemo.section import Section
@@ -51,7 +51,8 @@ def import_nemo(
         that saved the model.
     encoder_only: keep encoder and features, and initialise the heads anew, for `tokenizer` (by default the
         archive's). This also takes classes that Maya does not have (Canary, Sortformer, NEST).
-    language: of a model with an output layer for each language, the one to keep; None: all of them.
+    language: of a model with an output layer for each language, the one to keep; None: all of them. Of a
+        model with prompts, the one to fix.
     ignore: dotted yaml keys that Maya does not know and that the user declares harmless.
 
     Nothing pickled is run and nothing is unpacked. Raises MayaError for a damaged archive, another class
@@ -66,7 +67,9 @@ def import_nemo(
     _compare_vocabulary(archive, own_tokenizer, described.warnings)
     if dtypes := {str(v.dtype) for v in stored.values() if v.is_floating_point()} - {"torch.float32"}:
         described.warnings.append(f"weights stored as {', '.join(sorted(dtypes))} become torch.float32")
-    if language is not None or (described.codes and not encoder_only):
+    if described.prompts and not encoder_only:
+        stored = prompts.folded(stored, described, language, path)
+    elif language is not None or (described.codes and not encoder_only):
         stored, own_tokenizer = _by_language(stored, own_tokenizer, described, language, path)
     config = _with_tokenizer(described.config, own_tokenizer)
     weights = checked_weights(stored, config, path, encoder_only=encoder_only)
@@ -74,8 +77,8 @@ def import_nemo(
     if encoder_only:
         own_tokenizer = tokenizer or own_tokenizer
         config = _with_tokenizer(config, own_tokenizer)
-        left = sorted({n.split(".")[0] for n in stored} - {"encoder", "preprocessor"})
-        described.warnings.append(f"left behind: {', '.join(left) or 'nothing'}")
+        others = sorted({n.split(".")[0] for n in stored} - {"encoder", "preprocessor"})
+        described.warnings.append(f"left behind: {', '.join(others) or 'nothing'}")
         weights, new = _with_new_heads(weights, config)
     elif tokenizer is not None:
         raise MayaError(f"{path}: another tokenizer needs new heads; give --encoder-only as well")

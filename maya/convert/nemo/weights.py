@@ -26,6 +26,7 @@ PASSED_OVER = re.compile(
 FEATURIZER = "preprocessor.featurizer."
 # (NeMo's prefix, Maya's); the rest of a name is the same.
 PREFIXES = (
+    ("prompt_kernel.", "encoder.output_layer."),
     ("decoder.", "heads.transducer.decoder."),
     ("joint.", "heads.transducer.joint."),
     ("ctc_decoder.", "heads.ctc."),

@@ -88,6 +88,7 @@ class EncoderGraph(nn.Module):
         for layer in self.encoder.layers:
             assert isinstance(layer, FastConformerLayer)
             x = self._layer(layer, x, positions, valid)
+        x = self.encoder.last(x)
         if self.language_embedding is not None:
             assert language is not None
             is_known = (language >= 0).to(x.dtype)[:, None]
@@ -271,7 +272,7 @@ class StreamingEncoderGraph(EncoderGraph):
         channels.append(row.reshape(-1, self.left_frames, cfg.d_model))
         lens = length * 0 + self.chunk
         states = torch.stack(channels, 1), torch.stack(times, 1), frames + self.chunk
-        return x.transpose(1, 2), lens, *states
+        return self.encoder.last(x).transpose(1, 2), lens, *states
 
     def _convolve(self, x: Tensor, starts: Tensor) -> Tensor:
         """(B, past + T, F) -> (B, chunk, D); frames before `starts` (B,) are padding on each level."""

@@ -53,6 +53,9 @@ class FastConformerConfig(EncoderConfig):
     global_attn_separate: bool = False
     # Fast weights (LaCT) in the place of attention, which then has no part in the layers; None: attention.
     fast_weights: FastWeightConfig | None = None
+    # Hidden channels of a feed-forward layer (ReLU) on each frame behind the layers, as NeMo's models with
+    # prompts have one; 0: none.
+    output_hidden: Count = 0
     causal_downsampling: bool = False  # subsampling that looks back alone
     conv_context: Literal["symmetric", "causal"] = "symmetric"  # of the layers' convolutions
     conv_norm: Literal["batch_norm", "layer_norm"] = "batch_norm"
@@ -70,7 +73,7 @@ class FastConformerConfig(EncoderConfig):
     def miniatures(self) -> Miniatures:
         """Equal layers keep equal amounts, so one and two of them tell about all; so do two widths, but for
         fast weights, whose matrices are square."""
-        single = replace(self, n_layers=1, layer_drop=0.0, dropout_emb=0.0)
+        single = replace(self, n_layers=1, layer_drop=0.0, dropout_emb=0.0, output_hidden=0)
         count, fast = self.n_layers, self.fast_weights
         if fast is not None:
             parts = [(single, 2.0 - count, 0.0), (replace(single, n_layers=2), count - 1.0, 1.0)]

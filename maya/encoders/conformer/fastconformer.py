@@ -65,6 +65,9 @@ class FastConformer(StreamingEncoder, config=FastConformerConfig):
             for layer in layers:
                 layer.self_attn.position_biases = self.pos_bias_u, self.pos_bias_v
         self.layers = nn.ModuleList(layers)
+        if hidden := cfg.output_hidden:
+            parts = nn.Linear(cfg.d_model, hidden), nn.ReLU(), nn.Linear(hidden, cfg.d_model)
+            self.output_layer = nn.Sequential(*parts)
         self._positions: Tensor | None = None
         self.init_weights()
 
@@ -122,7 +125,7 @@ class FastConformer(StreamingEncoder, config=FastConformerConfig):
             kept = valid[..., None].to(y.dtype)
             return y.mul_(kept) if in_place.takes_blocks(self.layers, y) else y * kept
 
-        return Encoded(unpadded(x), lens, {number: unpadded(y) for number, y in states.items()})
+        return Encoded(unpadded(self.last(x)), lens, {number: unpadded(y) for number, y in states.items()})
 
     def initial_state(self, batch: int, *, context: Context | None = None) -> StreamState:
         """`batch` streams before their first piece, looking ahead as `context` or the first configured.
@@ -165,6 +168,9 @@ class FastConformer(StreamingEncoder, config=FastConformerConfig):
             return x
         factor = math.sqrt(self.cfg.d_model)
         return x.mul_(factor) if in_place.takes_blocks(self.layers, x) else x * factor
+
+    def last(self, x: Tensor) -> Tensor:
+        return self.output_layer(x) if self.cfg.output_hidden else x
 
     def positions(self, reach: int, x: Tensor) -> Tensor:
         """(2 * reach + 1, D) sinusoids of the relative positions reach .. -reach, type and device of `x`."""

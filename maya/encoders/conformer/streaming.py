@@ -132,6 +132,10 @@ class StreamingEncoder(Encoder):
         """The table of relative positions for `Frames`; none by default."""
         return x.new_empty(0)
 
+    def last(self, x: Tensor) -> Tensor:
+        """What follows the layers, frame by frame; nothing by default."""
+        return x
+
     def memories(self, state: Any) -> list[Any]:
         """The memory of each layer's mixer for `ConformerLayer.stream_step`."""
         return [None] * len(self.layers)
@@ -225,7 +229,7 @@ class StreamingEncoder(Encoder):
             attention_lens=(state.attention_lens + counts).clamp(max=keep),
             convolution=torch.stack(convolution),
         )
-        return x * new[..., None].to(x.dtype), state
+        return self.last(x) * new[..., None].to(x.dtype), state
 
 
 class ConformerStream(EncoderStream):
