@@ -41,8 +41,8 @@ def ctc_alone(name: str, steps: int, overrides: Sequence[str]) -> Experiment:
 
 
 def start_model(out: Path, experiment: Experiment, voices: int) -> Path:
-    """The run folder, in `out`, of a model that is trained on `voices` synthetic speakers of each language; as
-    the stages of any training, it is made once. experiment: of `ctc_alone`."""
+    """The run folder, in `out`, of a model trained on `voices` synthetic speakers of each language. As
+    all stages it is made once. experiment: of `ctc_alone`."""
     synthetic_corpus(out / "corpus", voices)
     prepare(experiment, out / "corpus", out / "data")
     tokenizer(experiment, out / "data", out / "run")
