@@ -12,11 +12,9 @@ the fault and cannot be read after it, other than what the fault itself destroye
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,17 +144,6 @@ def full_disk(runs: FaultRuns) -> Outcome:
     return outcome(runs, run, before, "writes fail (ENOSPC) from step 10 on", happened, done)
 
 
-def flip_a_bit(checkpoint: Path) -> None:
-    """Change a bit within the largest tensor: elsewhere it may be one that nothing is read from."""
-    with zipfile.ZipFile(checkpoint) as archive:
-        largest = max(archive.infolist(), key=lambda record: record.file_size)
-    content = bytearray(checkpoint.read_bytes())
-    # A record's header: 30 bytes, the last four of which are the lengths of a name and of what follows it.
-    begin = largest.header_offset + 30 + sum(struct.unpack_from("<HH", content, largest.header_offset + 26))
-    content[begin + largest.file_size // 2] ^= 1
-    checkpoint.write_bytes(content)
-
-
 def corrupt_newest(runs: FaultRuns) -> Outcome:
     run = runs.run("corrupt_newest")
     process = runs.start(run, "very_slow")
@@ -165,7 +152,9 @@ def corrupt_newest(runs: FaultRuns) -> Outcome:
     assert ended(process), "the training had ended before it was killed"
     newest = step_checkpoints(run)[-1][1]
     before = {path: size for path, size in complete(run).items() if path != newest}
-    flip_a_bit(newest)
+    content = bytearray(newest.read_bytes())
+    tiny.flip_a_bit(content)
+    newest.write_bytes(content)
     refused, _ = runs.finish(run, "experiment", "train.damaged=stop")
     done, out = runs.finish(run)
     happened = f"{sentence(out, 'is damaged')} (with train.damaged=stop: exit status {refused})"
