@@ -1,5 +1,8 @@
 """The smallest experiment that runs the whole pipeline, for tests of training and of the command line."""
 
+import io
+import struct
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,3 +129,12 @@ def interrupted(after: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(loop, "train_step", stopping)
         yield
+
+
+def flip_a_bit(content: bytearray) -> None:
+    """Change a bit of a checkpoint within its largest tensor: between tensors nothing may be read."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        largest = max(archive.infolist(), key=lambda record: record.file_size)
+    # A record's header: 30 bytes, the last four of which are the lengths of a name and of what follows it.
+    begin = largest.header_offset + 30 + sum(struct.unpack_from("<HH", content, largest.header_offset + 26))
+    content[begin + largest.file_size // 2] ^= 1

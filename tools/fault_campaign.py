@@ -153,7 +153,7 @@ def corrupt_newest(runs: FaultRuns) -> Outcome:
     newest = step_checkpoints(run)[-1][1]
     before = {path: size for path, size in complete(run).items() if path != newest}
     content = bytearray(newest.read_bytes())
-    content[len(content) // 2] ^= 1
+    tiny.flip_a_bit(content)
     newest.write_bytes(content)
     refused, _ = runs.finish(run, "experiment", "train.damaged=stop")
     done, out = runs.finish(run)

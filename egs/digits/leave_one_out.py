@@ -33,14 +33,14 @@ from maya.pages import columns
 from maya.recipes.arguments import COUNT, POSITIVE
 from maya.recipes.corpus_writer import settings_hash, write_corpus
 from maya.recipes.decode import decode
-from maya.recipes.experiment import Experiment, load_experiment
 from maya.recipes.prepare import prepare
 from maya.recipes.tokenizer import tokenizer
 from maya.recipes.train import train
 from maya.score.wer import wer
 
 from .data import MIXED, TAKES, draw_strings, joined, plan_item, read_source, training_digits
-from .voices import synthetic_corpus, synthetic_digits
+from .start import STEPS, begin_with, ctc_alone, start_model
+from .voices import synthetic_digits
 
 KINDS = ("single", "raw", "string")
 MODES: tuple[LanguageSource, ...] = ("known", "unknown")  # the language
@@ -105,12 +105,12 @@ def run_fold(args: argparse.Namespace, rows: Rows, number: int) -> dict[str, Any
     run = folder / args.name
     if (run / "result.json").is_file():
         return read_json(run / "result.json")
-    experiment = fold_experiment(args)
+    experiment = ctc_alone(args.experiment, args.steps, args.set)
     if args.start_voices:
-        start = start_model(args)
-        experiment.train.init_from, experiment.train.encoder_hold = str(start), 0
-        experiment.train.init_modules = ("encoder", "ctc", "language_embedding")
-        experiment.tokenizer.file = str(start / "tokenizer.model")
+        place = args.out / f"start-{args.start_voices}-{args.start_steps}"
+        before = ctc_alone(args.experiment, args.start_steps, args.set)
+        for assignment in begin_with(start_model(place.absolute(), before, args.start_voices)):
+            override(experiment, assignment)
     options = {name: getattr(args, name) for name in _CORPUS_OPTIONS}
     settings = {"corpus": "digits, one fold", "version": 3, "out": folds[number]} | options
     corpus = folder / f"corpus-{settings_hash(settings)[:8]}"
@@ -134,34 +134,6 @@ def run_fold(args: argparse.Namespace, rows: Rows, number: int) -> dict[str, Any
               "start": [args.start_voices, args.start_steps]}  # fmt: skip
     write_json(run / "result.json", result)
     return result
-
-
-def start_model(args: argparse.Namespace) -> Path:
-    """The run folder of a model that is trained on `start_voices` synthetic speakers of each language alone,
-    once for all folds: none of the speakers that are tested is among them."""
-    folder = args.out / f"start-{args.start_voices}-{args.start_steps}"
-    experiment = fold_experiment(argparse.Namespace(**(vars(args) | {"steps": args.start_steps})))
-    synthetic_corpus(folder / "corpus", args.start_voices)
-    prepare(experiment, folder / "corpus", folder / "data")
-    tokenizer(experiment, folder / "data", folder / "run")
-    train(experiment, folder / "data", folder / "run", cpu=True)
-    return folder / "run"
-
-
-def fold_experiment(args: argparse.Namespace) -> Experiment:
-    """The experiment as a short training of one process, CTC its only head, without a dev set."""
-    exp = load_experiment(args.experiment, [])
-    exp.model.heads = {"ctc": exp.model.heads["ctc"]}
-    exp.model.heads["ctc"].weight = 1.0
-    exp.prepare.split.dev = 0.0
-    exp.train.steps = args.steps
-    exp.train.threads = 1
-    exp.train.valid_every = 0
-    exp.train.save_every = args.steps
-    exp.data.cache_gb = 4.0
-    for assignment in args.set:
-        override(exp, assignment)
-    return exp
 
 
 def count_errors(path: Path) -> dict[str, dict[str, list[int]]]:
@@ -260,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--voice-strings", type=COUNT, default=2400, help="strings of the synthetic speakers, per language")
     add("--start-voices", type=COUNT, default=0, help="begin with a model trained on so many synthetic "
         "speakers of each language; 0: from nothing")  # fmt: skip
-    add("--start-steps", type=POSITIVE, default=1800, help="steps of that model's training")
+    add("--start-steps", type=POSITIVE, default=STEPS, help="steps of that model's training")
     add("--report", nargs="+", metavar="NAME", help="train nothing; compare these systems with the first")
     args = parser.parse_args(argv)
     try:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from egs.digits import leave_one_out as loo
-from egs.digits import singles
+from egs.digits import singles, start
 from egs.digits.data import read_source
 from egs.digits.voices import ACCENTS, DIGITS, synthetic_corpus, synthetic_digits, trimmed
 from maya.errors import MayaError
+from maya.recipes.experiment import load_experiment
 from tests.egs.test_digits_data import source, write_manifest  # noqa: F401  (a fixture)
 
 
@@ -129,24 +130,29 @@ def test_synthetic_speakers_say_each_digit_once() -> None:
 
 
 def test_a_start_model_hears_synthetic_speakers_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its corpus is made once; a fold's training begins with its encoder, CTC and pieces."""
+    """Options of the later training do not change it, but for those of the model and the data."""
     pytest.importorskip("espeakng_loader")
-    monkeypatch.setattr(loo, "synthetic_corpus", partial(synthetic_corpus, strings=20))
-    trained: list[tuple[Path, int]] = []
+    trained: list[tuple[Path, int, float]] = []
     for stage in ("prepare", "tokenizer"):
-        monkeypatch.setattr(loo, stage, lambda *_: None)
-    monkeypatch.setattr(loo, "train", lambda e, data, run, cpu: trained.append((run, e.train.steps)))
-    args = options(
-        out=tmp_path, start_voices=2, start_steps=7, steps=9, set=[], experiment="egs.digits.digits"
+        monkeypatch.setattr(start, stage, lambda *_: None)
+    note = lambda e, data, run, cpu: trained.append((run, e.train.steps, e.model.encoder.dropout))  # noqa: E731
+    monkeypatch.setattr(start, "train", note)
+    monkeypatch.setattr(start, "synthetic_corpus", partial(synthetic_corpus, strings=20))
+    sets = ["--set", "train.steps=5", "--set", "model.encoder.dropout=0.2"]
+    assert start.main(["--out", str(tmp_path), "--voices", "2", "--steps", "7", *sets]) == 0
+    assert trained == [(tmp_path / "run", 7, 0.2)]
+    overrides = capsys.readouterr().out.strip().split("\n")[-4:]
+    exp = load_experiment("egs.digits.digits", overrides)
+    assert exp.train.init_from == str(tmp_path / "run") and exp.train.init_modules[1:] == (
+        "ctc",
+        "language_embedding",
     )
-    for _ in range(2):
-        assert loo.start_model(args) == tmp_path / "start-2-7" / "run"
-    assert trained == 2 * [(tmp_path / "start-2-7" / "run", 7)]
-    lines = (tmp_path / "start-2-7" / "corpus" / "manifest.jsonl").read_text().splitlines()
+    lines = (tmp_path / "corpus" / "manifest.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert {row["source"] for row in rows} == {"espeak-ng"} and len(rows) == 2 * (2 * 10 + 20)
+    assert not {row["speaker"] for row in rows if "mixed" not in row["speaker"]} & {"theo", "jackson"}
 
 
 def test_silence_at_the_ends_is_cut_off() -> None:

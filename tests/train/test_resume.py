@@ -188,8 +188,8 @@ def spoil(path: Path, damage: str) -> None:
         content = content[: len(content) // 2]
     elif damage == "zeros":
         content[-4096:] = bytes(4096)
-    else:  # a bit in the middle of a tensor
-        content[len(content) // 2] ^= 1
+    else:
+        tiny.flip_a_bit(content)
     replace(path, content)
 
 

@@ -5,6 +5,9 @@ that is written at once, or with none; the three take turns. Quoted are medians 
 median of the ratios of each round to the block without a checkpoint: of the wall clock, and of the processor
 time of all threads, which other programs disturb less and which counts the writing thread, too. "Waits" is
 the time that the training itself stands still for a checkpoint.
+
+`--alone` takes no steps between the checkpoints: the processor time of copying and of writing one, which can
+be measured beside other programs.
 """
 
 import statistics
@@ -85,8 +88,9 @@ class Trainer:
         return time.perf_counter() - began, time.process_time() - used, waits
 
 
-def measure(trainer: Trainer, rounds: int, modes: Sequence[str]) -> list[list[str]]:
-    """A row for each of the modes, "none" among them. The first round warms up."""
+def measure(trainer: Trainer, rounds: int, modes: Sequence[str]) -> list[str]:
+    """A table of the modes and of "none". The first round warms up."""
+    modes = ("none", *modes)
     blocks: dict[str, list[tuple[float, float, float]]] = {mode: [] for mode in modes}
     for number in range(rounds + 1):
         for mode in modes:
@@ -104,7 +108,23 @@ def measure(trainer: Trainer, rounds: int, modes: Sequence[str]) -> list[list[st
         waited = statistics.median(waits)
         ratios = [f"{median_ratio(*pair):.4f}" for pair in ((wall, base_wall), (used, base_used))]
         rows.append([mode, f"{step:.3f}", *ratios, f"{waited:.2f}", f"{waited / trainer.every / step:.2%}"])
-    return rows
+    header = ("checkpoint", "s a step", "wall clock, ratio", "processor, ratio", "waits, s", "of step time")
+    return markdown(header, rows)
+
+
+def alone(trainer: Trainer, rounds: int) -> str:
+    """The processor time of one checkpoint that is written in the background, medians over the rounds."""
+    run, times = trainer.runs["background"], list[tuple[float, float]]()
+    train_step(trainer.tools, [trainer.batch], trainer.experiment.train, trainer.state)
+    trainer.state.update_averages(trainer.model.state_dict())
+    for _ in range(rounds + 1):  # the first makes room in memory
+        began, own = time.process_time(), time.thread_time()
+        save(run, trainer.state)
+        copied = time.thread_time() - own
+        run.writer.flush()
+        times.append((copied, time.process_time() - began - copied))
+    copying, writing = (statistics.median(values) for values in zip(*times[1:], strict=True))
+    return f"processor time of a checkpoint: {copying:.2f} s to copy it, {writing:.2f} s to write it"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,6 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--preset", choices=("tiny", "large"), default="large", help="large: 114 M parameters"
     )
+    parser.add_argument("--alone", action="store_true", help="only what a checkpoint takes, without training")
     parser.add_argument("--folder", type=Path, help="where to write (default: a temporary folder)")
     args = parser.parse_args(argv)
     cfg = with_vocabulary(getattr(presets, args.preset)(), 1024, ("en",))
@@ -124,12 +145,11 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         trainer = Trainer(cfg, args.seconds, args.every, Path(name), args.threads)
         size = count_parameters(trainer.model) / 1e6
-        rows = measure(trainer, args.rounds, ("none", *args.modes))
+        lines = [alone(trainer, args.rounds)] if args.alone else measure(trainer, args.rounds, args.modes)
         trainer.log.close()
         files = [p.stat().st_size / 1e9 for p in Path(name).glob("checkpoints/*.pt")]
     print(f"{size:.0f} M parameters, {max(files):.2f} GB every {args.every} steps of {args.seconds:g} s")
-    header = ("checkpoint", "s a step", "wall clock, ratio", "processor, ratio", "waits, s", "of step time")
-    print("\n".join(markdown(header, rows)))
+    print("\n".join(lines))
     return 0
 
 

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -77,7 +77,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             return sharded.save_sharded(path, payload)
         # Through a file object: torch's own writer turns a full disk into an unnamed C++ error.
         with replacing(path) as partial, UnbufferedFile(partial) as f:
-            torch.save(payload, f)
+            torch.save(payload, cast(IO[bytes], f))
             f.flush()
             os.fsync(f.fileno())
         sync_folder(path.parent)

@@ -31,7 +31,8 @@ class UnbufferedFile:
             if not self._direct or error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
             self._direct, self._number = False, os.open(path, flags, 0o666)
-        self._block = np.frombuffer(mmap(-1, _BLOCK), np.uint8)  # it begins at a page: direct writes must
+        self._memory = memoryview(mmap(-1, _BLOCK))  # it begins at a page: direct writes must
+        self._block = np.frombuffer(self._memory, np.uint8)
         self._held = 0
 
     def fileno(self) -> int:
@@ -57,7 +58,7 @@ class UnbufferedFile:
         begin = 0
         while begin < self._held:
             try:
-                begin += os.write(self._number, self._block[begin : self._held])
+                begin += os.write(self._number, self._memory[begin : self._held])
             except OSError as error:
                 if not self._direct or error.errno != errno.EINVAL:
                     raise
