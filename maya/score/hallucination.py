@@ -100,10 +100,9 @@ class HallucinationCheck:
         language that the recogniser was told.
         """
         cfg, nats = self.cfg, None
-        for judge in self.judges if encoded is not None and hyp.text else ():
-            nats = self.nats(judge, hyp, encoded, langs)
-            if nats is not None:
-                break
+        if encoded is not None and hyp.text:
+            verdicts = (self.nats(judge, hyp, encoded, langs) for judge in self.judges)
+            nats = next((value for value in verdicts if value is not None), None)
         sure = [word.confidence for word in hyp.words if word.confidence is not None]
         sure = sure or hyp.confidences
         confidence = sum(sure) / len(sure) if sure else None
