@@ -203,7 +203,7 @@ def phonemes(recognizer: Recognizer, data: Path) -> dict[str, Any]:
             speaker = batch.labels["speaker"][i] or ""
             row = (count_errors([" ".join(true)], [" ".join(said)], str.split), speaker)
             rows[recognizer.model.cfg.languages[int(batch.langs[i])]].append(row)
-            rows["speakers of training" if speaker in trained else "unseen speakers"].append(row)
+            rows["speakers of training" if (speaker,) in trained else "unseen speakers"].append(row)
             rows["all"].append(row)
     lines, result = [["phoneme errors %", "utterances", "speakers", "rate", "interval"]], {}
     for name, own in rows.items():
