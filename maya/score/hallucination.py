@@ -150,12 +150,12 @@ class HallucinationCheck:
 
     def _language(self, hyp: Hypothesis, langs: Tensor | None) -> str | None:
         """The language of a text. Raises MayaError where it may be one of several."""
-        known = self.model.cfg.languages
+        languages = self.model.cfg.languages
         if hyp.language is None and langs is not None and int(langs[0]) >= 0:
-            return known[int(langs[0])]
-        if hyp.language is None and len(known) > 1:
+            return languages[int(langs[0])]
+        if hyp.language is None and len(languages) > 1:
             raise MayaError("the language of a text must be known for its pronunciation")
-        return hyp.language or (known[0] if known else None)
+        return hyp.language or (languages[0] if languages else None)
 
 
 _NO_PATH = 100.0
