@@ -203,7 +203,7 @@ def phonemes(recognizer: Recognizer, data: Path) -> dict[str, Any]:
             speaker = batch.labels["speaker"][i] or ""
             row = (count_errors([" ".join(true)], [" ".join(said)], str.split), speaker)
             rows[recognizer.model.cfg.languages[int(batch.langs[i])]].append(row)
-            rows["speakers of training" if speaker in trained else "unseen speakers"].append(row)
+            rows["speakers of training" if (speaker,) in trained else "unseen speakers"].append(row)
             rows["all"].append(row)
     lines, result = [["phoneme errors %", "utterances", "speakers", "rate", "interval"]], {}
     for name, own in rows.items():
@@ -237,19 +237,18 @@ def punctuation(recognizer: Recognizer, data: Path) -> dict[str, Any]:
             own = mark_counts([str(a) for a, _ in cased], [str(b) for _, b in cased], names)
             cases.append((own[1:], speaker))  # capitals, and words in capitals
     result = {}
-    for place, own in (counts | {"case": cases}).items():
-        speakers = [speaker for _, speaker in own]
-        pooled = score_events([row for row, _ in own], blocks=speakers)
-        names = head.cfg.marks if place != "case" else ("capital", "upper")
-        by_mark = {
-            f"F1 of {name}": score_events([row[[n]] for row, _ in own], blocks=speakers)["f1"]
-            for n, name in enumerate(names) if sum(int(row[n, :2].sum()) for row, _ in own)
+    for place, rows_of in (counts | {"case": cases}).items():
+        tables, speakers = [table for table, _ in rows_of], [speaker for _, speaker in rows_of]
+        totals = np.sum(tables, 0)[:, :2].sum(1)
+        shown_names = ("capital", "upper") if place == "case" else head.cfg.marks
+        measures = {
+            f"F1 of {name}": score_events([table[[n]] for table in tables], blocks=speakers)["f1"]
+            for n, name in enumerate(shown_names) if totals[n]
         }  # fmt: skip
-        total = sum(int(row[:, :2].sum()) for row, _ in own)
-        if total:
-            result[place] = shown(
-                f"{place}, {total} marks", by_mark | {"F1": pooled["f1"], "macro": pooled["macro_f1"]}
-            )
+        if totals.any():
+            pooled = score_events(tables, blocks=speakers)
+            measures |= {"F1": pooled["f1"], "macro": pooled["macro_f1"]}
+            result[place] = shown(f"{place}, {totals.sum()} marks", measures)
     return result
 
 

@@ -109,11 +109,10 @@ def phonemes() -> Experiment:
 def punctuation() -> Experiment:
     """Marks and capitals from letters and sound, on the frozen encoder of a run of the task phonemes."""
     exp = phonemes()
-    exp.name, exp.languages = "heads/heads_punctuation", ("as", "en", "hi", "ml", "or", "ta")
-    exp.train.init_modules = ("encoder", "phonemes")
-    exp.train.freeze, exp.train.encoder_hold = ("encoder", "phonemes"), 0
-    exp.model.heads["phonemes"].weight = 0.0  # it stays as it is
-    exp.model.heads["punctuation"] = PunctuationConfig(dropout=0.3, text_dropout=0.3, mark_weight=2.0)
+    exp.name, exp.languages = "heads/heads_punctuation", ("as", "en", "hi", "ml", "or")
+    exp.train.freeze, exp.train.encoder_hold = ("encoder",), 0
+    head = PunctuationConfig(dropout=0.3, text_dropout=0.3, mark_weight=2.0)
+    exp.model.heads = {"punctuation": head}
     exp.data.speed_perturb = (0.9, 1.0, 1.1)
     exp.train.optimizer, exp.train.lr, exp.train.steps = "adamw", 2e-3, 400
     exp.train.valid_every = exp.train.save_every = 100

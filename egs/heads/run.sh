@@ -5,7 +5,7 @@
 #   ./egs/heads/run.sh --task words       --source DIR, by default the digits corpus
 #   ./egs/heads/run.sh --task pitch       needs pip install 'maya-asr[pitch]' for the teachers, in stage 0 only
 #   ./egs/heads/run.sh --task phonemes    twelve languages
-#   ./egs/heads/run.sh --task punctuation --init exp/heads/phonemes/heads_phonemes    marks and capitals of six languages
+#   ./egs/heads/run.sh --task punctuation --init exp/heads/phonemes/heads_phonemes    marks and capitals of five languages
 #   ./egs/heads/run.sh --task check --init exp/digits/digits/digits    phonemes against made-up texts, beside a recogniser's CTC
 #   ./egs/heads/run.sh --task language --experiment heads:language_frozen --train.init_from exp/digits/digits/digits
 #

@@ -77,8 +77,8 @@ def joined(code: str, split: str, rows: Rows, rng: random.Random) -> Iterator[di
         by_speaker[row["speaker"]].append(row)
     for row in rows:
         others = [other for other in by_speaker[row["speaker"]] if other["text"] != row["text"]]
-        more = rng.randrange(3) if split == "train" else 1
-        parts = [row, *rng.sample(others, min(more, len(others)))]
+        followers = rng.randrange(3) if split == "train" else 1
+        parts = [row, *rng.sample(others, min(followers, len(others)))]
         gaps = [rng.uniform(0, _MOST_SECONDS) for _ in parts]
         yield {"language": code, "split": split, "rows": parts, "gaps": gaps}
 

@@ -164,10 +164,10 @@ class PunctuationHead(Head):
             marks.append([numbers.get(mark, 0) for _, mark in bare])
             cases.append([-1 if (case := case_of(text)) is None else case for text, _ in bare])
         width = max(1, *map(len, rows))
-        padded = [
+        first, second = (
             torch.tensor([own + [-1] * (width - len(own)) for own in table]) for table in (marks, cases)
-        ]
-        return rows, *padded
+        )
+        return rows, first, second
 
     def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
         rows, marks, cases = self.targets(batch)

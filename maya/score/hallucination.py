@@ -100,10 +100,9 @@ class HallucinationCheck:
         language that the recogniser was told.
         """
         cfg, nats = self.cfg, None
-        for judge in self.judges if encoded is not None and hyp.text else ():
-            nats = self.nats(judge, hyp, encoded, langs)
-            if nats is not None:
-                break
+        if encoded is not None and hyp.text:
+            verdicts = (self.nats(judge, hyp, encoded, langs) for judge in self.judges)
+            nats = next((value for value in verdicts if value is not None), None)
         sure = [word.confidence for word in hyp.words if word.confidence is not None]
         sure = sure or hyp.confidences
         confidence = sum(sure) / len(sure) if sure else None
@@ -151,12 +150,12 @@ class HallucinationCheck:
 
     def _language(self, hyp: Hypothesis, langs: Tensor | None) -> str | None:
         """The language of a text. Raises MayaError where it may be one of several."""
-        known = self.model.cfg.languages
+        languages = self.model.cfg.languages
         if hyp.language is None and langs is not None and int(langs[0]) >= 0:
-            return known[int(langs[0])]
-        if hyp.language is None and len(known) > 1:
+            return languages[int(langs[0])]
+        if hyp.language is None and len(languages) > 1:
             raise MayaError("the language of a text must be known for its pronunciation")
-        return hyp.language or (known[0] if known else None)
+        return hyp.language or (languages[0] if languages else None)
 
 
 _NO_PATH = 100.0

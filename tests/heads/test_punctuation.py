@@ -64,8 +64,8 @@ def test_a_row_alone_equals_the_row_in_a_batch(sound: bool) -> None:
     for i, row in enumerate(rows):
         size = int(encoded.lens[i])
         alone = head(Encoded(encoded.frames[i : i + 1, :size], encoded.lens[i : i + 1]), [row])
-        for one, all_rows in zip(alone, together, strict=True):
-            torch.testing.assert_close(one[0, : len(row)], all_rows[i, : len(row)], atol=1e-6, rtol=1e-5)
+        for own, all_rows in zip(alone, together, strict=True):
+            torch.testing.assert_close(own[0, : len(row)], all_rows[i, : len(row)], atol=1e-6, rtol=1e-5)
 
 
 def learnt(head: Any, encoded: Encoded, labels: list[str | None], steps: int = 60) -> list[list[str]]:

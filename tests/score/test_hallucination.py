@@ -21,7 +21,8 @@ def model_of(**heads: Any) -> SpeechModel:
 
 
 def said(*tokens: int, text: str = "a b", confidence: float | None = None) -> Hypothesis:
-    return Hypothesis(tokens=list(tokens), text=text, words=[Word(text=text, confidence=confidence)])
+    words = [Word(text=text, confidence=confidence)]
+    return Hypothesis(tokens=list(tokens), text=text, words=words, language="en")
 
 
 def peaky(model: SpeechModel, head: str, outputs: list[int]) -> Encoded:
@@ -52,6 +53,14 @@ def test_a_head_of_phonemes_judges_the_pronunciation() -> None:
     encoded = peaky(model, "phones", [3, 0, 3, 1, 3])
     assert not check(said(1, 1, text="a b"), encoded).made_up
     assert check(said(1, 1, text="c c"), encoded).made_up
+    unspoken = check(said(1, 1, text="x y"), encoded)  # no sound of the head: the head of text judges
+    unknown = said(1, 1, text="a b")
+    unknown.language = None  # of several, so that nobody knows how it is pronounced
+    assert (
+        unspoken.nats
+        == check(unknown, encoded).nats
+        == HallucinationCheck(model, HallucinationConfig(head="ctc"))(said(1, 1), encoded).nats
+    )
     assert HallucinationCheck(model, HallucinationConfig(head="ctc")).judges == [model.head("ctc")]
 
 
