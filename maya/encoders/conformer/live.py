@@ -6,6 +6,7 @@ products (`PackedLinear`), those of queries, keys and values are one, the masks 
 once, and a stream has caches of its own that new frames are written into.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from maya.kernels.onednn import QuickLinear
 from maya.kernels.packed import PackedLinear, padded_batch
 
 SLACK = 32  # frames of a cache beyond the context: it moves its newest frames to its start when it is full
+FRONT_ROWS = 4  # at once through the convolutions in front
 
 
 class LiveLayer:
@@ -128,6 +130,7 @@ class LiveWeights:
         self.capacity = (self.left + self.most + SLACK, self.kernel - 1 + self.most + SLACK)
         self.past = encoder.pre_encode.overlap * encoder.cfg.subsampling_factor
         self._seen: dict[int, Tensor | None] = {}
+        self._rooms: dict[str, Tensor] = {}
 
     def seen(self, n: int) -> Tensor | None:
         """(n, left + n) added to the scores of n frames, or None where each sees all."""
@@ -149,8 +152,8 @@ class LiveWeights:
                 keys = stream.keys[:, stream.key_end - self.left : stream.key_end + n, None].transpose(1, 2)
                 inputs = stream.inputs[:, stream.input_end - reach : stream.input_end + n, None].transpose(1, 2)
         else:
-            keys = x.new_empty(layers, batch, m, 2 * self.width)
-            inputs = x.new_empty(layers, batch, reach + n, self.width)
+            keys = self._room("keys", layers, batch, m, 2 * self.width)
+            inputs = self._room("inputs", layers, batch, reach + n, self.width)
             for place, stream in enumerate(streams):
                 stream.make_room(n)
                 keys[:, place, : self.left] = stream.keys[:, stream.key_end - self.left : stream.key_end]
@@ -169,6 +172,13 @@ class LiveWeights:
             stream.move_on(count)
         return x.view(batch, n, self.width)
 
+    def _room(self, name: str, *shape: int) -> Tensor:
+        """Memory that a step writes before it reads it. Fresh pages take longer than what is written there."""
+        size = math.prod(shape)
+        if name not in self._rooms or len(self._rooms[name]) < size:
+            self._rooms[name] = torch.empty(size)
+        return self._rooms[name][:size].view(shape)
+
     def _mask(
         self, streams: "Sequence[LiveConformerStream]", counts: list[int], batch: int, n: int
     ) -> Tensor | None:
@@ -185,7 +195,7 @@ class LiveWeights:
     def _front(self, streams: "Sequence[LiveConformerStream]", batch: int, n: int) -> Tensor:
         """(B' n, D): the next n frames as they enter the layers."""
         front, factor = self.encoder.pre_encode, self.encoder.cfg.subsampling_factor
-        need = self.past + factor * n
+        need = self.past + factor * (n - 1) + 1  # the last frame reads no further
         have = [min(len(stream.features), need) for stream in streams]
         starts = [max(0, self.past - factor * stream.frames) for stream in streams]
         if batch == 1:
@@ -196,7 +206,8 @@ class LiveWeights:
             for place, stream in enumerate(streams):
                 features[place, : have[place]] = stream.features[:need]
         if min(have) == need and not any(starts):
-            y = front.convolve(features, None)
+            # Blocks whose widest tensor stays in the cache, and is no fresh page.
+            y = torch.cat([front.convolve(part, None) for part in features.split(FRONT_ROWS)])
         else:
             rest = batch - len(streams)
             y = front.convolve(features, torch.tensor(have + [need] * rest), torch.tensor(starts + [0] * rest))

@@ -5,6 +5,7 @@ icefall's parameter names become ours by one rename: "encoder_embed." to "encode
 
 import math
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,7 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
     """
 
     front = ("encoder_embed",)
+    live: Any = None  # weights for streams on a CPU, see `live_weights`
 
     def __init__(self, cfg: ZipformerConfig) -> None:
         super().__init__()
