@@ -69,7 +69,7 @@ class SileroVAD(nn.Module):
         return logits.sigmoid(), (extended[:, -_CONTEXT:].clone(), h, c)
 
     def _remember(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The LSTM over (B, T, 128). For a few windows, which streams push, its cell takes a fifth of the time."""
+        """The LSTM over (B, T, 128). For a few windows, as of streams, its cell takes a fifth of the time."""
         lstm: Any = self.lstm
         if x.shape[1] > _FEW_WINDOWS:
             out, (h, c) = lstm(x, (h[None], c[None]))

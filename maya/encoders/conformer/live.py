@@ -66,8 +66,8 @@ class LiveLayer:
             self.taps_bias = norm.bias + (zero - norm.running_mean) * factor
 
     def step(self, x: Tensor, keys: Tensor, convolved: Tensor, first: int, mask: Tensor | None) -> Tensor:
-        """x (B n, D) -> (B n, D). keys (B, m, 2 D), convolved (B, k - 1 + n, D): of earlier frames, the last n
-        are written. first: column of `positions` of the last query's first key. mask: added to the scores."""
+        """x (B n, D) -> (B n, D). keys (B, m, 2 D), convolved (B, k - 1 + n, D): of earlier frames; the last
+        n are written. first: column of `positions` of the last query's first key. mask: added to scores."""
         norms, width = self.norms, x.shape[1]
         batch, n = keys.shape[0], convolved.shape[1] - len(self.taps) + 1
         inner, outer = self.feed_forwards[0]
@@ -150,7 +150,9 @@ class LiveWeights:
             for stream in streams:
                 stream.make_room(n)
                 keys = stream.keys[:, stream.key_end - self.left : stream.key_end + n, None].transpose(1, 2)
-                inputs = stream.inputs[:, stream.input_end - reach : stream.input_end + n, None].transpose(1, 2)
+                inputs = stream.inputs[:, stream.input_end - reach : stream.input_end + n, None].transpose(
+                    1, 2
+                )
         else:
             keys = self._room("keys", layers, batch, m, 2 * self.width)
             inputs = self._room("inputs", layers, batch, reach + n, self.width)
@@ -173,7 +175,7 @@ class LiveWeights:
         return x.view(batch, n, self.width)
 
     def _room(self, name: str, *shape: int) -> Tensor:
-        """Memory that a step writes before it reads it. Fresh pages take longer than what is written there."""
+        """Memory that a step writes before it reads it. Fresh pages take longer than writing them."""
         size = math.prod(shape)
         if name not in self._rooms or len(self._rooms[name]) < size:
             self._rooms[name] = torch.empty(size)
@@ -182,7 +184,7 @@ class LiveWeights:
     def _mask(
         self, streams: "Sequence[LiveConformerStream]", counts: list[int], batch: int, n: int
     ) -> Tensor | None:
-        """What to add to the scores (B', 1, 1 or n, m): keys before a start and beyond `counts` are hidden."""
+        """What to add to scores (B', 1, 1 or n, m): keys before a start and beyond `counts` are hidden."""
         seen = self.seen(n)
         if all(s.frames >= self.left and count == n for s, count in zip(streams, counts, strict=True)):
             return seen
@@ -210,7 +212,9 @@ class LiveWeights:
             y = torch.cat([front.convolve(part, None) for part in features.split(FRONT_ROWS)])
         else:
             rest = batch - len(streams)
-            y = front.convolve(features, torch.tensor(have + [need] * rest), torch.tensor(starts + [0] * rest))
+            y = front.convolve(
+                features, torch.tensor(have + [need] * rest), torch.tensor(starts + [0] * rest)
+            )
         y = front.out(y[:, front.overlap : front.overlap + n].reshape(batch * n, -1))
         return self.encoder.scaled(y)
 

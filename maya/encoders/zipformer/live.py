@@ -5,7 +5,6 @@
 made once, and a stream has a cache for each stack that new frames are written into.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 
 from maya.encoders.zipformer.attention import HIDDEN, compact_positions
 from maya.encoders.zipformer.bias_norm import BiasNorm
+from maya.encoders.zipformer.layer import ZipformerLayer
+from maya.encoders.zipformer.stack import with_channels
 from maya.encoders.zipformer.swoosh import SLOPE, Swoosh, swoosh_l, swoosh_r
 from maya.kernels.packed import PackedLinear, padded_batch
 
@@ -26,7 +27,10 @@ FRONT_ROWS = 2  # at once through the convolutions in front
 def before_swoosh(layer: Any, kind: Swoosh) -> PackedLinear:
     """A layer whose output is the argument of the softplus."""
     own = PackedLinear.of(layer)
-    return PackedLinear(own.weight, (0.0 if own.bias is None else own.bias) - own.weight.new_full((len(own.weight),), kind.shift))
+    return PackedLinear(
+        own.weight,
+        (0.0 if own.bias is None else own.bias) - own.weight.new_full((len(own.weight),), kind.shift),
+    )
 
 
 def after_swoosh(layer: Any, kind: Swoosh) -> PackedLinear:
@@ -105,9 +109,13 @@ class LiveZipformerLayer:
         self.norm: BiasNorm = layer.norm
         value = len(self.values[0][0].weight)
         self.sizes = [self.heads * self.query, len(self.nonlin.weight) // 3, value, value]
-        positions = compact_positions(chunk, left + chunk, attention.linear_pos.in_features, own.weight.device)
+        positions = compact_positions(
+            chunk, left + chunk, attention.linear_pos.in_features, own.weight.device
+        )
         # (H, P, K + n - 1)
-        self.table = attention.linear_pos(positions).unflatten(-1, (self.heads, -1)).permute(1, 2, 0).contiguous()
+        self.table = (
+            attention.linear_pos(positions).unflatten(-1, (self.heads, -1)).permute(1, 2, 0).contiguous()
+        )
 
     def step(self, x: Tensor, cache: Tensor, inputs: Sequence[Tensor], mask: Tensor | None) -> Tensor:
         """x (B n, D) -> (B n, D). cache (B, left + n, sum of `sizes`) and inputs, two of (B, R + n, D): of
@@ -211,16 +219,16 @@ class LiveZipformer:
         self.output_mean = encoder.downsample_output.bias.softmax(0)[:, None]
         self._rooms: dict[tuple[int, int], Tensor] = {}
 
+    @torch.no_grad()
     def step(self, states: "Sequence[LiveZipformerState]", feats: Sequence[Tensor]) -> Tensor:
         """feats (1, 2 C + 13, F) of each stream -> (B', C / f, D), B' >= B."""
-        from maya.encoders.zipformer.encoder import _with_channels  # noqa: PLC0415
 
         batch, count = padded_batch(len(states)), len(states)
         for state in states:
             state.make_room()
         x, outputs = self._front(states, feats, batch), []
         for number, stack in enumerate(self.stacks):
-            x = _with_channels(x, stack.width)
+            x = with_channels(x, stack.width)
             if not x.is_contiguous():
                 x = x.contiguous()
             if batch == 1:
@@ -308,20 +316,26 @@ class LiveZipformerState:
 def live_weights(encoder: Any, chunk: int, left: int) -> LiveZipformer | None:
     """The weights for streams of one row; None where the modules have to compute them: elsewhere than on a
     CPU, in other dtypes, with gradients, with fast weights or with adapters."""
-    from maya.encoders.zipformer.layer import ZipformerLayer  # noqa: PLC0415
 
     weight = encoder.downsample_output.bias
     if torch.is_grad_enabled() or not weight.is_cpu or weight.dtype != torch.float32:
         return None
     layers = [layer for module in encoder.encoders for layer in getattr(module, "encoder", module).layers]
     plain = all(type(layer) is ZipformerLayer for layer in layers) and all(
-        type(m) in (nn.Linear, nn.Conv1d) or not isinstance(m, (nn.Linear, nn.Conv1d)) and not m._forward_hooks
+        type(m) in (nn.Linear, nn.Conv1d)
+        or not isinstance(m, (nn.Linear, nn.Conv1d))
+        and not m._forward_hooks
         for m in encoder.modules()
     )
     if not plain or encoder.cfg.fast_weights is not None:
         return None
     tensors = [*encoder.parameters()]
-    key = chunk, left, sum(t._version for t in tensors if not t.is_inference()), [t.data_ptr() for t in tensors]
+    key = (
+        chunk,
+        left,
+        sum(t._version for t in tensors if not t.is_inference()),
+        [t.data_ptr() for t in tensors],
+    )
     if encoder.live is None or encoder.live[0] != key:
         encoder.live = key, LiveZipformer(encoder, chunk, left)
     weights: LiveZipformer = encoder.live[1]
