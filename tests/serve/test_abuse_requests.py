@@ -29,8 +29,8 @@ FIELDS = (
 )  # fmt: skip
 VALUES = (
     *TEXTS[:8], "small", "../../etc/passwd", "http://127.0.0.1:1/", "json", "verbose_json", "srt", "vtt",
-    "text", "diarized_json", "word", "segment", "true", "-1", "1e400", "NaN", "en", "hi", "auto", "\ud83d", "\u202e",
-    "a" * 5000,
+    "text", "diarized_json", "word", "segment", "true", "-1", "1e400", "NaN", "en", "hi", "auto", "\ud83d",
+    "\u202e", "a" * 5000,
 )  # fmt: skip
 SPEECH = ("input", "voice", "model", "response_format", "speed", "stream_format", "instructions")
 JSON_VALUES: tuple[Any, ...] = (

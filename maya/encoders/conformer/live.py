@@ -119,24 +119,24 @@ class LiveWeights:
     """A FastConformer's weights for `LiveConformerStream`, and what depends on the context alone."""
 
     def __init__(self, encoder: Any, span: Any) -> None:
-        self.encoder, self.span, self.left = encoder, span, span.left_frames
+        self.encoder, self.span, self.before = encoder, span, span.left_frames
         self.chunk = span.chunk or 1
         self.most = max(1, SLACK // self.chunk) * self.chunk  # frames of a step
-        self.reach = self.left + self.most - 1
+        self.reach = self.before + self.most - 1
         weight = encoder.pre_encode.out.weight
         positions = encoder.positions(self.reach, weight)
         self.layers = [LiveLayer(layer, positions) for layer in encoder.layers]
         self.kernel, self.width = encoder.cfg.conv_kernel, encoder.cfg.d_model
-        self.capacity = (self.left + self.most + SLACK, self.kernel - 1 + self.most + SLACK)
+        self.capacity = (self.before + self.most + SLACK, self.kernel - 1 + self.most + SLACK)
         self.past = encoder.pre_encode.overlap * encoder.cfg.subsampling_factor
         self._seen: dict[int, Tensor | None] = {}
         self._rooms: dict[str, Tensor] = {}
 
     def seen(self, n: int) -> Tensor | None:
-        """(n, left + n) added to the scores of n frames, or None where each sees all."""
+        """(n, before + n) added to the scores of n frames, or None where each sees all."""
         if n not in self._seen:
-            places = torch.arange(-self.left, n)
-            seen = self.span.visible(places[self.left :], places)
+            places = torch.arange(-self.before, n)
+            seen = self.span.visible(places[self.before :], places)
             none = bool(seen.all())
             self._seen[n] = None if none else torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
         return self._seen[n]
@@ -145,11 +145,11 @@ class LiveWeights:
         """The next `counts` <= n frames of each stream -> (B', n, D), B' >= B."""
         batch, layers = padded_batch(len(streams)), len(self.layers)
         x = self._front(streams, batch, n)
-        m, reach = self.left + n, self.kernel - 1
+        m, reach = self.before + n, self.kernel - 1
         if batch == 1:
             for stream in streams:
                 stream.make_room(n)
-                keys = stream.keys[:, stream.key_end - self.left : stream.key_end + n, None].transpose(1, 2)
+                keys = stream.keys[:, stream.key_end - self.before : stream.key_end + n, None].transpose(1, 2)
                 inputs = stream.inputs[:, stream.input_end - reach : stream.input_end + n, None].transpose(
                     1, 2
                 )
@@ -158,17 +158,17 @@ class LiveWeights:
             inputs = self._room("inputs", layers, batch, reach + n, self.width)
             for place, stream in enumerate(streams):
                 stream.make_room(n)
-                keys[:, place, : self.left] = stream.keys[:, stream.key_end - self.left : stream.key_end]
+                keys[:, place, : self.before] = stream.keys[:, stream.key_end - self.before : stream.key_end]
                 inputs[:, place, :reach] = stream.inputs[:, stream.input_end - reach : stream.input_end]
-            keys[:, len(streams) :, : self.left] = 0.0
+            keys[:, len(streams) :, : self.before] = 0.0
             inputs[:, len(streams) :, :reach] = 0.0
-        mask, first = self._mask(streams, counts, batch, n), self.reach - (self.left + n - 1)
+        mask, first = self._mask(streams, counts, batch, n), self.reach - (self.before + n - 1)
         for layer, own_keys, own_inputs in zip(self.layers, keys.unbind(0), inputs.unbind(0), strict=True):
             x = layer.step(x, own_keys, own_inputs, first, mask)
         for place, (stream, count) in enumerate(zip(streams, counts, strict=True)):
             if batch > 1:
                 end = stream.key_end + count
-                stream.keys[:, stream.key_end : end] = keys[:, place, self.left : self.left + count]
+                stream.keys[:, stream.key_end : end] = keys[:, place, self.before : self.before + count]
                 end = stream.input_end + count
                 stream.inputs[:, stream.input_end : end] = inputs[:, place, reach : reach + count]
             stream.move_on(count)
@@ -186,12 +186,12 @@ class LiveWeights:
     ) -> Tensor | None:
         """What to add to scores (B', 1, 1 or n, m): keys before a start and beyond `counts` are hidden."""
         seen = self.seen(n)
-        if all(s.frames >= self.left and count == n for s, count in zip(streams, counts, strict=True)):
+        if all(s.frames >= self.before and count == n for s, count in zip(streams, counts, strict=True)):
             return seen
-        hidden = torch.zeros(batch, 1, 1, self.left + n)
+        hidden = torch.zeros(batch, 1, 1, self.before + n)
         for place, (stream, count) in enumerate(zip(streams, counts, strict=True)):
-            hidden[place, ..., : max(0, self.left - stream.frames)] = HIDDEN
-            hidden[place, ..., self.left + count :] = HIDDEN
+            hidden[place, ..., : max(0, self.before - stream.frames)] = HIDDEN
+            hidden[place, ..., self.before + count :] = HIDDEN
         return hidden if seen is None else hidden + seen
 
     def _front(self, streams: "Sequence[LiveConformerStream]", batch: int, n: int) -> Tensor:
@@ -220,7 +220,7 @@ class LiveWeights:
 
 
 class LiveConformerStream(EncoderStream):
-    """One stream. keys (L, left + .., 2 D), inputs (L, k - 1 + .., D): keys and values, and inputs of the
+    """One stream. keys (L, before + .., 2 D), inputs (L, k - 1 + .., D): keys and values, and inputs of the
     convolution, of each layer; those of the newest frame are before `key_end` and `input_end`."""
 
     def __init__(self, weights: LiveWeights) -> None:
@@ -232,7 +232,7 @@ class LiveConformerStream(EncoderStream):
         self.frames, self.features = 0, torch.zeros(own.past, cfg.feat_in)
         self.keys = torch.zeros(cfg.n_layers, own.capacity[0], 2 * cfg.d_model)
         self.inputs = torch.zeros(cfg.n_layers, own.capacity[1], cfg.d_model)
-        self.key_end, self.input_end = own.left, own.kernel - 1
+        self.key_end, self.input_end = own.before, own.kernel - 1
 
     def describe(self) -> str:
         numbers = self.keys.numel() + self.inputs.numel()
@@ -240,10 +240,10 @@ class LiveConformerStream(EncoderStream):
 
     def make_room(self, n: int) -> None:
         """Room for n frames behind the newest."""
-        left, reach = self.weights.left, self.weights.kernel - 1
+        before, reach = self.weights.before, self.weights.kernel - 1
         if self.key_end + n > self.keys.shape[1]:
-            self.keys[:, :left] = self.keys[:, self.key_end - left : self.key_end].clone()
-            self.key_end = left
+            self.keys[:, :before] = self.keys[:, self.key_end - before : self.key_end].clone()
+            self.key_end = before
         if self.input_end + n > self.inputs.shape[1]:
             self.inputs[:, :reach] = self.inputs[:, self.input_end - reach : self.input_end].clone()
             self.input_end = reach

@@ -84,11 +84,12 @@ class LiveZipformerLayer:
     """The weights of a `ZipformerLayer`. sizes: channels of its cache for keys, non-linear attention and the
     values of both attentions."""
 
-    def __init__(self, layer: Any, chunk: int, left: int) -> None:
-        attention, self.chunk, self.left = layer.self_attn_weights, chunk, left
+    def __init__(self, layer: Any, chunk: int, before: int) -> None:
+        attention, self.chunk, self.before = layer.self_attn_weights, chunk, before
         self.heads, self.query, self.pos = attention.heads, attention.query, attention.pos_head
         first = before_swoosh(layer.feed_forward1.in_proj, swoosh_l)
         own = PackedLinear.of(attention.in_proj)
+        assert own.bias is not None and first.bias is not None
         self.first = PackedLinear(torch.cat([own.weight, first.weight]), torch.cat([own.bias, first.bias]))
         self.scored = len(own.weight)
         self.first_out = after_swoosh(layer.feed_forward1.out_proj, swoosh_l)
@@ -110,7 +111,7 @@ class LiveZipformerLayer:
         value = len(self.values[0][0].weight)
         self.sizes = [self.heads * self.query, len(self.nonlin.weight) // 3, value, value]
         positions = compact_positions(
-            chunk, left + chunk, attention.linear_pos.in_features, own.weight.device
+            chunk, before + chunk, attention.linear_pos.in_features, own.weight.device
         )
         # (H, P, K + n - 1)
         self.table = (
@@ -118,7 +119,7 @@ class LiveZipformerLayer:
         )
 
     def step(self, x: Tensor, cache: Tensor, inputs: Sequence[Tensor], mask: Tensor | None) -> Tensor:
-        """x (B n, D) -> (B n, D). cache (B, left + n, sum of `sizes`) and inputs, two of (B, R + n, D): of
+        """x (B n, D) -> (B n, D). cache (B, before + n, sum of `sizes`) and inputs, two of (B, R + n, D): of
         earlier frames; the last n are written."""
         keys, gated, *values = cache.split(self.sizes, 2)
         batch, n, source = cache.shape[0], self.chunk, x
@@ -126,7 +127,7 @@ class LiveZipformerLayer:
         weights = self._weights(both[:, : self.scored], keys, mask)
         x = self.first_out.added_to(x.clone(), bent(both[:, self.scored :]))
         s, a, y = self.nonlin(x).chunk(3, 1)
-        gated[:, self.left :] = (a * s.tanh()).view(batch, n, -1)
+        gated[:, self.before :] = (a * s.tanh()).view(batch, n, -1)
         mixed = torch.bmm(weights[:, 0], gated).view(batch * n, -1)
         x = self.nonlin_out.added_to(x, mixed.mul_(y))
         x = self._attend(x, 0, values[0], weights)
@@ -141,9 +142,9 @@ class LiveZipformerLayer:
         return torch.lerp(source, self.norm(x), self.bypass)
 
     def _weights(self, projected: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
-        """(B n, queries, keys and positions) -> (B, H, n, left + n)."""
+        """(B n, queries, keys and positions) -> (B, H, n, before + n)."""
         batch, m, n, width = keys.shape[0], keys.shape[1], self.chunk, self.sizes[0]
-        keys[:, self.left :] = projected[:, width : 2 * width].view(batch, n, width)
+        keys[:, self.before :] = projected[:, width : 2 * width].view(batch, n, width)
         q = projected[:, :width].view(batch, n, self.heads, self.query).transpose(1, 2)
         k = keys.unflatten(2, (self.heads, self.query)).permute(0, 2, 3, 1)
         p = projected[:, 2 * width :].view(batch * n, self.heads, self.pos).transpose(0, 1)
@@ -160,19 +161,19 @@ class LiveZipformerLayer:
         """x with attention number 0 or 1 added."""
         batch, n = cache.shape[0], self.chunk
         inner, outer = self.values[number]
-        cache[:, self.left :] = inner(x).view(batch, n, -1)
+        cache[:, self.before :] = inner(x).view(batch, n, -1)
         values = cache.unflatten(2, (self.heads, -1)).transpose(1, 2)
         y = torch.bmm(weights[0], values[0])[None] if batch == 1 else weights @ values
         return outer.added_to(x, y.transpose(1, 2).reshape(batch * n, -1))
 
 
 class LiveStack:
-    """A stack at one frame rate; n frames of a chunk, `left` frames of context."""
+    """A stack at one frame rate; n frames of a chunk, `before` frames of context."""
 
-    def __init__(self, module: Any, factor: int, chunk: int, left: int) -> None:
-        self.factor, self.chunk, self.left = factor, chunk // factor, left // factor
+    def __init__(self, module: Any, factor: int, chunk: int, before: int) -> None:
+        self.factor, self.chunk, self.before = factor, chunk // factor, before // factor
         stack = module if factor == 1 else module.encoder
-        self.layers = [LiveZipformerLayer(layer, self.chunk, self.left) for layer in stack.layers]
+        self.layers = [LiveZipformerLayer(layer, self.chunk, self.before) for layer in stack.layers]
         self.reach = self.layers[0].convolutions[0].reach
         self.width = len(self.layers[0].middle)
         self.channels = [sum(layer.sizes) for layer in self.layers]
@@ -180,7 +181,7 @@ class LiveStack:
         self.combine = None if factor == 1 else module.out_combiner.bypass_scale
 
     def step(self, x: Tensor, cache: Tensor, inputs: Tensor, mask: Tensor | None) -> Tensor:
-        """x (B f n, D) -> (B f n, D). cache (B, left + n, all channels), inputs (B, R + n, 2 D a layer)."""
+        """x (B f n, D) -> (B f n, D). cache (B, before + n, all channels), inputs (B, R + n, 2 D a layer)."""
         source, batch = x, len(cache)
         if self.mean is not None:
             x = (x.view(-1, self.factor, self.width) * self.mean).sum(1)
@@ -193,25 +194,25 @@ class LiveStack:
         return torch.lerp(source, y, self.combine)
 
     def mask(self, frames: Sequence[int], batch: int) -> Tensor | None:
-        """(B', 1, 1, left + n), added to the scores: keys from before the start of rows that have read so
+        """(B', 1, 1, before + n), added to the scores: keys from before the start of rows that have read so
         many 20 ms frames are hidden."""
         read = [number // self.factor for number in frames]
-        if min(read) >= self.left:
+        if min(read) >= self.before:
             return None
-        hidden = torch.zeros(batch, 1, 1, self.left + self.chunk)
+        hidden = torch.zeros(batch, 1, 1, self.before + self.chunk)
         for place, number in enumerate(read):
-            hidden[place, ..., : max(0, self.left - number)] = HIDDEN
+            hidden[place, ..., : max(0, self.before - number)] = HIDDEN
         return hidden
 
 
 class LiveZipformer:
     """A Zipformer's weights for streams of one chunk size and context."""
 
-    def __init__(self, encoder: Any, chunk: int, left: int) -> None:
+    def __init__(self, encoder: Any, chunk: int, before: int) -> None:
         cfg, embed = encoder.cfg, encoder.encoder_embed
-        self.encoder, self.chunk, self.left = encoder, chunk, left
+        self.encoder, self.chunk, self.before = encoder, chunk, before
         self.stacks = [
-            LiveStack(module, factor, chunk, left)
+            LiveStack(module, factor, chunk, before)
             for module, factor in zip(encoder.encoders, cfg.downsampling, strict=True)
         ]
         weight = embed.out.weight.view(-1, embed.channels, embed.bins).transpose(1, 2).flatten(1)
@@ -288,23 +289,25 @@ class LiveZipformerState:
         self.front = weights.encoder.encoder_embed.initial_left(1)[0]
         room = 1 + STEPS
         self.caches = [
-            (torch.zeros(s.left + room * s.chunk, sum(s.channels)),
+            (torch.zeros(s.before + room * s.chunk, sum(s.channels)),
              torch.zeros(s.reach + room * s.chunk, 2 * s.width * len(s.layers)))
             for s in weights.stacks
         ]  # fmt: skip
 
     def window(self, kind: int, number: int) -> Tensor:
-        """Context and n frames behind it, (left + n, C) for kind 0, (R + n, C) for kind 1."""
+        """Context and n frames behind it, (before + n, C) for kind 0, (R + n, C) for kind 1."""
         stack = self.weights.stacks[number]
         begin = self.used * stack.chunk
-        return self.caches[number][kind][begin : begin + (stack.reach if kind else stack.left) + stack.chunk]
+        return self.caches[number][kind][
+            begin : begin + (stack.reach if kind else stack.before) + stack.chunk
+        ]
 
     def make_room(self) -> None:
         """Room for a chunk behind the context."""
         if self.used <= STEPS:
             return
         for stack, caches in zip(self.weights.stacks, self.caches, strict=True):
-            for cache, size in zip(caches, (stack.left, stack.reach), strict=True):
+            for cache, size in zip(caches, (stack.before, stack.reach), strict=True):
                 cache[:size] = cache[len(cache) - size :].clone()
         self.used = 0
 
@@ -313,7 +316,7 @@ class LiveZipformerState:
         self.used, self.frames = self.used + 1, self.frames + self.weights.chunk
 
 
-def live_weights(encoder: Any, chunk: int, left: int) -> LiveZipformer | None:
+def live_weights(encoder: Any, chunk: int, before: int) -> LiveZipformer | None:
     """The weights for streams of one row; None where the modules have to compute them: elsewhere than on a
     CPU, in other dtypes, with gradients, with fast weights or with adapters."""
 
@@ -332,11 +335,11 @@ def live_weights(encoder: Any, chunk: int, left: int) -> LiveZipformer | None:
     tensors = [*encoder.parameters()]
     key = (
         chunk,
-        left,
+        before,
         sum(t._version for t in tensors if not t.is_inference()),
         [t.data_ptr() for t in tensors],
     )
     if encoder.live is None or encoder.live[0] != key:
-        encoder.live = key, LiveZipformer(encoder, chunk, left)
+        encoder.live = key, LiveZipformer(encoder, chunk, before)
     weights: LiveZipformer = encoder.live[1]
     return weights
