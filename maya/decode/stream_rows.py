@@ -88,7 +88,8 @@ class StreamRows:
             row.features = self.model.featurizer.stream()
             padding = self.model.cfg.features.padding_value
             if after is None:
-                row.encoder = self.model.encoder.stream(1, self.context, padding_value=padding)
+                with torch.no_grad():
+                    row.encoder = self.model.encoder.stream(1, self.context, padding_value=padding)
             else:
                 row.encoder = after.encoder
         return row

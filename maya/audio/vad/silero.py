@@ -30,6 +30,7 @@ _NAMES = (
     (r"^(_model\.decoder\.rnn|lstm_cell)\.(\w+)$", r"lstm.\2_l0"),
     *((rf"^_model\.encoder\.{i}\.reparam_conv\.", f"conv{i + 1}.") for i in range(4)),
 )
+_FEW_WINDOWS = 4
 _WINDOWS_AT_ONCE = 4096  # through the convolutions
 
 
@@ -63,9 +64,22 @@ class SileroVAD(nn.Module):
         extended = torch.cat([context, audio], 1)
         windows = extended.unfold(1, _CONTEXT + WINDOW, WINDOW).reshape(batch * count, -1)
         encoded = torch.cat([self._encode(part) for part in windows.split(_WINDOWS_AT_ONCE)])
-        out, (h, c) = self.lstm(encoded.view(batch, count, -1), (h[None], c[None]))
-        logits = self.final_conv(out.relu().transpose(1, 2))[:, 0]
-        return logits.sigmoid(), (extended[:, -_CONTEXT:].clone(), h[0], c[0])
+        out, h, c = self._remember(encoded.view(batch, count, -1), h, c)
+        logits = F.linear(out.relu(), self.final_conv.weight[:, :, 0], self.final_conv.bias)[..., 0]
+        return logits.sigmoid(), (extended[:, -_CONTEXT:].clone(), h, c)
+
+    def _remember(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The LSTM over (B, T, 128). For a few windows, as of streams, its cell takes a fifth of the time."""
+        lstm: Any = self.lstm
+        if x.shape[1] > _FEW_WINDOWS:
+            out, (h, c) = lstm(x, (h[None], c[None]))
+            return out, h[0], c[0]
+        weights = lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0
+        outputs = []
+        for window in x.unbind(1):
+            h, c = torch.lstm_cell(window, (h, c), *weights)
+            outputs.append(h)
+        return torch.stack(outputs, 1), h, c
 
     def _encode(self, windows: Tensor) -> Tensor:
         """(N, 576) -> (N, 128)."""

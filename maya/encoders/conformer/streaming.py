@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from maya.encoders.base import Encoded, Encoder, EncoderStream
 from maya.encoders.conformer.attention import AttentionSpan, Frames
+from maya.encoders.conformer.live import live_stream
 from maya.encoders.conformer.subsampling import DepthwiseStridedSubsampling
 from maya.errors import MayaError
 from maya.features.frames import frame_mask
@@ -118,6 +119,7 @@ class StreamingEncoder(Encoder):
     front = ("pre_encode",)
     pre_encode: DepthwiseStridedSubsampling
     layers: Any
+    live: Any = None  # weights for streams on a CPU, see `live_stream`
 
     def initial_state(self, batch: int, *, context: tuple[int, int] | None = None) -> Any:
         """`batch` streams before their first piece. Raises MayaError for a model that cannot stream, naming
@@ -147,7 +149,8 @@ class StreamingEncoder(Encoder):
     def stream(
         self, batch: int, context: tuple[int, int] | None = None, *, padding_value: float = 0.0
     ) -> EncoderStream:
-        return ConformerStream(self, batch, context)
+        stream = live_stream(self, self.initial_state(batch, context=context)) if batch == 1 else None
+        return stream or ConformerStream(self, batch, context)
 
     def stream_step(
         self,

@@ -5,6 +5,7 @@ icefall's parameter names become ours by one rename: "encoder_embed." to "encode
 
 import math
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ from maya.encoders.zipformer.layer import (
     ZipformerLayer,
 )
 from maya.encoders.zipformer.regularizers import Controls, Number, Regulated, Schedule
-from maya.encoders.zipformer.stack import Downsample, make_stack
+from maya.encoders.zipformer.stack import Downsample, make_stack, with_channels
 from maya.encoders.zipformer.streaming import ZipformerState, ZipformerStream
 from maya.errors import MayaError
 from maya.features.frames import frame_mask
@@ -47,6 +48,7 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
     """
 
     front = ("encoder_embed",)
+    live: Any = None  # weights for streams on a CPU, see `live_weights`
 
     def __init__(self, cfg: ZipformerConfig) -> None:
         super().__init__()
@@ -118,7 +120,7 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
         masks = self._feature_masks(x)
         outputs, embedded = [], x
         for index, stack in enumerate(self.encoders):
-            x = _with_channels(x, self.cfg.dims[index])
+            x = with_channels(x, self.cfg.dims[index])
             span = self._span(x, lens, self.cfg.downsampling[index], chunking)
             x, _ = stack(x, self._fill(lens), span, masks[index])
             outputs.append(x)
@@ -168,7 +170,7 @@ class Zipformer(Regulated, Encoder, config=ZipformerConfig):
         x, lens, front = self.encoder_embed(x, lens, state.front)
         outputs, caches, rest = [], [], list(state.layers)
         for index, stack in enumerate(self.encoders):
-            x = _with_channels(x, self.cfg.dims[index])
+            x = with_channels(x, self.cfg.dims[index])
             own, rest = rest[: self.cfg.layers[index]], rest[self.cfg.layers[index] :]
             factor = self.cfg.downsampling[index]
             span = self._streaming_span(chunk // factor, own[0].key.shape[1], state.frames // factor)
@@ -292,8 +294,3 @@ def _scale_init(layer: nn.Linear | nn.Conv1d | nn.Conv2d, scale: float) -> None:
     layer.weight.mul_(scale)
     if layer.bias is not None:
         nn.init.uniform_(layer.bias, -0.1 * scale, 0.1 * scale)
-
-
-def _with_channels(x: Tensor, width: int) -> Tensor:
-    """(B, T, C) with channels removed or zeros added."""
-    return x[..., :width] if width <= x.shape[-1] else nn.functional.pad(x, (0, width - x.shape[-1]))

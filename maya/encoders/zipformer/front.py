@@ -94,7 +94,7 @@ class Conv2dSubsampling(nn.Module):
         step = max(1, (1 << 21) // widest)
         return [slice(row, row + step) for row in range(0, len(x), step)] or [slice(None)]
 
-    def _convolve(self, x: Tensor, lens: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _convolve(self, x: Tensor, lens: Tensor | None, past: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, T, F), (B,) 20 ms frames -> (B, T', F', C), and the frames that ConvNeXt needs as `past`."""
         # Permuted from (B, T, F, 1), the strides are channels last, and all later layers keep that layout.
         x = x.unsqueeze(-1).permute(0, 3, 1, 2)
@@ -105,6 +105,7 @@ class Conv2dSubsampling(nn.Module):
             x = swoosh_r(self.balancers[name](x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
         x = x.permute(0, 2, 3, 1)
         if self.mask_padding and past is None:
+            assert lens is not None
             x = x.masked_fill(~frame_mask(lens, x.shape[1])[:, :, None, None], 0.0)
         return self.convnext(x, past), x[:, x.shape[1] - 2 * REACH : x.shape[1] - REACH]
 

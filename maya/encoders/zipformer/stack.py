@@ -106,3 +106,8 @@ class Downsample(nn.Module):
         x = nn.functional.pad(x, (0, 0, 0, missing)) if missing else x
         y = (x.unflatten(1, (-1, self.factor)) * weight[..., None]).sum(2)
         return torch.addcmul(y, (1 - weight.sum(-1, keepdim=True)), last[:, None])
+
+
+def with_channels(x: Tensor, width: int) -> Tensor:
+    """(B, T, C) with channels removed or zeros added."""
+    return x[..., :width] if width <= x.shape[-1] else nn.functional.pad(x, (0, width - x.shape[-1]))

@@ -11,6 +11,7 @@ from maya.encoders.base import Encoded, EncoderStream
 from maya.encoders.zipformer.config import Chunking, check_chunking
 from maya.encoders.zipformer.front import LOST_FRAMES, REACH
 from maya.encoders.zipformer.layer import LayerCache
+from maya.encoders.zipformer.live import LiveZipformerState, live_weights
 from maya.errors import MayaError
 
 AHEAD = LOST_FRAMES + 2 * REACH  # feature frames that Zipformer reads beyond a chunk
@@ -71,11 +72,18 @@ class ZipformerStream(EncoderStream):
             )
         self.encoder, self.padding_value = encoder, padding_value
         self.hop = 2 * chunk  # feature frames from one chunk to the next
-        self.state: ZipformerState = encoder.initial_state(batch, max(1, past // chunk) * chunk)
+        past = max(1, past // chunk) * chunk
+        self.state: ZipformerState | LiveZipformerState = encoder.initial_state(batch, past)
+        live = live_weights(encoder, chunk, past) if batch == 1 else None
+        if live is not None:
+            self.state = LiveZipformerState(live)
         self.waiting: Tensor | None = None  # (B, t, F) from the start of the next chunk
         self.read = self.given = 0  # feature frames received, encoder frames returned
 
     def push(self, feats: Tensor, final: bool = False, *, same_speaker: bool = False) -> Encoded:
+        if isinstance(self.state, LiveZipformerState):
+            (frames,) = self.push_each([self], [feats], [final])
+            return Encoded(frames, torch.full((1,), frames.shape[1]))
         whole, size = self._append(feats, final)
         pieces = [feats.new_zeros(len(feats), 0, self.encoder.cfg.d_model)]
         for _ in range(whole):
@@ -93,6 +101,12 @@ class ZipformerStream(EncoderStream):
         pieces = [[own.new_zeros(1, 0, encoder.cfg.d_model)] for own in feats]
         for step in range(max(whole for whole, _ in due)):
             rows = [row for row, (whole, _) in enumerate(due) if whole > step]
+            if isinstance(streams[0].state, LiveZipformerState):
+                chunks = [streams[row]._next_chunk() for row in rows]
+                enc = streams[0].state.weights.step([streams[row].state for row in rows], chunks)
+                for place, row in enumerate(rows):
+                    pieces[row].append(enc[place : place + 1])
+                continue
             state = ZipformerState.join([streams[row].state for row in rows])
             enc, state = encoder.stream_step(torch.cat([streams[row]._next_chunk() for row in rows]), state)
             for place, row in enumerate(rows):
