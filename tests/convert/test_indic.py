@@ -125,7 +125,7 @@ def test_rows_alone_equal_rows_in_a_batch(newer: Recognizer, audio: list[Tensor]
 @pytest.mark.parametrize("method", ["ctc_beam", "alsd", "maes", "modified_beam"])
 def test_beams_choose_the_slice(path: Path, whole: Recognizer, audio: list[Tensor], method: str) -> None:
     for code in CODES[:2]:
-        own = import_nemo(path, language=code).recognizer("cpu")
+        own = from_nemo(path, language=code)
         expected = own.transcribe(audio[:2], method=method)
         ours = whole.transcribe(audio[:2], code, method=method)
         assert [h.text for h in ours] == [h.text.strip() for h in expected] and ours[0].tokens

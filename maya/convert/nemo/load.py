@@ -29,11 +29,13 @@ def from_nemo(
     path: str | Path,
     *,
     front_end: FrontEnd = "auto",
+    language: str | None = None,
     ignore: Collection[str] = (),
     device: str | torch.device = "cpu",
 ) -> Recognizer:
     """The model of a `.nemo` archive, ready to use. See `import_nemo` for the arguments and errors."""
-    return import_nemo(Path(path), front_end=front_end, ignore=ignore).recognizer(device)
+    made = import_nemo(Path(path), front_end=front_end, language=language, ignore=ignore)
+    return made.recognizer(device)
 
 
 def import_nemo(
