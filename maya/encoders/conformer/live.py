@@ -257,6 +257,10 @@ class LiveConformerStream(EncoderStream):
         self.key_end, self.input_end = self.key_end + count, self.input_end + count
         self.features = self.features[count * self.weights.encoder.cfg.subsampling_factor :]
 
+    def completes(self, features: int) -> bool:
+        own, factor = self.weights, self.weights.encoder.cfg.subsampling_factor
+        return len(self.features) + features - own.past > factor * (own.chunk - 1)
+
     def due(self, final: bool) -> int:
         """Frames that can be computed, at most those of a step; with `final` those that remain."""
         own, encoder = self.weights, self.weights.encoder
