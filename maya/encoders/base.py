@@ -161,6 +161,10 @@ class EncoderStream:
         """One line for people on what a stream keeps."""
         return "possible"
 
+    def completes(self, features: int) -> bool:
+        """Whether so many features more may complete a frame, so that pushing them costs a step."""
+        return True
+
     def push(self, feats: Tensor, final: bool = False, *, same_speaker: bool = False) -> Encoded:
         """feats (B, t, F), the next features, t >= 0 -> the frames (B, S, D) that they complete, and with
         `final` all remaining ones. With `final` and `same_speaker` the next utterance, which may be pushed

@@ -1,8 +1,9 @@
 """The engine: one thread computes the sessions of all users, those that have audio at the moment together.
 
 It never waits for a batch to fill: with more users a step takes longer, more sessions become ready meanwhile,
-and the next batch is larger. A session takes part in a step with one block, so whoever sends a whole file at
-once gets what capacity the others leave.
+and the next batch is larger. Blocks that complete no frame of the encoder go before those that do, so that its
+batches are larger. A session takes part in a step with one block, so whoever sends a whole file at once gets
+what capacity the others leave.
 """
 
 import logging
@@ -150,7 +151,9 @@ class Engine:
                 if waiting := [stream for stream in self.streams if stream.session.blocks]:
                     break
                 self.ready.wait()
-            batch = sorted(waiting, key=lambda stream: stream.due)[: self.cfg.batch]
+            # Blocks that complete no frame take little: they go first, and the encoder's batches are larger.
+            chosen = [stream for stream in waiting if not stream.session.is_due] or waiting
+            batch = sorted(chosen, key=lambda stream: stream.due)[: self.cfg.batch]
             now = time.monotonic()
             for stream in batch:
                 stream.due = now  # its next block waits behind the others

@@ -193,6 +193,13 @@ class Session:
         self._push_rest(last=True)
         self._closed = True
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the next block, which must be there, may cost a step of the encoder."""
+        block, encoder = self.blocks[0], self.row.encoder
+        hop = self.model.recognizer.model.cfg.features.hop_samples
+        return block.final or encoder is None or encoder.completes(-(-len(block.samples) // hop) + 1)
+
     def next_block(self) -> Block:
         """The next block to compute. IndexError where none is complete."""
         block = self.blocks.popleft()

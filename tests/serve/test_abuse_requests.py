@@ -106,7 +106,7 @@ def fuzz(running: Running, route: str, seconds: float, seed: int) -> Counter[int
     """Requests one after another; the number of answers by status."""
     draw, end, statuses = random.Random(seed), time.monotonic() + seconds, Counter[int]()
     with httpx.Client(timeout=60) as client:
-        while time.monotonic() < end:
+        while time.monotonic() < end or statuses.total() < 6:  # a busy machine answers few
             asked = request_of(draw, route)
             answer = client.post(running.url(route, "http"), **asked)
             statuses[answer.status_code] += 1
@@ -125,7 +125,6 @@ def survives(running: Running, seconds: float) -> None:
     for number, route in enumerate(ROUTES):
         statuses = fuzz(running, route, seconds, number)
         print(route, dict(statuses))
-        assert statuses.total() > 5, (route, statuses)
         assert seconds < 30 or 200 in statuses, (route, statuses)
     victim.join(60)
     assert [m["text"] for m in messages if m["type"] == "final"] == expected

@@ -78,6 +78,10 @@ class MayaStreams:
     def ready(self, stream: int) -> bool:
         return bool(self.sessions[stream].blocks)
 
+    def costs(self, stream: int) -> bool:
+        """As `Engine` chooses."""
+        return self.sessions[stream].is_due
+
     def step(self, streams: list[int]) -> None:
         self.live.step([self.sessions[stream] for stream in streams])
 
@@ -97,6 +101,9 @@ class SherpaStreams:
 
     def ready(self, stream: int) -> bool:
         return bool(self.recognizer.is_ready(self.streams[stream]))
+
+    def costs(self, stream: int) -> bool:
+        return True
 
     def step(self, streams: list[int]) -> None:
         self.recognizer.decode_streams([self.streams[stream] for stream in streams])
@@ -125,7 +132,9 @@ def final_delays(
             place += 1
         ready = {stream for stream in range(len(audio)) if stream not in done and streams.ready(stream)}
         waiting = [s for s in waiting if s in ready] + sorted(ready.difference(waiting))
-        chosen, waiting = waiting[:batch], waiting[batch:]
+        first = [s for s in waiting if not streams.costs(s)] or waiting
+        chosen = first[:batch]
+        waiting = [s for s in waiting if s not in chosen]
         if chosen:
             streams.step(chosen)
         took = time.thread_time() - began

@@ -6,7 +6,6 @@ products (`PackedLinear`), those of queries, keys and values are one, the masks 
 once, and a stream has caches of its own that new frames are written into.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -130,7 +129,7 @@ class LiveWeights:
         self.capacity = (self.before + self.most + SLACK, self.kernel - 1 + self.most + SLACK)
         self.past = encoder.pre_encode.overlap * encoder.cfg.subsampling_factor
         self._seen: dict[int, Tensor | None] = {}
-        self._rooms: dict[str, Tensor] = {}
+        self._memories: list[Tensor] = []  # that no step uses now
 
     def seen(self, n: int) -> Tensor | None:
         """(n, before + n) added to the scores of n frames, or None where each sees all."""
@@ -154,8 +153,11 @@ class LiveWeights:
                     1, 2
                 )
         else:
-            keys = self._room("keys", layers, batch, m, 2 * self.width)
-            inputs = self._room("inputs", layers, batch, reach + n, self.width)
+            memory = self._memory(layers * batch * (2 * m + reach + n) * self.width)
+            size = layers * batch * m * 2 * self.width
+            keys = memory[:size].view(layers, batch, m, 2 * self.width)
+            inputs = memory[size:][: layers * batch * (reach + n) * self.width]
+            inputs = inputs.view(layers, batch, reach + n, self.width)
             for place, stream in enumerate(streams):
                 stream.make_room(n)
                 keys[:, place, : self.before] = stream.keys[:, stream.key_end - self.before : stream.key_end]
@@ -172,14 +174,15 @@ class LiveWeights:
                 end = stream.input_end + count
                 stream.inputs[:, stream.input_end : end] = inputs[:, place, reach : reach + count]
             stream.move_on(count)
+        if batch > 1:
+            self._memories.append(memory)
         return x.view(batch, n, self.width)
 
-    def _room(self, name: str, *shape: int) -> Tensor:
-        """Memory that a step writes before it reads it. Fresh pages take longer than writing them."""
-        size = math.prod(shape)
-        if name not in self._rooms or len(self._rooms[name]) < size:
-            self._rooms[name] = torch.empty(size)
-        return self._rooms[name][:size].view(shape)
+    def _memory(self, size: int) -> Tensor:
+        """So many numbers, which a step writes before it reads them and then gives back: fresh pages take
+        longer than writing them. Another thread's step takes memory of its own."""
+        memory = self._memories.pop() if self._memories else torch.empty(0)
+        return memory if len(memory) >= size else torch.empty(size)
 
     def _mask(
         self, streams: "Sequence[LiveConformerStream]", counts: list[int], batch: int, n: int
@@ -254,6 +257,10 @@ class LiveConformerStream(EncoderStream):
         self.key_end, self.input_end = self.key_end + count, self.input_end + count
         self.features = self.features[count * self.weights.encoder.cfg.subsampling_factor :]
 
+    def completes(self, features: int) -> bool:
+        own, factor = self.weights, self.weights.encoder.cfg.subsampling_factor
+        return len(self.features) + features - own.past > factor * (own.chunk - 1)
+
     def due(self, final: bool) -> int:
         """Frames that can be computed, at most those of a step; with `final` those that remain."""
         own, encoder = self.weights, self.weights.encoder
@@ -308,7 +315,7 @@ def live_stream(encoder: Any, state: Any) -> LiveConformerStream | None:
     )  # fmt: skip
     if len(state.frames) != 1 or span.left_frames is None or encoder.training or torch.is_grad_enabled():
         return None
-    if not plain or not weight.is_cpu or weight.dtype != torch.float32:
+    if not plain or not weight.is_cpu or weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return None
     tensors = [*encoder.parameters(), *encoder.buffers()]
     key = span, sum(t._version for t in tensors if not t.is_inference()), [t.data_ptr() for t in tensors]

@@ -241,6 +241,8 @@ class LiveZipformer:
                 for kind, own in ((0, cache), (1, inputs)):
                     for place, state in enumerate(states):
                         state.window(kind, number)[-stack.chunk :] = own[place, -stack.chunk :]
+                    base = own._base
+                    self._rooms[kind, number] = own.flatten() if base is None else base
             outputs.append(x)
         for state in states:
             state.move_on()
@@ -252,9 +254,9 @@ class LiveZipformer:
         """The windows of a stack's caches, (B', .., channels)."""
         shape = states[0].window(kind, number).shape
         size = batch * shape[0] * shape[1]
-        room = self._rooms.get((kind, number))
+        room = self._rooms.pop((kind, number), None)  # another thread's step takes memory of its own
         if room is None or len(room) < size:
-            room = self._rooms[kind, number] = torch.empty(size)
+            room = torch.empty(size)
         gathered = room[:size].view(batch, *shape)
         for place, state in enumerate(states):
             gathered[place] = state.window(kind, number)
@@ -321,7 +323,8 @@ def live_weights(encoder: Any, chunk: int, before: int) -> LiveZipformer | None:
     CPU, in other dtypes, with gradients, with fast weights or with adapters."""
 
     weight = encoder.downsample_output.bias
-    if torch.is_grad_enabled() or not weight.is_cpu or weight.dtype != torch.float32:
+    elsewhere = not weight.is_cpu or weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+    if torch.is_grad_enabled() or elsewhere:
         return None
     layers = [layer for module in encoder.encoders for layer in getattr(module, "encoder", module).layers]
     plain = all(type(layer) is ZipformerLayer for layer in layers) and all(

@@ -80,6 +80,10 @@ class ZipformerStream(EncoderStream):
         self.waiting: Tensor | None = None  # (B, t, F) from the start of the next chunk
         self.read = self.given = 0  # feature frames received, encoder frames returned
 
+    def completes(self, features: int) -> bool:
+        have = 0 if self.waiting is None else self.waiting.shape[1]
+        return have + features >= self.hop + AHEAD
+
     def push(self, feats: Tensor, final: bool = False, *, same_speaker: bool = False) -> Encoded:
         if isinstance(self.state, LiveZipformerState):
             (frames,) = self.push_each([self], [feats], [final])
