@@ -34,6 +34,7 @@ INSTALL = [
     "urllib3",  # lhotse 1.33 imports it without listing it
     "sentencepiece",
     "accelerate",
+    "safetensors",  # the weights in Hugging Face's folders; accelerate brings it too
     "tensorboard",
     "pyarrow>=17",  # the tables of prepared data, and other tools' Arrow and Parquet data sets
     "soundfile",
