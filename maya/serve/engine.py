@@ -1,9 +1,9 @@
 """The engine: one thread computes the sessions of all users, those that have audio at the moment together.
 
 It never waits for a batch to fill: with more users a step takes longer, more sessions become ready meanwhile,
-and the next batch is larger. Blocks that complete no frame of the encoder go before those that do, so that its
-batches are larger. A session takes part in a step with one block, so whoever sends a whole file at once gets
-what capacity the others leave.
+and the next batch is larger. Blocks that complete no frame of the encoder go before those that do, so that
+its batches are larger. A session takes part in a step with one block, so whoever sends a whole file at once
+gets what capacity the others leave.
 """
 
 import logging
