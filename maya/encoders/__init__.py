@@ -11,6 +11,8 @@ from maya.encoders.base import (
 )
 from maya.encoders.conformer.config import FastConformerConfig
 from maya.encoders.conformer.fastconformer import FastConformer
+from maya.encoders.ecapa.config import EcapaConfig
+from maya.encoders.ecapa.encoder import EcapaEncoder
 from maya.encoders.lact.config import LaCTConfig
 from maya.encoders.lact.encoder import LaCT
 from maya.encoders.zipformer.config import ZipformerConfig
@@ -18,6 +20,8 @@ from maya.encoders.zipformer.encoder import Zipformer
 from maya.features.frames import frame_mask
 
 __all__ = [
+    "EcapaConfig",
+    "EcapaEncoder",
     "Encoded",
     "Encoder",
     "EncoderConfig",

@@ -17,6 +17,7 @@ from maya.heads.ctc import CTCConfig, CTCHead
 from maya.heads.distillation import Distillation, DistillationConfig
 from maya.heads.frames import EventConfig, EventHead, PitchConfig, PitchHead
 from maya.heads.language_model import LanguageModel, LanguageModelConfig
+from maya.heads.speaker import SpeakerConfig, SpeakerHead
 from maya.heads.transducer import TransducerConfig, TransducerHead
 from maya.heads.units import UnitCTC, UnitCTCConfig
 
@@ -45,6 +46,8 @@ __all__ = [
     "RegressConfig",
     "Regressor",
     "HeadTrack",
+    "SpeakerConfig",
+    "SpeakerHead",
     "TransducerConfig",
     "TransducerHead",
     "UnitCTC",
