@@ -51,10 +51,6 @@ class SpeakerConfig(UtteranceConfig):
     hardest: Count = 0
     penalty: NonNegFloat = 0.06
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (SPEAKER,)
-
     def build(self, context: HeadContext) -> "SpeakerHead":
         return SpeakerHead(self, context)
 
