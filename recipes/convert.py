@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
-from maya.convert import Conversion, import_icefall, import_nemo
+from maya.convert import Conversion, import_ecapa, import_icefall, import_nemo
 from maya.convert.icefall.checkpoint import Which
 from maya.convert.nemo.config import FrontEnd
 from maya.errors import MayaError
@@ -24,7 +24,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
         formats, "icefall", "a checkpoint of icefall's Zipformer (epoch-N.pt, pretrained.pt ...)"
     )
     icefall.add_argument("source", type=Path, help="the .pt file")
-    for each in (nemo, icefall):
+    ecapa = add_parser(formats, "ecapa", "weights of SpeechBrain's or wespeaker's ECAPA-TDNN, for maya verify")
+    ecapa.add_argument("source", type=Path, help="embedding_model.ckpt or avg_model.pt")
+    for each in (nemo, icefall, ecapa):
         each.add_argument("out", type=Path, help="folder for the checkpoint; use it like a run folder")
 
     text = "NeMo 2.5 changed the features; auto uses those of the version that saved the model"
@@ -52,6 +54,9 @@ def run(args: argparse.Namespace) -> None:
     if args.format == "nemo":
         convert_nemo(args.source, args.out, front_end=args.front_end, encoder_only=args.encoder_only,
                      tokenizer=args.tokenizer, ignore=args.ignore)  # fmt: skip
+    elif args.format == "ecapa":
+        _check_free(args.out)
+        _written(args.out, import_ecapa(args.source))
     else:
         convert_icefall(args.source, args.out, args.bpe_model or args.tokens, average_with=args.avg_with,
                         which=args.which, overrides=args.overrides)  # fmt: skip

@@ -1,11 +1,13 @@
 """Import and export of models: NeMo's `.nemo` archives, icefall's checkpoints, and ONNX graphs."""
 
 from maya.convert.conversion import Conversion
+from maya.convert.ecapa import import_ecapa
 from maya.convert.icefall.export import to_icefall
 from maya.convert.icefall.load import from_icefall, import_icefall
 from maya.convert.nemo.export import to_nemo
 from maya.convert.nemo.load import from_nemo, import_nemo
 
 __all__ = [
-    "Conversion", "from_icefall", "from_nemo", "import_icefall", "import_nemo", "to_icefall", "to_nemo",
+    "Conversion", "from_icefall", "from_nemo", "import_ecapa", "import_icefall", "import_nemo", "to_icefall",
+    "to_nemo",
 ]  # fmt: skip
