@@ -24,7 +24,9 @@ def arguments(p: argparse.ArgumentParser) -> None:
         formats, "icefall", "a checkpoint of icefall's Zipformer (epoch-N.pt, pretrained.pt ...)"
     )
     icefall.add_argument("source", type=Path, help="the .pt file")
-    ecapa = add_parser(formats, "ecapa", "weights of SpeechBrain's or wespeaker's ECAPA-TDNN, for maya verify")
+    ecapa = add_parser(
+        formats, "ecapa", "weights of SpeechBrain's or wespeaker's ECAPA-TDNN, for maya verify"
+    )
     ecapa.add_argument("source", type=Path, help="embedding_model.ckpt or avg_model.pt")
     for each in (nemo, icefall, ecapa):
         each.add_argument("out", type=Path, help="folder for the checkpoint; use it like a run folder")

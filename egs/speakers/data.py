@@ -106,9 +106,7 @@ def trials_of(rows: Sequence[dict[str, Any]], rng: random.Random) -> list[Verifi
         pairs = list(itertools.combinations(own, 2))
         trials += [_trial(*pair) for pair in rng.sample(pairs, min(_PAIRS, len(pairs)))]
         for row in own:
-            others = [
-                o for o in rows if o["speaker"] != speaker and o["language"] == row["language"]
-            ]
+            others = [o for o in rows if o["speaker"] != speaker and o["language"] == row["language"]]
             trials += [_trial(row, other) for other in rng.sample(others, min(_OTHERS, len(others)))]
     return trials
 

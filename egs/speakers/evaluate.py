@@ -74,7 +74,10 @@ def evaluate(run: Path, lists: Sequence[Path]) -> dict[str, Any]:
             rates = verification_rates(scores, same, speakers)
             result[f"{path.stem}: {name}"] = {k: [v, b.low, b.high] for k, (v, b) in rates.items()}
             value, bounds = rates["eer"]
-            cells = [f"{rates[k][0]:.3f} [{rates[k][1].low:.3f}, {rates[k][1].high:.3f}]" for k in ("dcf05", "dcf01")]
+            cells = [
+                f"{rates[k][0]:.3f} [{rates[k][1].low:.3f}, {rates[k][1].high:.3f}]"
+                for k in ("dcf05", "dcf01")
+            ]
             rows.append([name, f"{percent(value)} {span(bounds)}", *cells])
         print(f"{len(trials)} trials ({same.sum()} of one speaker), {count} speakers")
         print("\n".join(columns(rows)))

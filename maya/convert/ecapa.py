@@ -91,7 +91,10 @@ def import_ecapa(source: str | Path) -> Conversion:
     )  # fmt: skip
     config.features.num_mels = config.encoder.feat_in  # type: ignore[misc]
     size = config.heads["speaker"].embedding  # type: ignore[attr-defined]
-    weights |= {f"{_HEAD}.centres": torch.zeros(0, size), f"{_HEAD}.names": torch.zeros(0, 64, dtype=torch.uint8)}
+    weights |= {
+        f"{_HEAD}.centres": torch.zeros(0, size),
+        f"{_HEAD}.names": torch.zeros(0, 64, dtype=torch.uint8),
+    }
     checked = strict(
         weights, config, path, "an ECAPA-TDNN of its shape",
         lambda name, tensor: (theirs.get(name, name), kept.get(theirs.get(name, name), tensor)),
@@ -113,7 +116,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of many kinds for a file of another kind
-        raise MayaError(f"{path} is no file of weights that torch can read safely ({type(error).__name__})") from None
+        raise MayaError(
+            f"{path} is no file of weights that torch can read safely ({type(error).__name__})"
+        ) from None
     if not isinstance(content, Mapping) or not all(isinstance(x, Tensor) for x in content.values()):
         raise MayaError(f"{path} holds no state dict: save the model's own, with tensors by name")
     return {str(name).removeprefix("module."): x for name, x in content.items()}
@@ -144,7 +149,9 @@ def _head(weights: Mapping[str, Tensor], path: Path, is_wespeaker: bool) -> Spea
         inner, score = weights[f"{_HEAD}.pool.inner.weight"], weights[f"{_HEAD}.pool.score.weight"]
         out = weights[f"{_HEAD}.out.weight"]
     except KeyError as error:
-        raise MayaError(f"{path} lacks the tensor that becomes {error.args[0]}: is its pooling attentive?") from None
+        raise MayaError(
+            f"{path} lacks the tensor that becomes {error.args[0]}: is its pooling attentive?"
+        ) from None
     return SpeakerConfig(
         variant="wespeaker" if is_wespeaker else "speechbrain", attention_dim=len(inner), embedding=len(out),
         global_context=inner.shape[1] == 3 * len(score),

@@ -94,7 +94,9 @@ class SpeakerHead(UtteranceHead):
         for row, name in zip(rows, speakers, strict=False):
             code = name.encode()
             if len(code) > _NAME_BYTES:
-                raise MayaError(f"the name of the speaker {name!r} is longer than {_NAME_BYTES} bytes: shorten it")
+                raise MayaError(
+                    f"the name of the speaker {name!r} is longer than {_NAME_BYTES} bytes: shorten it"
+                )
             row[: len(code)] = torch.frombuffer(bytearray(code), dtype=torch.uint8)
         self.names.copy_(rows)
         self._known = tuple(speakers)

@@ -34,6 +34,8 @@ def read_trials(path: Path) -> list[VerificationTrial]:
     """VoxCeleb's `1 ENROL TEST` or Kaldi's `ENROL TEST target`, a trial a line; two more fields may name the
     speakers. Of VoxCeleb's paths the first folder (id10270/VIDEO/00001.wav) is the speaker. Raises MayaError
     for other lines, and for a list of one kind of trials only."""
+    if not path.is_file():
+        raise MayaError(f"there is no list of trials {path}")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
@@ -61,9 +63,7 @@ def read_trials(path: Path) -> list[VerificationTrial]:
 def write_trials(trials: Sequence[VerificationTrial], path: Path) -> None:
     """VoxCeleb's form, with the speakers as two more fields where they are known."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [
-        " ".join(filter(None, [str(int(t.same)), t.enrol, t.test, *t.speakers])) + "\n" for t in trials
-    ]
+    rows = [" ".join(filter(None, [str(int(t.same)), t.enrol, t.test, *t.speakers])) + "\n" for t in trials]
     with writing(path) as partial:
         partial.write_text("".join(rows), encoding="utf-8")
 

@@ -1,7 +1,7 @@
 """`maya enroll`: keep the voice of a speaker.
 
-    maya enroll RUN anna anna1.wav anna2.wav --out voices.json
-    maya verify RUN voices.json unknown.wav
+maya enroll RUN anna anna1.wav anna2.wav --out voices.json
+maya verify RUN voices.json unknown.wav
 """
 
 import argparse
@@ -33,4 +33,6 @@ def run(args: argparse.Namespace) -> None:
     done = "replaced" if args.name in voices.voices else "enrolled"
     voices.voices[args.name] = mean_voice([recording_voice(encoder, path) for path in args.audio])
     voices.save(args.out)
-    print(f"enroll: {args.name} {done} from {len(args.audio)} recordings; {len(voices.voices)} voices → {args.out}")
+    print(
+        f"enroll: {args.name} {done} from {len(args.audio)} recordings; {len(voices.voices)} voices → {args.out}"
+    )

@@ -1,8 +1,8 @@
 """`maya verify`: is it the same voice?
 
-    maya verify RUN a.wav b.wav
-    maya verify RUN voices.json unknown.wav
-    maya verify RUN --trials voxceleb1_test.txt --root wav --json verify.json --calibration run/voices-scale.json
+maya verify RUN a.wav b.wav
+maya verify RUN voices.json unknown.wav
+maya verify RUN --trials voxceleb1_test.txt --root wav --json verify.json --calibration run/voices-scale.json
 """
 
 import argparse
@@ -99,7 +99,9 @@ def read_calibration(path: Path) -> ScoreCalibration:
         content = read_json(path)
         return ScoreCalibration(float(content["slope"]), float(content["offset"]))
     except (ValueError, LookupError, TypeError):
-        raise MayaError(f"{path} is no calibration: `maya verify RUN --trials LIST --calibration FILE` writes one") from None
+        raise MayaError(
+            f"{path} is no calibration: `maya verify RUN --trials LIST --calibration FILE` writes one"
+        ) from None
 
 
 def embed_all(
@@ -116,7 +118,9 @@ def score_trials(
     """(n,) cosines, normalised where a cohort (c, E) of voices of length 1 is given."""
     rows = {name: number for number, name in enumerate(voices)}
     table = torch.stack(list(voices.values())).double()
-    left, right = ([rows[name] for name in names] for names in zip(*((t.enrol, t.test) for t in trials), strict=True))
+    left, right = (
+        [rows[name] for name in names] for names in zip(*((t.enrol, t.test) for t in trials), strict=True)
+    )
     raw = (table[left] * table[right]).sum(1).numpy()
     if cohort is None:
         return raw
@@ -127,7 +131,9 @@ def score_trials(
 def cohort_of(encoder: VoiceEncoder | TrainedVoices) -> Tensor:
     """(c, E): the class centres of the training speakers. Raises MayaError for an encoder without them."""
     if isinstance(encoder, VoiceEncoder) or not encoder.head.known:
-        raise MayaError("score normalisation needs a run with a speaker head that knows its training speakers")
+        raise MayaError(
+            "score normalisation needs a run with a speaker head that knows its training speakers"
+        )
     head = encoder.head
     centres = head.centres.detach().view(head.groups, head.cfg.speakers, head.cfg.centres, -1)
     return torch.nn.functional.normalize(centres[0, : len(head.known)].mean(1), dim=1).cpu()

@@ -126,7 +126,9 @@ def test_margin() -> None:
 def test_gradients_are_finite_where_embedding_and_centre_agree(dtype: torch.dtype) -> None:
     x = torch.eye(3, dtype=dtype, requires_grad=True)
     cosines = class_cosines(x, torch.cat([torch.eye(3), -torch.eye(3)]).to(dtype), 1)
-    margin_logits(cosines, torch.tensor([0, 1, 5]), margin=0.2, scale=30, hardest=2, penalty=0.06).sum().backward()
+    margin_logits(
+        cosines, torch.tensor([0, 1, 5]), margin=0.2, scale=30, hardest=2, penalty=0.06
+    ).sum().backward()
     assert x.grad is not None and x.grad.isfinite().all()
 
 

@@ -25,7 +25,9 @@ def recording_voice(encoder: VoiceEncoder | TrainedVoices, path: str | Path) -> 
     MayaError for a recording that cannot be read, is silent, or shorter than 0.3 s."""
     audio = load_audio(path, encoder.rate)
     if len(audio) < _LEAST_SECONDS * encoder.rate:
-        raise MayaError(f"{path} has {len(audio) / encoder.rate:.2f} s: too little to tell a voice by; take 1 s or more")
+        raise MayaError(
+            f"{path} has {len(audio) / encoder.rate:.2f} s: too little to tell a voice by; take 1 s or more"
+        )
     if float(audio.square().mean()) < _SILENT:
         raise MayaError(f"{path} is silent: it holds no voice")
     if isinstance(encoder, VoiceEncoder):
@@ -42,8 +44,11 @@ def mean_voice(embeddings: Sequence[Tensor]) -> Tensor:
 
 def fingerprint(encoder: VoiceEncoder | TrainedVoices) -> str:
     """What tells whether two embeddings are of the same network."""
-    layer = encoder.linear if isinstance(encoder, VoiceEncoder) else encoder.head.out
-    return hashlib.sha256(layer.weight.detach().float().cpu().numpy().tobytes()).hexdigest()[:16]
+    network = encoder if isinstance(encoder, VoiceEncoder) else encoder.model
+    digest = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -63,7 +68,9 @@ class EnrolledVoices:
         except (ValueError, LookupError, TypeError, AttributeError, UnicodeDecodeError):
             raise MayaError(f"{path} is no file of voices: `maya enroll` writes one") from None
         if own.encoder != fingerprint(encoder):
-            raise MayaError(f"the voices in {path} were enrolled with another model: enroll them again with this one")
+            raise MayaError(
+                f"the voices in {path} were enrolled with another model: enroll them again with this one"
+            )
         return own
 
     def save(self, path: Path) -> None:

@@ -46,6 +46,4 @@ class EcapaConfig(EncoderConfig):
 
 def wespeaker(channels: int = 512, feat_in: int = 80) -> EcapaConfig:
     """The options of wespeaker's ECAPA: MFA of 1536 channels whatever the others, without batch norm."""
-    return EcapaConfig(
-        channels=channels, feat_in=feat_in, untouched="last", padding="zeros", mfa_norm=False
-    )
+    return EcapaConfig(channels=channels, feat_in=feat_in, untouched="last", padding="zeros", mfa_norm=False)

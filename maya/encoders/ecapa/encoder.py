@@ -103,7 +103,9 @@ class EcapaEncoder(Encoder, config=EcapaConfig):
     def __init__(self, cfg: EcapaConfig) -> None:
         super().__init__()
         if cfg.channels % cfg.scale:
-            raise MayaError(f"{cfg.channels} channels cannot be cut into {cfg.scale} chunks: change one of them")
+            raise MayaError(
+                f"{cfg.channels} channels cannot be cut into {cfg.scale} chunks: change one of them"
+            )
         self.cfg = cfg
         self.input = EcapaConv(cfg.feat_in, cfg.channels, cfg.first_kernel, 1, cfg.padding)
         self.layers = nn.ModuleList(EcapaBlock(cfg, dilation) for dilation in cfg.dilations)
