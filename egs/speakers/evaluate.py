@@ -1,6 +1,6 @@
 """How well a run tells unseen speakers apart, beside Resemblyzer and statistics of MFCC on the same trials.
 
-    python -m egs.speakers.evaluate exp/speakers/small exp/speakers/corpus/voices.txt exp/speakers/corpus/digits.txt
+    python -m egs.speakers.evaluate RUN exp/speakers/voices/corpus/voices.txt
 
 Resemblyzer's weights are read from its package, if it is installed (pip install --no-deps resemblyzer).
 """

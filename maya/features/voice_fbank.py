@@ -1,5 +1,4 @@
-"""Filter-bank features of the published speaker encoders: SpeechBrain's and wespeaker's. Training of one's own
-does as well with `LogMelConfig`."""
+"""Filter-bank features of the published speaker encoders: SpeechBrain's and wespeaker's."""
 
 from typing import Any, Literal
 
@@ -19,8 +18,8 @@ _RANGE_DB, _FLOOR = 80.0, 1e-10
 
 @config
 class VoiceFbankConfig(FeaturesConfig):
-    """At 16 kHz, windows of 25 ms every 10 ms. speechbrain: Hamming, triangles on HTK's mel scale up to 8 kHz,
-    decibels down to 80 below the utterance's highest. wespeaker: Kaldi's with a Hamming window and
+    """At 16 kHz, windows of 25 ms every 10 ms. speechbrain: Hamming, triangles on HTK's mel scale up to
+    8 kHz, decibels down to 80 below the utterance's highest. wespeaker: Kaldi's with a Hamming window and
     snip_edges, of audio as 16-bit integers, without dither."""
 
     kind: Literal["voice_fbank"] = "voice_fbank"

@@ -75,8 +75,8 @@ def _speaker(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ErrorCurve:
-    """thresholds (m,) rising; misses, false_alarms (m,): shares of the targets below, and of the nontargets at
-    or above each. The last threshold is inf."""
+    """thresholds (m,) rising; misses, false_alarms (m,): shares of the targets below, and of the nontargets
+    at or above each. The last threshold is inf."""
 
     thresholds: Scores
     misses: Scores

@@ -33,6 +33,5 @@ def run(args: argparse.Namespace) -> None:
     done = "replaced" if args.name in voices.voices else "enrolled"
     voices.voices[args.name] = mean_voice([recording_voice(encoder, path) for path in args.audio])
     voices.save(args.out)
-    print(
-        f"enroll: {args.name} {done} from {len(args.audio)} recordings; {len(voices.voices)} voices → {args.out}"
-    )
+    count = len(voices.voices)
+    print(f"enroll: {args.name} {done} from {len(args.audio)} recordings; {count} voices → {args.out}")

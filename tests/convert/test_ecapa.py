@@ -11,8 +11,8 @@ from maya.convert import import_ecapa
 from maya.encoders import EcapaConfig
 from maya.errors import MayaError
 from maya.heads import SpeakerConfig
-from maya.recipes.convert import run as convert
 from maya.recipes.cli import parser
+from maya.recipes.convert import run as convert
 
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
@@ -83,7 +83,7 @@ def test_speechbrain(tmp_path: Path) -> None:
     assert (encoder.untouched, encoder.padding, encoder.mfa_norm) == ("first", "reflect", True)
     assert head.global_context and not head.embedding_norm and head.embedding == 10
     pairs = {
-        "encoder.layers.1.res2.convs.6.norm.running_var": "blocks.2.res2net_block.blocks.6.norm.norm.running_var",
+        "encoder.layers.1.res2.convs.6.norm.bias": "blocks.2.res2net_block.blocks.6.norm.norm.bias",
         "encoder.layers.0.before.conv.weight": "blocks.1.tdnn1.conv.conv.weight",
         "encoder.layers.2.excite.bias": "blocks.3.se_block.conv2.conv.bias",
         "heads.speaker.pool.norm.weight": "asp.tdnn.norm.norm.weight",
@@ -114,7 +114,7 @@ def test_other_files_are_refused_in_a_sentence(tmp_path: Path) -> None:
     whole = tensors_of(speechbrain())
     name = "blocks.2.tdnn2.norm.norm.bias"
     cases: list[tuple[Any, str]] = [
-        ({k: v for k, v in whole.items() if k != name}, f"lacks tensors.*"),
+        ({k: v for k, v in whole.items() if k != name}, "lacks tensors.*"),
         (whole | {"blocks.9.extra": torch.zeros(1)}, "does not have: blocks.9.extra"),
         (whole | {name: torch.zeros(3)}, f"{name} has shape"),
         (whole | {name: torch.full((16,), torch.nan)}, "not finite"),

@@ -28,7 +28,8 @@ def model_of(encoder: Any = ECAPA, features: Any = None, **options: Any) -> tupl
     torch.manual_seed(0)
     head = SpeakerConfig(**{"speakers": 5, "embedding": 12, "attention_dim": 8, **options})
     cfg = SpeechModelConfig(
-        features=features or LogMelConfig(normalize="none", dither=0.0), encoder=encoder, heads={"voice": head},
+        features=features or LogMelConfig(normalize="none", dither=0.0), encoder=encoder,
+        heads={"voice": head},
     )  # fmt: skip
     cfg.specaugment.freq_masks = cfg.specaugment.time_masks = 0
     model = build_model(cfg).eval()

@@ -57,8 +57,9 @@ def trained(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def differences(theirs: torch.nn.Module, embed: Callable[..., Tensor], *, masks: bool) -> dict[str, float]:
-    """The largest difference of embeddings, beside the largest value: of a batch of equal lengths, of a padded
-    one, and of its rows alone. embed: (B, T, 80), and relative lengths where it has `masks`, → (B, E)."""
+    """The largest difference of embeddings, beside the largest value: of a batch of equal lengths, of a
+    padded one, and of its rows alone. embed: (B, T, 80), and relative lengths where it has `masks`, to
+    (B, E)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "embedding_model.ckpt"
         torch.save(theirs.state_dict(), path)

@@ -106,8 +106,8 @@ def levelled(audio: Tensor) -> Tensor:
 
 @functools.cache
 def load_encoder(weights: str = "") -> VoiceEncoder | TrainedVoices:
-    """The encoder with the weights of Resemblyzer's `pretrained.pt`, by default those of the installed package,
-    or the speaker head of a Maya checkpoint (a file).
+    """The encoder with the weights of Resemblyzer's `pretrained.pt`, by default those of the installed
+    package, or the speaker head of a Maya checkpoint (a file).
 
     Raises MayaError where there are none, and for a file of other weights.
     """

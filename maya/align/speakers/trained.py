@@ -14,8 +14,8 @@ from maya.models.speech_model import SpeechModel
 
 
 class TrainedVoices:
-    """The first trained speaker head of a model; see `maya.align.speakers.encoder.SpeakerEncoder`. rate: of the
-    model's features. Raises MayaError for a model without such a head."""
+    """The first trained speaker head of a model; see `maya.align.speakers.encoder.SpeakerEncoder`. rate: of
+    the model's features. Raises MayaError for a model without such a head."""
 
     def __init__(self, model: SpeechModel) -> None:
         heads = [
@@ -28,7 +28,7 @@ class TrainedVoices:
 
     @torch.inference_mode()
     def embed(self, windows: Sequence[Tensor]) -> Tensor:
-        """See `SpeakerEncoder`. Audio without a frame of features has an embedding too, which says nothing."""
+        """See `SpeakerEncoder`. Audio without a frame of features has a meaningless one."""
         lens = torch.tensor([len(window) for window in windows])
         audio = torch.zeros(len(windows), max(1, int(lens.max()) if len(lens) else 1))
         for row, window in zip(audio, windows, strict=True):

@@ -17,7 +17,8 @@ from maya.features.frames import frame_mask
 
 @dataclass(frozen=True, slots=True)
 class RowEnds:
-    """Where each row ends. lens: (B,), at least 1; a row without a frame counts as one zero. valid: (B, T)."""
+    """Where each row ends. lens: (B,), at least 1: a row without a frame counts as one zero. valid: (B, T)
+    bool."""
 
     lens: Tensor
     valid: Tensor
@@ -96,16 +97,14 @@ class EcapaBlock(nn.Module):
 
 
 class EcapaEncoder(Encoder, config=EcapaConfig):
-    """Features (B, T, F) → frames (B, T, d_model). Training statistics of its batch norms leave padding out."""
+    """Features (B, T, F) → frames (B, T, d_model). Statistics of its batch norms leave padding out."""
 
     front = ("input",)
 
     def __init__(self, cfg: EcapaConfig) -> None:
         super().__init__()
         if cfg.channels % cfg.scale:
-            raise MayaError(
-                f"{cfg.channels} channels cannot be cut into {cfg.scale} chunks: change one of them"
-            )
+            raise MayaError(f"{cfg.channels} channels cannot be cut into {cfg.scale} chunks: change one")
         self.cfg = cfg
         self.input = EcapaConv(cfg.feat_in, cfg.channels, cfg.first_kernel, 1, cfg.padding)
         self.layers = nn.ModuleList(EcapaBlock(cfg, dilation) for dilation in cfg.dilations)
