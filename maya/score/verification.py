@@ -37,7 +37,7 @@ def read_trials(path: Path) -> list[VerificationTrial]:
     if not path.is_file():
         raise MayaError(f"there is no list of trials {path}")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError:
         raise MayaError(f"{path} is no text: a list of trials has lines such as '1 a.wav b.wav'") from None
     trials = []

@@ -9,6 +9,7 @@ import soundfile
 import torch
 
 from maya.align.speakers.encoder import load_encoder
+from maya.align.speakers.enrolment import EnrolledVoices
 from maya.align.speakers.tracking import diarize
 from maya.audio.vad.config import VADConfig
 from maya.convert.icefall.tokens import tokenizer_of
@@ -75,6 +76,8 @@ def test_enroll_then_verify(folder: Path, tmp_path: Path, capsys: pytest.Capture
     assert len(lines) == 4 and "ben2.wav" in lines[1] and lines[1].split()[1] == "ben"
     assert maya("enroll", folder / "run", "ben", folder / "ben0.wav", "--out", voices) == (0, "")
     assert "ben replaced" in capsys.readouterr().out
+    encoder = load_encoder(str(folder / "run" / "best.pt"))
+    assert list(EnrolledVoices.load(voices, encoder).voices) == list(SPEAKERS)
     status, text = maya("verify", folder / "other", voices, folder / "ben2.wav")
     assert status == 1 and "enrolled with another model" in text
 
