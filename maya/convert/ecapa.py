@@ -58,13 +58,13 @@ _LINEAR = re.compile(rf"({_HEAD}\.(pool\.(inner|score)|out)|.*\.(squeeze|excite)
 
 
 def our_name(name: str) -> str:
-    """Maya's name of a tensor of either; the name itself where it is none of theirs."""
+    """Maya's name of a tensor of either; the name itself where it is none of original."""
     is_wespeaker = not name.startswith(("blocks.", "mfa.", "asp", "fc."))
     first = 2 if is_wespeaker else 1
     stem, _, leaf = name.rpartition(".")
     for pattern, ours in (_WESPEAKER if is_wespeaker else _SPEECHBRAIN).items():
-        if found := re.fullmatch(pattern, stem):
-            groups = list(found.groups())
+        if match := re.fullmatch(pattern, stem):
+            groups = list(match.groups())
             number = int(groups.pop(0)) - first if "{n}" in ours else 0
             return ours.format(*groups, n=number) + f".{leaf}"
     return name
@@ -83,8 +83,8 @@ def import_ecapa(source: str | Path) -> Conversion:
         raise MayaError(f"{path} holds no ECAPA-TDNN of SpeechBrain (embedding_model.ckpt) or wespeaker")
     dropped = sorted(name for name in stored if name.startswith("projection."))
     kept = {name: x for name, x in stored.items() if name not in dropped}
-    theirs = {our_name(name): name for name in kept}
-    weights = {ours: _shaped(ours, kept[name]) for ours, name in theirs.items()}
+    original = {our_name(name): name for name in kept}
+    weights = {ours: _shaped(ours, kept[name]) for ours, name in original.items()}
     config = SpeechModelConfig(
         features=VoiceFbankConfig(style="wespeaker" if is_wespeaker else "speechbrain"),
         encoder=_encoder(weights, path, is_wespeaker), heads={"speaker": _head(weights, path, is_wespeaker)},
@@ -97,7 +97,7 @@ def import_ecapa(source: str | Path) -> Conversion:
     }
     checked = strict(
         weights, config, path, "an ECAPA-TDNN of its shape",
-        lambda name, tensor: (theirs.get(name, name), kept.get(theirs.get(name, name), tensor)),
+        lambda name, tensor: (original.get(name, name), kept.get(original.get(name, name), tensor)),
     )  # fmt: skip
     tokenizer = tokenizer_of(["<unk>", "<s>", "</s>"])  # a checkpoint has one; no head reads it
     notes = {"source": path.name, "trained": ["speaker"]}

@@ -69,7 +69,7 @@ class SpeakerHead(UtteranceHead):
     def __init__(self, cfg: SpeakerConfig, context: HeadContext) -> None:
         super().__init__(cfg, context, cfg.embedding)
         if cfg.pooling == "attentive":
-            self.pool: nn.Module = EcapaPooling(
+            self.pool = EcapaPooling(
                 context.dim, cfg.attention_dim, global_context=cfg.global_context, variant=cfg.variant
             )
         self.pool_norm = MaskedBatchNorm(2 * context.dim)

@@ -148,13 +148,13 @@ def verification_rates(
     if speakers is None or not all(a and b for a, b in speakers):
         return {name: (value, nan) for name, value in values.items()}
     names = {name: number for number, name in enumerate(dict.fromkeys(n for pair in speakers for n in pair))}
-    left = np.array([names[a] for a, _ in speakers])
-    right = np.array([names[b] for _, b in speakers])
+    first = np.array([names[a] for a, _ in speakers])
+    second = np.array([names[b] for _, b in speakers])
     rng, drawn = np.random.default_rng(seed), []
     ordered = _sorted(scores, same)
     for _ in range(replicates):
         times = rng.multinomial(len(names), np.full(len(names), 1 / len(names))).astype(np.float64)
-        weights = times[left] * np.where(left == right, 1.0, times[right])
+        weights = times[first] * np.where(first == second, 1.0, times[second])
         if weights[same].any() and weights[~same].any():
             curve = _curve(*ordered, weights)
             drawn.append([measure(curve) for measure in MEASURES.values()])

@@ -76,16 +76,16 @@ def compare(
         voices = EnrolledVoices.load(first, encoder).voices
     else:
         voices = {str(first): recording_voice(encoder, first)}
-    rows, found = [], []
+    rows, results = [], []
     for path in others:
         own = recording_voice(encoder, path)
         scores = {name: float(voice @ own) for name, voice in voices.items()}
         for name in sorted(scores, key=lambda name: -scores[name]):
-            found.append((str(path), name, scores[name]))
+            results.append((str(path), name, scores[name]))
             ratio = "" if scale is None else _ratio(float(scale(np.array([scores[name]]))[0]))
             rows.append([str(path), name, f"{scores[name]:.3f}", ratio])
     print("\n".join(columns([["recording", "voice", "cosine", "" if scale is None else "verdict"], *rows])))
-    return found
+    return results
 
 
 def _ratio(value: float) -> str:
@@ -118,14 +118,14 @@ def score_trials(
     """(n,) cosines, normalised where a cohort (c, E) of voices of length 1 is given."""
     rows = {name: number for number, name in enumerate(voices)}
     table = torch.stack(list(voices.values())).double()
-    left, right = (
+    first, second = (
         [rows[name] for name in names] for names in zip(*((t.enrol, t.test) for t in trials), strict=True)
     )
-    raw = (table[left] * table[right]).sum(1).numpy()
+    raw = (table[first] * table[second]).sum(1).numpy()
     if cohort is None:
         return raw
     against = (table @ cohort.double().T).numpy()
-    return as_norm(raw, against[left], against[right])
+    return as_norm(raw, against[first], against[second])
 
 
 def cohort_of(encoder: VoiceEncoder | TrainedVoices) -> Tensor:

@@ -88,8 +88,8 @@ def test_speechbrain(tmp_path: Path) -> None:
         "encoder.layers.2.excite.bias": "blocks.3.se_block.conv2.conv.bias",
         "heads.speaker.pool.norm.weight": "asp.tdnn.norm.norm.weight",
     }  # fmt: skip
-    for ours, theirs in pairs.items():
-        assert torch.equal(made.weights[ours], tensors[theirs])
+    for ours, original in pairs.items():
+        assert torch.equal(made.weights[ours], tensors[original])
     assert torch.equal(made.weights["heads.speaker.out.weight"], tensors["fc.conv.weight"][:, :, 0])
 
 

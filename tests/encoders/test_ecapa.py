@@ -40,8 +40,8 @@ def test_padded_equals_alone(name: str) -> None:
     assert [out.hidden[n].shape[-1] for n in layers] == list(encoder.cfg.hidden_dims)
     for row, size in enumerate(LENS.tolist()):
         alone = encoder(x[row : row + 1, : max(size, 1)], LENS[row : row + 1], hidden=layers)
-        for both, one in [(out.frames, alone.frames), *((out.hidden[n], alone.hidden[n]) for n in layers)]:
-            torch.testing.assert_close(both[row, :size], one[0, :size], rtol=0, atol=1e-10)
+        for both, single in [(out.frames, alone.frames), *((out.hidden[n], alone.hidden[n]) for n in layers)]:
+            torch.testing.assert_close(both[row, :size], single[0, :size], rtol=0, atol=1e-10)
             assert not both[row, size:].any()
 
 
@@ -54,9 +54,9 @@ def test_training_statistics_and_gradients_leave_padding_out(name: str) -> None:
     torch.testing.assert_close(sums[0], sums[1])
     for total in sums:
         total.backward()
-    for one, other in zip(first.parameters(), second.parameters(), strict=True):
-        assert one.grad is not None
-        torch.testing.assert_close(one.grad, other.grad)
+    for single, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert single.grad is not None
+        torch.testing.assert_close(single.grad, other.grad)
     torch.testing.assert_close(first.state_dict(), second.state_dict())
 
 
@@ -79,8 +79,8 @@ def test_features_of_a_padded_row_equal_those_alone(style: Any) -> None:
     feats, feat_lens = features(audio, lens)
     assert feat_lens.tolist() == ([51, 28, 3, 0] if style == "speechbrain" else [48, 25, 0, 0])
     for row, size in enumerate(lens.tolist()):
-        one, _ = features(audio[row : row + 1, :size], lens[row : row + 1])
-        torch.testing.assert_close(feats[row, : feat_lens[row]], one[0, : feat_lens[row]], rtol=0, atol=1e-4)
+        single, _ = features(audio[row : row + 1, :size], lens[row : row + 1])
+        torch.testing.assert_close(feats[row, : feat_lens[row]], single[0, : feat_lens[row]], rtol=0, atol=1e-4)
         assert not feats[row, feat_lens[row] :].any()
     with pytest.raises(MayaError, match="16000 Hz"):
         VoiceFbankConfig(sample_rate=8000).build()

@@ -56,13 +56,13 @@ def trained(module: torch.nn.Module) -> torch.nn.Module:
     return module.eval()
 
 
-def differences(theirs: torch.nn.Module, embed: Callable[..., Tensor], *, masks: bool) -> dict[str, float]:
+def differences(original: torch.nn.Module, embed: Callable[..., Tensor], *, masks: bool) -> dict[str, float]:
     """The largest difference of embeddings, beside the largest value: of a batch of equal lengths, of a
     padded one, and of its rows alone. embed: (B, T, 80), and relative lengths where it has `masks`, to
     (B, E)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "embedding_model.ckpt"
-        torch.save(theirs.state_dict(), path)
+        torch.save(original.state_dict(), path)
         model = import_ecapa(path).recognizer("cpu").model
     head = model.head("speaker")
     assert isinstance(head, SpeakerHead)
@@ -79,8 +79,8 @@ def differences(theirs: torch.nn.Module, embed: Callable[..., Tensor], *, masks:
     result["padded, against each row alone there"] = float((padded - torch.stack(alone)).abs().max())
     result["padded, against each row alone here"] = float((padded - torch.stack(own)).abs().max())
     if masks:
-        there = embed(x, lens / lens.max()) - torch.stack(alone)
-        result["padded there, against each row alone there"] = float(there.abs().max())
+        padded_there = embed(x, lens / lens.max()) - torch.stack(alone)
+        result["padded there, against each row alone there"] = float(padded_there.abs().max())
     return result
 
 
@@ -89,17 +89,17 @@ def feature_difference() -> float:
     torch.manual_seed(0)
     audio = 0.1 * torch.randn(2, 16000)
     audio[:, 8000:] *= 1e-4
-    theirs = speechbrain("lobes.features").Fbank(n_mels=80)(audio)
+    original = speechbrain("lobes.features").Fbank(n_mels=80)(audio)
     ours, _ = VoiceFbankConfig().build()(audio, torch.tensor([16000, 16000]))
-    return float((theirs - ours).abs().max())
+    return float((original - ours).abs().max())
 
 
 def margin_difference() -> float:
     cosines = torch.linspace(-1, 1, 101)[:, None].repeat(1, 3)
     margin = speechbrain("nnet.losses").AdditiveAngularMargin(margin=0.2, scale=30)
     targets = torch.zeros(101, dtype=torch.int64)
-    theirs = margin(cosines, torch.nn.functional.one_hot(targets, 3).float())
-    return float((theirs - margin_logits(cosines, targets, margin=0.2, scale=30)).abs().max())
+    original = margin(cosines, torch.nn.functional.one_hot(targets, 3).float())
+    return float((original - margin_logits(cosines, targets, margin=0.2, scale=30)).abs().max())
 
 
 def kaldi_difference() -> float:
@@ -112,22 +112,22 @@ def kaldi_difference() -> float:
     bank = knf.OnlineFbank(options)
     bank.accept_waveform(16000, (32768 * audio).tolist())
     bank.input_finished()
-    theirs = torch.stack([torch.tensor(bank.get_frame(i)) for i in range(bank.num_frames_ready)])
+    original = torch.stack([torch.tensor(bank.get_frame(i)) for i in range(bank.num_frames_ready)])
     ours, lens = VoiceFbankConfig(style="wespeaker").build()(audio[None], torch.tensor([16000]))
-    assert int(lens) == len(theirs)
-    return float((theirs - ours[0]).abs().max())
+    assert int(lens) == len(original)
+    return float((original - ours[0]).abs().max())
 
 
 def shifted_difference(part: Any) -> float:
     """Logits with sub-centres and the hardest wrong classes."""
-    theirs = part.ArcMarginProduct_intertopk_subcenter(16, 20, margin=0.2)
-    theirs.update(0.15)
+    original = part.ArcMarginProduct_intertopk_subcenter(16, 20, margin=0.2)
+    original.update(0.15)
     embeddings, targets = torch.randn(8, 16), torch.randint(20, (8,))
     ours = margin_logits(
-        class_cosines(embeddings, theirs.weight, 3), targets, margin=0.15, scale=32.0, beyond="shifted",
+        class_cosines(embeddings, original.weight, 3), targets, margin=0.15, scale=32.0, beyond="shifted",
         hardest=5, penalty=0.06 * 0.15 / 0.2,
     )  # fmt: skip
-    return float((theirs(embeddings, targets) - ours).abs().max())
+    return float((original(embeddings, targets) - ours).abs().max())
 
 
 @torch.inference_mode()
