@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
-from maya.convert import Conversion, import_hugging_face, import_icefall, import_nemo
+from maya.convert import Conversion, import_ecapa, import_hugging_face, import_icefall, import_nemo
 from maya.convert.icefall.checkpoint import Which
 from maya.convert.nemo.config import FrontEnd
 from maya.encoders.hugging_face.folder import folder_with
@@ -27,7 +27,11 @@ def arguments(p: argparse.ArgumentParser) -> None:
     icefall.add_argument("source", type=Path, help="the .pt file")
     folder = add_parser(formats, "hf", "a Parakeet folder of Hugging Face (CTC, RNN-T or TDT)")
     folder.add_argument("source", help="the folder, or hf:owner/name")
-    for each in (nemo, icefall, folder):
+    ecapa = add_parser(
+        formats, "ecapa", "weights of SpeechBrain's or wespeaker's ECAPA-TDNN, for maya verify"
+    )
+    ecapa.add_argument("source", type=Path, help="embedding_model.ckpt or avg_model.pt")
+    for each in (nemo, icefall, folder, ecapa):
         each.add_argument("out", type=Path, help="folder for the checkpoint; use it like a run folder")
 
     text = "NeMo 2.5 changed the features; auto uses those of the version that saved the model"
@@ -59,6 +63,9 @@ def run(args: argparse.Namespace) -> None:
                      tokenizer=args.tokenizer, language=args.language, ignore=args.ignore)  # fmt: skip
     elif args.format == "hf":
         convert_hugging_face(args.source, args.out)
+    elif args.format == "ecapa":
+        _check_free(args.out)
+        _written(args.out, import_ecapa(args.source))
     else:
         convert_icefall(args.source, args.out, args.bpe_model or args.tokens, average_with=args.avg_with,
                         which=args.which, overrides=args.overrides)  # fmt: skip

@@ -2,12 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maya.align.speakers.config import SpeakersConfig
 from maya.errors import MayaError
 from maya.ranges import Range
 from maya.recipes.arguments import number
+
+if TYPE_CHECKING:
+    from maya.align.speakers.encoder import TrainedVoices, VoiceEncoder
 
 
 def add_speakers(p: Any) -> None:
@@ -16,8 +19,8 @@ def add_speakers(p: Any) -> None:
     p.add_argument("--speakers", action="store_true", help=text)
     text = "speakers of a recording or session at most, up to 26; default: 8"
     p.add_argument("--most-speakers", type=number(int, Range(min=1, max=26)), metavar="N", help=text)
-    text = "weights of the voice encoder; default: those of the package resemblyzer"
-    p.add_argument("--speaker-weights", type=Path, metavar="FILE", help=text)
+    text = "voice encoder: a run with a speaker head, or weights of resemblyzer; default: that package's"
+    p.add_argument("--speaker-weights", type=Path, metavar="RUN", help=text)
 
 
 def speakers_of(args: argparse.Namespace) -> SpeakersConfig | None:
@@ -27,8 +30,27 @@ def speakers_of(args: argparse.Namespace) -> SpeakersConfig | None:
         if args.most_speakers or args.speaker_weights:
             raise MayaError("--most-speakers and --speaker-weights belong to --speakers")
         return None
+    weights = voice_weights(args.speaker_weights) if args.speaker_weights else ""
+    cfg = SpeakersConfig(most=args.most_speakers or 8, weights=weights)
+    open_voices(weights)
+    return cfg
+
+
+def voice_weights(path: Path) -> str:
+    """The file of weights that a run folder or a file stands for; "" for the word resemblyzer."""
+    from maya.recipes.experiment_file import import_recorded  # noqa: PLC0415
+    from maya.train.checkpoints.checkpoint import find_checkpoint  # noqa: PLC0415
+
+    if str(path) == "resemblyzer" and not path.exists():
+        return ""
+    if not path.is_dir():
+        return str(path)
+    import_recorded(path)
+    return str(find_checkpoint(path))
+
+
+def open_voices(weights: str) -> "VoiceEncoder | TrainedVoices":
+    """See `maya.align.speakers.encoder.load_encoder`."""
     from maya.align.speakers.encoder import load_encoder  # noqa: PLC0415  torch, after the options
 
-    cfg = SpeakersConfig(most=args.most_speakers or 8, weights=str(args.speaker_weights or ""))
-    load_encoder(cfg.weights)
-    return cfg
+    return load_encoder(weights)

@@ -2,6 +2,7 @@
 Face, and ONNX graphs."""
 
 from maya.convert.conversion import Conversion
+from maya.convert.ecapa import import_ecapa
 from maya.convert.hugging_face.export import to_hugging_face
 from maya.convert.hugging_face.load import from_hugging_face, import_hugging_face
 from maya.convert.icefall.export import to_icefall
@@ -10,6 +11,6 @@ from maya.convert.nemo.export import to_nemo
 from maya.convert.nemo.load import from_nemo, import_nemo
 
 __all__ = [
-    "Conversion", "from_hugging_face", "from_icefall", "from_nemo", "import_hugging_face", "import_icefall",
-    "import_nemo", "to_hugging_face", "to_icefall", "to_nemo",
+    "Conversion", "from_hugging_face", "from_icefall", "from_nemo", "import_ecapa", "import_hugging_face",
+    "import_icefall", "import_nemo", "to_hugging_face", "to_icefall", "to_nemo",
 ]  # fmt: skip

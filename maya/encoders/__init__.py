@@ -11,6 +11,8 @@ from maya.encoders.base import (
 )
 from maya.encoders.conformer.config import FastConformerConfig
 from maya.encoders.conformer.fastconformer import FastConformer
+from maya.encoders.ecapa.config import EcapaConfig
+from maya.encoders.ecapa.encoder import EcapaEncoder
 from maya.encoders.hugging_face.config import HuggingFaceConfig, hugging_face
 from maya.encoders.hugging_face.encoder import HuggingFaceEncoder
 from maya.encoders.lact.config import LaCTConfig
@@ -20,6 +22,8 @@ from maya.encoders.zipformer.encoder import Zipformer
 from maya.features.frames import frame_mask
 
 __all__ = [
+    "EcapaConfig",
+    "EcapaEncoder",
     "Encoded",
     "Encoder",
     "EncoderConfig",

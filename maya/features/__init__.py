@@ -5,6 +5,7 @@ from maya.features.fbank import Fbank, FbankConfig, FbankStream
 from maya.features.frames import frame_samples
 from maya.features.logmel import LogMel, LogMelConfig, LogMelStream
 from maya.features.specaugment import SpecAugment, SpecAugmentConfig
+from maya.features.voice_fbank import VoiceFbank, VoiceFbankConfig
 from maya.features.waveform import Waveform, WaveformConfig
 from maya.features.whisper_mel import WhisperMel, WhisperMelConfig
 from maya.features.whole_frames import ASTFbank, ASTFbankConfig, SeamlessFbank, SeamlessFbankConfig
@@ -12,6 +13,7 @@ from maya.features.whole_frames import ASTFbank, ASTFbankConfig, SeamlessFbank, 
 __all__ = [
     "ASTFbank", "ASTFbankConfig", "Fbank", "FbankConfig", "FbankStream", "FeatureStream", "Features",
     "FeaturesConfig", "LogMel", "LogMelConfig", "LogMelStream", "SeamlessFbank", "SeamlessFbankConfig",
-    "SpecAugment", "SpecAugmentConfig", "Waveform", "WaveformConfig", "WhisperMel", "WhisperMelConfig",
+    "SpecAugment", "SpecAugmentConfig", "VoiceFbank", "VoiceFbankConfig", "Waveform", "WaveformConfig",
+    "WhisperMel", "WhisperMelConfig",
     "frame_samples",
 ]  # fmt: skip

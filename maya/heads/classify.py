@@ -11,7 +11,7 @@ from maya.data.loading.batch import Batch
 from maya.encoders.base import Encoded
 from maya.errors import MayaError
 from maya.heads.base import Head, HeadConfig, HeadContext, HeadStream, LossStep, Prediction, TrainingMeans
-from maya.heads.pooling import AttentivePooling, LayerSum, StatisticsPooling, Sums
+from maya.heads.pooling import AttentivePooling, EcapaPooling, LayerSum, StatisticsPooling, Sums
 from maya.kernels.host import numbers_on
 from maya.ranges import BelowOne, Count, Distinct, NonNegFloat, PosInt
 
@@ -111,7 +111,7 @@ class UtteranceHead(Head):
         super().__init__()
         self.cfg, dim = cfg, context.dim
         self.layers = LayerSum(context.hidden_dims, dim) if cfg.layers == "all" else None
-        self.pool: StatisticsPooling | AttentivePooling = StatisticsPooling()
+        self.pool: StatisticsPooling | AttentivePooling | EcapaPooling = StatisticsPooling()
         if cfg.pooling == "attentive":
             self.pool = AttentivePooling(dim, cfg.attention_dim, cfg.global_context)
         self.inner = nn.Identity() if not cfg.hidden else nn.Sequential(
@@ -163,6 +163,7 @@ class UtteranceStream(HeadStream):
 
     def push(self, encoded: Encoded) -> None:
         if encoded.frames.shape[1]:
+            assert not isinstance(self.head.pool, EcapaPooling)  # it does not stream
             sums = self.head.pool.sums(encoded.frames, encoded.lens)
             self.sums = sums if self.sums is None else self.sums + sums
 

@@ -5,12 +5,14 @@ attentive statistics are ECAPA-TDNN's (Desplanques et al. 2020).
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from maya.encoders import frame_mask
 from maya.encoders.base import Encoded
+from maya.encoders.conformer.masked_norm import MaskedBatchNorm
 from maya.errors import MayaError
 
 _SMALLEST = 1e-5  # keeps the root's slope finite where a channel does not vary
@@ -113,6 +115,56 @@ class AttentivePooling(nn.Module):
         weights = (scores - highest[:, None]).exp()
         first = (weights * wide).sum(1)
         return Sums(highest, weights.sum(1), first, (weights * wide.square()).sum(1))
+
+
+class EcapaPooling(nn.Module):
+    """Attentive statistics as SpeechBrain's and wespeaker's ECAPA-TDNN compute them; they differ in details.
+
+    speechbrain: ReLU and batch norm before tanh; biased deviations of at least 1e-6. wespeaker: neither; the
+    deviation of the context is unbiased. global_context: see `AttentivePooling`.
+    """
+
+    streams = False
+
+    def __init__(
+        self, dim: int, width: int, *, global_context: bool, variant: Literal["speechbrain", "wespeaker"]
+    ) -> None:
+        super().__init__()
+        self.global_context, self.two_pass = global_context, variant == "speechbrain"
+        self.inner = nn.Linear(dim * (3 if global_context else 1), width)
+        self.norm = MaskedBatchNorm(width) if self.two_pass else None
+        self.score = nn.Linear(width, dim)
+
+    def forward(self, x: Tensor, lens: Tensor) -> Tensor:
+        """x (B, S, D) zero beyond lens (B,) → (B, 2D) mean and standard deviation, fp32 at least."""
+        valid = frame_mask(lens.clamp(min=1), x.shape[1])  # a row without a frame keeps its first, a zero
+        seen = _wide(x) * valid[..., None]
+        inner = self._inner(x, seen, valid)
+        if self.norm is not None:
+            inner = self.norm(inner.relu(), valid)
+        scores = _wide(self.score(inner.tanh())).masked_fill(~valid[..., None], -torch.inf)
+        weights = scores.softmax(1)
+        mean = (weights * seen).sum(1)
+        if self.two_pass:
+            variance = (weights * (seen - mean[:, None]).square()).sum(1).clamp(min=1e-12)
+        else:
+            variance = ((weights * seen.square()).sum(1) - mean.square()).clamp(min=1e-7)
+        return torch.cat([mean, variance.sqrt()], -1)
+
+    def _inner(self, x: Tensor, seen: Tensor, valid: Tensor) -> Tensor:
+        """Linear of [x, mean, deviation], whose last two are multiplied once and not for each frame."""
+        if not self.global_context:
+            return self.inner(x)
+        dim, frames = x.shape[-1], valid.sum(1)[:, None, None].to(seen.dtype)
+        mean = seen.sum(1, keepdim=True) / frames
+        spread = ((seen - mean) * valid[..., None]).square().sum(1, keepdim=True)
+        if self.two_pass:
+            deviation = (spread / frames).clamp(min=1e-12).sqrt()
+        else:
+            deviation = (spread / (frames - 1).clamp(min=1) + 1e-7).sqrt()
+        whole, weight = torch.cat([mean, deviation], -1).to(x.dtype), self.inner.weight
+        once = nn.functional.linear(whole, weight[:, dim:], self.inner.bias)
+        return nn.functional.linear(x, weight[:, :dim]) + once
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ def test_encoder_equals_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.ndimage.morphology", moved)
     resemblyzer = pytest.importorskip("resemblyzer", reason="the package resemblyzer is not installed")
     package, own = resemblyzer.VoiceEncoder("cpu", verbose=False), load_encoder()
+    assert isinstance(own, VoiceEncoder)
     for seed, seconds in itertools.product(range(2), (0.3, 1.6, 2.0, 7.3)):
         audio = voice(seed, seconds)
         mels = resemblyzer.audio.wav_to_mel_spectrogram(audio.numpy())

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from maya.align.speakers.trained import TrainedVoices, voices_of
 from maya.errors import MayaError
 from maya.features.logmel import slaney_filterbank
 from maya.files import packaged_file
@@ -104,8 +105,9 @@ def levelled(audio: Tensor) -> Tensor:
 
 
 @functools.cache
-def load_encoder(weights: str = "") -> VoiceEncoder:
-    """The encoder with the weights of a `pretrained.pt`, by default those of the package resemblyzer.
+def load_encoder(weights: str = "") -> VoiceEncoder | TrainedVoices:
+    """The encoder with the weights of Resemblyzer's `pretrained.pt`, by default those of the installed
+    package, or the speaker head of a Maya checkpoint (a file).
 
     Raises MayaError where there are none, and for a file of other weights.
     """
@@ -113,11 +115,17 @@ def load_encoder(weights: str = "") -> VoiceEncoder:
     if path is None or not path.is_file():
         hint = f"there is no file {weights}" if weights else "pip install --no-deps resemblyzer"
         raise MayaError(f"no weights for telling speakers apart: {hint}")
-    encoder = VoiceEncoder()
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)["model_state"]
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if "model_config" in content:
+            return voices_of(content)
+        encoder, tensors = VoiceEncoder(), content["model_state"]
         own = {name: x for name, x in tensors.items() if not name.startswith("similarity_")}
         encoder.load_state_dict(own)
+    except MayaError as error:
+        raise MayaError(f"{path}: {error}") from None
     except _UNREADABLE:
-        raise MayaError(f"{path} does not hold the weights of Resemblyzer's encoder") from None
+        raise MayaError(
+            f"{path} does not hold the weights of Resemblyzer's encoder, nor of a Maya model"
+        ) from None
     return encoder.eval().requires_grad_(False)

@@ -1,0 +1,71 @@
+"""ECAPA-TDNN on the voices of a few hundred people, for a CPU; and the published recipes for VoxCeleb.
+
+Run:    ./egs/speakers/run.sh --cpu true
+Cost and result: see RESULTS.md in this folder.
+"""
+
+from maya.data.loading.augment import few_speakers
+from maya.encoders import EcapaConfig
+from maya.features import LogMelConfig
+from maya.features.specaugment import SpecAugmentConfig
+from maya.heads import SpeakerConfig
+from maya.models.config import SpeechModelConfig
+from maya.recipes.experiment import Experiment
+
+LANGUAGES = ("as", "bn", "en", "gu", "hi", "kn", "ml", "mr", "or", "pa", "ta", "te")
+SPEEDS = (0.9, 1.1)
+
+
+def _experiment(name: str, encoder: EcapaConfig, head: SpeakerConfig) -> Experiment:
+    exp = Experiment(name=f"speakers/{name}", languages=LANGUAGES)
+    exp.model = SpeechModelConfig(features=LogMelConfig(normalize="none"), encoder=encoder)
+    exp.model.heads = {"speaker": head}
+    exp.model.specaugment = SpecAugmentConfig(
+        freq_masks=2, freq_width=10, time_masks=2, time_width=0.05, fill="mean"
+    )
+    exp.tokenizer.model_type, exp.tokenizer.vocab_size = "unigram", 1000  # of texts that no head reads
+    exp.data.augment = few_speakers()
+    exp.data.speed_perturb = (1.0, *SPEEDS)
+    exp.train.per = "utterance"
+    return exp
+
+
+def small() -> Experiment:
+    """179 speakers of indic12, 0.6 M parameters, some minutes of one CPU thread. Frames of 20 ms are half the
+    work. With a margin from step 50 on, or speeds as speakers, it learnt much more slowly."""
+    encoder = EcapaConfig(channels=128, d_model=384, se_channels=64)
+    head = SpeakerConfig(speakers=179, attention_dim=64, crop_seconds=2.0, margin_start=160, margin_ramp=100)
+    exp = _experiment("small", encoder, head)
+    exp.model.features = LogMelConfig(normalize="none", hop_ms=20.0, window_ms=32.0)
+    exp.data.cache_gb = 1.0
+    exp.data.plan.max_seconds, exp.data.plan.max_utterances = 120.0, 32
+    exp.train.optimizer, exp.train.lr, exp.train.weight_decay = "adamw", 3e-3, 1e-2
+    exp.train.steps, exp.train.warmup_steps, exp.train.threads = 360, 20, 1
+    exp.train.valid_every, exp.train.save_every, exp.train.log_every = 90, 90, 20
+    exp.train.average_every = 10
+    return exp
+
+
+def voxceleb() -> Experiment:
+    """VoxCeleb1 and 2, 7205 speakers, C = 1024, as SpeechBrain trains it; not run here. MUSAN and rooms:
+    --data.augment.noise.folders and --data.augment.rooms."""
+    head = SpeakerConfig(speakers=7205, new_speakers=SPEEDS, margin=0.2, scale=30.0, crop_seconds=3.0)
+    exp = _experiment("voxceleb", EcapaConfig(channels=1024, d_model=3072), head)
+    exp.data.plan.max_seconds, exp.data.plan.max_utterances = 800.0, 256
+    exp.train.optimizer, exp.train.lr, exp.train.weight_decay = "adamw", 1e-3, 2e-6
+    exp.train.steps, exp.train.warmup_steps = 130_000, 4000
+    exp.train.valid_every = exp.train.save_every = 5000
+    return exp
+
+
+def large_margin() -> Experiment:
+    """The second stage: margin 0.5, long parts, a small rate, no speeds: --train.init_from RUN."""
+    exp = voxceleb()
+    exp.name = "speakers/large_margin"
+    exp.model.heads["speaker"] = SpeakerConfig(
+        speakers=7205, new_speakers=SPEEDS, margin=0.5, scale=30.0, crop_seconds=6.0
+    )
+    exp.data.speed_perturb = (1.0,)
+    exp.train.init_modules = ("encoder", "speaker")
+    exp.train.lr, exp.train.min_lr, exp.train.steps, exp.train.warmup_steps = 1e-4, 2.5e-5, 20_000, 500
+    return exp

@@ -1,0 +1,49 @@
+"""A trained speaker head as an encoder of voices, and the comparison of recordings by it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maya.config import from_dict
+from maya.errors import MayaError
+from maya.heads import SpeakerHead
+from maya.models.config import SpeechModelConfig
+from maya.models.speech_model import SpeechModel
+
+
+class TrainedVoices:
+    """The first trained speaker head of a model; see `maya.align.speakers.encoder.SpeakerEncoder`. rate: of
+    the model's features. Raises MayaError for a model without such a head."""
+
+    def __init__(self, model: SpeechModel) -> None:
+        heads = [
+            head for name, head in model.named_heads().items()
+            if isinstance(head, SpeakerHead) and name not in model.untrained
+        ]  # fmt: skip
+        if not heads:
+            raise MayaError("this model has no trained speaker head: train one, as egs/speakers does")
+        self.model, self.head, self.rate = model.eval(), heads[0], model.cfg.features.sample_rate
+
+    @torch.inference_mode()
+    def embed(self, windows: Sequence[Tensor]) -> Tensor:
+        """See `SpeakerEncoder`. Audio without a frame of features has a meaningless one."""
+        lens = torch.tensor([len(window) for window in windows])
+        audio = torch.zeros(len(windows), max(1, int(lens.max()) if len(lens) else 1))
+        for row, window in zip(audio, windows, strict=True):
+            row[: len(window)] = window
+        device = self.head.centres.device
+        encoded = self.model.encode_audio(audio.to(device), lens.to(device), hidden=self.head.hidden)
+        return torch.nn.functional.normalize(self.head.embed(encoded), dim=1).cpu()
+
+
+def voices_of(payload: dict[str, Any]) -> TrainedVoices:
+    """The speaker head of a checkpoint's contents, see `maya.train.checkpoints.checkpoint`. Raises MayaError
+    for a model without one, KeyError or RuntimeError for weights of another model."""
+    cfg = from_dict(SpeechModelConfig, payload["model_config"]).without_places()
+    model = SpeechModel(cfg)
+    model.load_state_dict({name: payload["weights"][name] for name in model.state_dict()})
+    trained = payload["notes"].get("trained", list(cfg.heads))
+    model.untrained = tuple(name for name in cfg.heads if name not in trained)
+    return TrainedVoices(model.merge_adapters().requires_grad_(False))

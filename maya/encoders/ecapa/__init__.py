@@ -1,0 +1,1 @@
+"""ECAPA-TDNN, an encoder of voices."""

@@ -1,0 +1,179 @@
+"""`maya verify`: is it the same voice?
+
+maya verify RUN a.wav b.wav
+maya verify RUN voices.json unknown.wav
+maya verify RUN --trials voxceleb1_test.txt --root wav --json verify.json --calibration run/voices-scale.json
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maya.align.speakers.encoder import VoiceEncoder
+from maya.align.speakers.enrolment import EnrolledVoices, recording_voice
+from maya.align.speakers.trained import TrainedVoices
+from maya.errors import MayaError
+from maya.files import read_json, write_json
+from maya.pages import columns, line_chart, page
+from maya.recipes.arguments import add_json, add_list
+from maya.recipes.evaluation.enroll import RUN_HELP
+from maya.recipes.speaker_options import open_voices, voice_weights
+from maya.score.report import percent, span
+from maya.score.verification import (
+    ScoreCalibration,
+    VerificationTrial,
+    as_norm,
+    calibrated,
+    error_curve,
+    read_trials,
+    verification_rates,
+)
+
+
+def arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
+    text = "two recordings; or a file of voices that `maya enroll` wrote, and recordings"
+    add_list(p, "audio", metavar="FILE", type=Path, help=text)
+    text = "a list of trials, '1 ENROL TEST' or 'ENROL TEST target' a line; compute EER and minDCF"
+    p.add_argument("--trials", type=Path, metavar="LIST", help=text)
+    p.add_argument("--root", type=Path, default=Path(), help="folder that the paths of --trials begin in")
+    text = "with --trials: normalise scores by those with the speakers of the training data (AS-norm)"
+    p.add_argument("--as-norm", action="store_true", help=text)
+    text = "scale of likelihood ratios: written with --trials, and otherwise read"
+    p.add_argument("--calibration", type=Path, metavar="FILE", help=text)
+    p.add_argument("--page", type=Path, metavar="FILE", help="with --trials: an HTML page with the DET curve")
+    add_json(p, "with --trials: write the measures to this file")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.trials is None and len(args.audio) < 2:
+        raise MayaError("name two recordings, or a file of voices and recordings, or a list with --trials")
+    if args.trials is not None and args.audio:
+        raise MayaError("--trials compares the recordings of its list: name no others")
+    if args.trials is None and (args.as_norm or args.page or args.json):
+        raise MayaError("--as-norm, --page and --json belong to --trials")
+    trials = None if args.trials is None else read_trials(args.trials)
+    encoder = open_voices(voice_weights(args.run))
+    if trials is not None:
+        verify_trials(trials, encoder, args)
+    else:
+        scale = None if args.calibration is None else read_calibration(args.calibration)
+        compare(encoder, args.audio[0], args.audio[1:], scale)
+
+
+def compare(
+    encoder: VoiceEncoder | TrainedVoices, first: Path, others: Sequence[Path], scale: ScoreCalibration | None
+) -> list[tuple[str, str, float]]:
+    """Print and return (recording, voice, score), for each recording the most alike voice first. first: a
+    recording, or a file of voices."""
+    if first.is_file() and first.open("rb").read(1) == b"{":
+        voices = EnrolledVoices.load(first, encoder).voices
+    else:
+        voices = {str(first): recording_voice(encoder, first)}
+    rows, results = [], []
+    for path in others:
+        own = recording_voice(encoder, path)
+        scores = {name: float(voice @ own) for name, voice in voices.items()}
+        for name in sorted(scores, key=lambda name: -scores[name]):
+            results.append((str(path), name, scores[name]))
+            ratio = "" if scale is None else _ratio(float(scale(np.array([scores[name]]))[0]))
+            rows.append([str(path), name, f"{scores[name]:.3f}", ratio])
+    print("\n".join(columns([["recording", "voice", "cosine", "" if scale is None else "verdict"], *rows])))
+    return results
+
+
+def _ratio(value: float) -> str:
+    times = math.exp(min(abs(value), 30.0))
+    return f"{'the same' if value > 0 else 'another'} speaker, {times:.1f} to 1 at even odds"
+
+
+def read_calibration(path: Path) -> ScoreCalibration:
+    """Raises MayaError for a file of another kind."""
+    try:
+        content = read_json(path)
+        return ScoreCalibration(float(content["slope"]), float(content["offset"]))
+    except (ValueError, LookupError, TypeError):
+        raise MayaError(
+            f"{path} is no calibration: `maya verify RUN --trials LIST --calibration FILE` writes one"
+        ) from None
+
+
+def embed_all(
+    encoder: VoiceEncoder | TrainedVoices, trials: Sequence[VerificationTrial], root: Path
+) -> dict[str, Tensor]:
+    """The embedding of each recording of the trials, by its name in the list."""
+    names = dict.fromkeys(name for trial in trials for name in (trial.enrol, trial.test))
+    return {name: recording_voice(encoder, root / name) for name in names}
+
+
+def score_trials(
+    trials: Sequence[VerificationTrial], voices: dict[str, Tensor], cohort: Tensor | None = None
+) -> np.ndarray:
+    """(n,) cosines, normalised where a cohort (c, E) of voices of length 1 is given."""
+    rows = {name: number for number, name in enumerate(voices)}
+    table = torch.stack(list(voices.values())).double()
+    first, second = (
+        [rows[name] for name in names] for names in zip(*((t.enrol, t.test) for t in trials), strict=True)
+    )
+    raw = (table[first] * table[second]).sum(1).numpy()
+    if cohort is None:
+        return raw
+    against = (table @ cohort.double().T).numpy()
+    return as_norm(raw, against[first], against[second])
+
+
+def cohort_of(encoder: VoiceEncoder | TrainedVoices) -> Tensor:
+    """(c, E): the class centres of the training speakers. Raises MayaError for an encoder without them."""
+    if isinstance(encoder, VoiceEncoder) or not encoder.head.known:
+        raise MayaError(
+            "score normalisation needs a run with a speaker head that knows its training speakers"
+        )
+    head = encoder.head
+    centres = head.centres.detach().view(head.groups, head.cfg.speakers, head.cfg.centres, -1)
+    return torch.nn.functional.normalize(centres[0, : len(head.known)].mean(1), dim=1).cpu()
+
+
+def verify_trials(
+    trials: Sequence[VerificationTrial], encoder: VoiceEncoder | TrainedVoices, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Print and return the measures of a list of trials."""
+    cohort = cohort_of(encoder) if args.as_norm else None
+    scores = score_trials(trials, embed_all(encoder, trials, args.root), cohort)
+    same = np.array([trial.same for trial in trials])
+    rates = verification_rates(scores, same, [trial.speakers for trial in trials])
+    names = {"eer": "EER %", "dcf01": "minDCF 0.01", "dcf05": "minDCF 0.05"}
+    rows = []
+    for key, (value, bounds) in rates.items():
+        shown = percent(value) if key == "eer" else f"{value:.3f}"
+        limits = span(bounds) if key == "eer" else f"[{bounds.low:.3f}, {bounds.high:.3f}]"
+        rows.append([names[key], shown, limits if math.isfinite(bounds.low) else "(speakers not named)"])
+    print("\n".join(columns([["", f"{len(trials)} trials", "95 %, by speaker"], *rows])))
+    result: dict[str, Any] = {key: [value, bounds.low, bounds.high] for key, (value, bounds) in rates.items()}
+    result |= {"trials": len(trials), "targets": int(same.sum())}
+    if args.calibration is not None:
+        scale = calibrated(scores, same)
+        write_json(args.calibration, {"slope": scale.slope, "offset": scale.offset})
+    if args.page is not None:
+        args.page.write_text(det_page(scores, same, str(args.trials)), encoding="utf-8")
+    if args.json is not None:
+        write_json(args.json, result)
+    return result
+
+
+def det_page(scores: np.ndarray, same: np.ndarray, title: str) -> str:
+    """A page with misses against false alarms, both in % of a normal scale's place."""
+    curve = error_curve(scores, same)
+    points = list(zip(_probit(curve.false_alarms), _probit(curve.misses), strict=True))
+    chart = line_chart({"misses": points}, title="misses against false alarms, both as probit")
+    return page(f"DET of {title}", [chart])
+
+
+def _probit(shares: np.ndarray) -> list[float]:
+    inside = torch.from_numpy(np.clip(shares, 1e-5, 1 - 1e-5))
+    return torch.special.ndtri(inside).tolist()
