@@ -19,6 +19,7 @@ from maya.heads.frames import EventConfig, EventHead, PitchConfig, PitchHead
 from maya.heads.language_model import LanguageModel, LanguageModelConfig
 from maya.heads.transducer import TransducerConfig, TransducerHead
 from maya.heads.units import UnitCTC, UnitCTCConfig
+from maya.heads.whisper import WhisperDecoder, WhisperDecoderConfig
 
 __all__ = [
     "AttentionDecoder",
@@ -49,6 +50,8 @@ __all__ = [
     "TransducerHead",
     "UnitCTC",
     "UnitCTCConfig",
+    "WhisperDecoder",
+    "WhisperDecoderConfig",
     "final_weights",
     "head_weights",
 ]
