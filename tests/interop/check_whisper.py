@@ -108,7 +108,7 @@ def main() -> None:
             same = compared(f"faster-whisper with maya's {precision} export and with the original", own, theirs)
             passed &= same or precision != "float32"
         file = Path(folder) / "ggml-maya.bin"
-        to_ggml(model, file, half=False)
+        to_ggml(model, file)
         compared("whisper.cpp and maya (texts only)", cpp_texts(file, audios), ours)
     sys.exit(0 if passed else 1)
 

@@ -48,15 +48,16 @@ def to_ctranslate2(model: Recognizer, out: str | Path, *, precision: Precision =
     return _report(model, out, f"CTranslate2, {precision}")
 
 
-def to_ggml(model: Recognizer, out: str | Path, *, half: bool = True) -> ConversionReport:
-    """Write the file `out` that whisper.cpp reads, with weights in 16 bits, or 32. Raises MayaError for a model
-    that is no Whisper, and for one whose vocabulary whisper.cpp does not know."""
+def to_ggml(model: Recognizer, out: str | Path) -> ConversionReport:
+    """Write the file `out` that whisper.cpp reads, its matrices in 16 bits: convolutions of 32 bits are read
+    but end whisper.cpp on a CPU. Its own tool quantises the file. Raises MayaError for a model that is no
+    Whisper."""
     out, head, tokenizer, cfg = Path(out), whisper_head(model), whisper_tokenizer(model), model.model.cfg
     encoder = cfg.encoder
     assert isinstance(encoder, WhisperEncoderConfig)
     dims = (
         cfg.vocab_size, encoder.positions, encoder.d_model, encoder.heads, encoder.n_layers,
-        head.positions, head.dim, head.heads, head.layers, encoder.feat_in, int(half),
+        head.positions, head.dim, head.heads, head.layers, encoder.feat_in, 1,
     )  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial, partial.open("wb") as file:
@@ -69,12 +70,12 @@ def to_ggml(model: Recognizer, out: str | Path, *, half: bool = True) -> Convers
             file.write(struct.pack("<i", len(piece)) + piece)
         for name, tensor in openai_weights(model).items():
             tensor = tensor[:, None] if name in ("encoder.conv1.bias", "encoder.conv2.bias") else tensor
-            wide = tensor.ndim == 1 or name.endswith(("positional_embedding", ".bias")) or not half
+            wide = tensor.ndim == 1 or name.endswith(("positional_embedding", ".bias"))
             raw = tensor.contiguous().numpy().astype("<f4" if wide else "<f2").tobytes()
             label = name.encode()
             file.write(struct.pack("<3i", tensor.ndim, len(label), 0 if wide else 1))
             file.write(struct.pack(f"<{tensor.ndim}i", *reversed(tensor.shape)) + label + raw)
-    return _report(model, out, f"whisper.cpp, {16 if half else 32} bits")
+    return _report(model, out, "whisper.cpp, 16 bits")
 
 
 def whisper_head(model: Recognizer) -> WhisperDecoderConfig:
