@@ -115,9 +115,13 @@ class WhisperDecoder(Head, config=WhisperDecoderConfig):
     def __init__(self, cfg: WhisperDecoderConfig, context: HeadContext) -> None:
         super().__init__()
         if context.dim != cfg.dim:
-            raise MayaError(f"Whisper's decoder of dim {cfg.dim} cannot read frames of {context.dim} channels")
+            raise MayaError(
+                f"Whisper's decoder of dim {cfg.dim} cannot read frames of {context.dim} channels"
+            )
         if cfg.dim % cfg.heads:
-            raise MayaError(f"the dim of a whisper head must be a multiple of heads={cfg.heads}, not {cfg.dim}")
+            raise MayaError(
+                f"the dim of a whisper head must be a multiple of heads={cfg.heads}, not {cfg.dim}"
+            )
         ids = cfg.tokens
         if max(ids.end, ids.start, ids.zero, ids.no_timestamps) >= context.labels:
             raise MayaError(

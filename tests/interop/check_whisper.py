@@ -105,7 +105,9 @@ def main() -> None:
             out = Path(folder) / precision
             to_ctranslate2(model, out, precision=precision)
             own = faster_texts(out, audios, precision)
-            same = compared(f"faster-whisper with maya's {precision} export and with the original", own, theirs)
+            same = compared(
+                f"faster-whisper with maya's {precision} export and with the original", own, theirs
+            )
             passed &= same or precision != "float32"
         file = Path(folder) / "ggml-maya.bin"
         to_ggml(model, file)

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from maya.convert.report import ConversionReport, components
 from maya.convert.whisper.ctranslate2 import Precision, settings, write_model
-from maya.convert.whisper.load import HEAD_SIZE, MODEL, TOKENIZER
+from maya.convert.whisper.load import HEAD_SIZE, TOKENIZER
 from maya.convert.whisper.names import HEAD, openai_name, to_ctranslate2_names
 from maya.convert.whisper.tokens import token_bytes
 from maya.decode.recognizer import Recognizer
+from maya.encoders.hugging_face.folder import CTRANSLATE2
 from maya.encoders.whisper.encoder import WhisperEncoderConfig
 from maya.errors import MayaError
 from maya.features.logmel import slaney_filterbank
@@ -23,12 +24,14 @@ from maya.text.llm_tokenizer import MAGIC, LLMTokenizer
 GGML_MAGIC = 0x67676D6C
 
 
-def to_ctranslate2(model: Recognizer, out: str | Path, *, precision: Precision = "float32") -> ConversionReport:
+def to_ctranslate2(
+    model: Recognizer, out: str | Path, *, precision: Precision = "float32"
+) -> ConversionReport:
     """Write the folder `out` that faster-whisper opens. Raises MayaError for a model that is no Whisper."""
     out, head, tokenizer = Path(out), whisper_head(model), whisper_tokenizer(model)
     out.mkdir(parents=True, exist_ok=True)
     weights = to_ctranslate2_names(openai_weights(model))
-    write_model(out / MODEL, weights | settings(head.heads), precision)
+    write_model(out / CTRANSLATE2, weights | settings(head.heads), precision)
     ids = head.tokens
     specials = {ids.start, ids.translate, ids.transcribe, ids.previous, ids.no_speech}
     first = ids.first_language
@@ -84,18 +87,24 @@ def whisper_head(model: Recognizer) -> WhisperDecoderConfig:
     encoder, head = cfg.encoder, cfg.heads.get(HEAD)
     fits = isinstance(encoder, WhisperEncoderConfig) and isinstance(cfg.features, WhisperMelConfig)
     if not fits or not isinstance(head, WhisperDecoderConfig):
-        raise MayaError("this model is no Whisper: its features, encoder or head 'whisper' are of other kinds")
+        raise MayaError(
+            "this model is no Whisper: its features, encoder or head 'whisper' are of other kinds"
+        )
     if encoder.heads != head.heads or encoder.d_model != HEAD_SIZE * encoder.heads:
         raise MayaError(f"its heads of attention are not of {HEAD_SIZE} channels, as those systems take them")
     if cfg.language_embedding or len(cfg.heads) > 1:
-        raise MayaError("this model has more than Whisper: a language embedding or other heads; export without")
+        raise MayaError(
+            "this model has more than Whisper: a language embedding or other heads; export without"
+        )
     return head
 
 
 def whisper_tokenizer(model: Recognizer) -> LLMTokenizer:
     """The tokenizer. Raises MayaError for one that is not of bytes."""
     if not isinstance(model.tokenizer, LLMTokenizer):
-        raise MayaError("this model has another tokenizer than Whisper's; tune with tokenizer.file of the original")
+        raise MayaError(
+            "this model has another tokenizer than Whisper's; tune with tokenizer.file of the original"
+        )
     return model.tokenizer
 
 

@@ -15,7 +15,7 @@ from maya.convert.report import ConversionReport, components
 from maya.convert.whisper.ctranslate2 import read_model, setting
 from maya.convert.whisper.names import HEAD, from_ctranslate2, from_hugging_face, maya_name, openai_name
 from maya.convert.whisper.tokens import MULTILINGUAL, non_speech, read_tokenizer, special_tokens
-from maya.encoders.hugging_face.folder import folder_of, model_type, tensors
+from maya.encoders.hugging_face.folder import CTRANSLATE2, folder_of, tensors
 from maya.encoders.whisper.encoder import WhisperEncoderConfig
 from maya.errors import MayaError
 from maya.features.specaugment import SpecAugmentConfig
@@ -25,7 +25,7 @@ from maya.heads.whisper import WhisperDecoderConfig
 from maya.models.config import SpeechModelConfig
 from maya.train.checkpoints.checkpoint import Checkpoint
 
-MODEL, TOKENIZER = "model.bin", "tokenizer.json"
+TOKENIZER = "tokenizer.json"
 HEAD_SIZE = 64  # channels of a head of attention in OpenAI's models
 
 
@@ -51,14 +51,16 @@ def import_whisper(name: str | Path, *, tokenizer: str | Path | None = None) -> 
     Whisper does not have.
     """
     path = Path(name) if Path(str(name)).is_file() else folder_of(name)
-    path = path.parent if path.name == MODEL else path
+    path = path.parent if path.name == CTRANSLATE2 else path
     stored = _read(path)
     config = model_config(stored, path)
     folder = path if path.is_dir() else path.parent
     own = read_tokenizer(Path(tokenizer) if tokenizer else folder / TOKENIZER, config.vocab_size)
     head = config.head(HEAD, WhisperDecoderConfig)
     multilingual = stored.multilingual
-    head.tokens = special_tokens(own, config.vocab_size >= MULTILINGUAL if multilingual is None else multilingual)
+    head.tokens = special_tokens(
+        own, config.vocab_size >= MULTILINGUAL if multilingual is None else multilingual
+    )
     config.languages = head.tokens.languages or ("en",)
     head.suppress = non_speech(own) if stored.suppress is None else stored.suppress
     head.suppress_first = (*own.encode(" "), head.tokens.end) if stored.first is None else stored.first
@@ -79,13 +81,6 @@ def import_whisper(name: str | Path, *, tokenizer: str | Path | None = None) -> 
         facts={"vocabulary": f"{config.vocab_size} tokens", "languages": languages}, warnings=stored.notes,
     )  # fmt: skip
     return Conversion(checkpoint=checkpoint, report=report)
-
-
-def is_whisper(path: Path) -> bool:
-    """Whether a folder or file is a Whisper model of one of the kinds that `import_whisper` reads."""
-    if path.is_dir():
-        return (path / MODEL).is_file() or model_type(path) == "whisper"
-    return path.name == MODEL
 
 
 def model_config(stored: Stored, path: Path) -> SpeechModelConfig:
@@ -119,16 +114,18 @@ def model_config(stored: Stored, path: Path) -> SpeechModelConfig:
 def _read(path: Path) -> Stored:
     if not path.is_dir():
         return _openai(path)
-    return _ctranslate2(path) if (path / MODEL).is_file() else _hugging_face(path)
+    return _ctranslate2(path) if (path / CTRANSLATE2).is_file() else _hugging_face(path)
 
 
 def _ctranslate2(folder: Path) -> Stored:
-    values = read_model(folder / MODEL)
+    values = read_model(folder / CTRANSLATE2)
     expected = {"pre_norm": 1, "activation": 3, "scale_embeddings": 0, "alibi": 0}
     for side in ("encoder", "decoder"):
         for name, right in expected.items():
             if setting(values, f"{side}/{name}", right) != right:
-                raise MayaError(f"{folder / MODEL}: {side}/{name} is not Whisper's; Maya cannot read it")
+                raise MayaError(
+                    f"{folder / CTRANSLATE2}: {side}/{name} is not Whisper's; Maya cannot read it"
+                )
     names = _json(folder / "config.json")
     weights = {name: t for name, t in values.items() if t.is_floating_point()}
     return Stored(
@@ -164,17 +161,23 @@ def _openai(path: Path) -> Stored:
         heads = int(dims["n_audio_head"])
         mismatch = dims["n_audio_head"] != dims["n_text_head"]
     except (TypeError, KeyError):
-        raise MayaError(f"{path} has no dims and model_state_dict; give a checkpoint of OpenAI's Whisper") from None
+        raise MayaError(
+            f"{path} has no dims and model_state_dict; give a checkpoint of OpenAI's Whisper"
+        ) from None
     if mismatch or not all(isinstance(t, Tensor) for t in weights.values()):
         raise MayaError(f"{path} has other heads in encoder and decoder, or no tensors; Maya cannot read it")
-    return Stored(kind="OpenAI", weights={k: t for k, t in weights.items() if k != "decoder.mask"}, heads=heads)
+    return Stored(
+        kind="OpenAI", weights={k: t for k, t in weights.items() if k != "decoder.mask"}, heads=heads
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise MayaError(f"{path.parent} has no readable {path.name} ({error}); take the whole folder") from None
+        raise MayaError(
+            f"{path.parent} has no readable {path.name} ({error}); take the whole folder"
+        ) from None
     return values if isinstance(values, dict) else {}
 
 

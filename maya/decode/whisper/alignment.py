@@ -129,9 +129,7 @@ def fit_segment(
     one before ended; all in seconds of the recording. limits: see `word_limits`."""
     (median, limit), first, last = limits, words[0], words[-1]
     second = words[1] if len(words) > 1 else None
-    is_long = first.end - first.start > limit or (
-        second is not None and second.end - first.start > 2 * limit
-    )
+    is_long = first.end - first.start > limit or (second is not None and second.end - first.start > 2 * limit)
     if first.end - spoken_until > 4 * median and is_long:
         if second is not None and second.end - second.start > limit:
             first.end = second.start = max(second.end / 2, second.end - limit)

@@ -113,9 +113,7 @@ class Whisper(Method, config=WhisperConfig):
             (prompt,) = head.prompt([track.lang], self.cfg.timestamps)
             if before := track.written[kept:][-self.cfg.previous_text :] if self.cfg.previous_text else []:
                 prompt = [head.cfg.tokens.previous, *before, *prompt]
-            (window,) = decode_windows(
-                head, head.state(encoded), [prompt], self.cfg, self._text, generator
-            )
+            (window,) = decode_windows(head, head.state(encoded), [prompt], self.cfg, self._text, generator)
             seek = seek + size if is_silent(window, self.cfg) else track.add(encoded, window, seek, size)
             if window.temperature > self.cfg.reset_temperature:
                 kept = len(track.written)

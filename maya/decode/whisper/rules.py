@@ -22,7 +22,9 @@ class TokenRules:
         self.end, self.zero, self.timestamps = ids.end, ids.zero, timestamps
         never = torch.zeros(len(weight), dtype=torch.bool)
         never[list(head.cfg.suppress)] = True
-        never[[ids.start, ids.translate, ids.transcribe, ids.previous, ids.no_speech, ids.no_timestamps]] = True
+        never[[ids.start, ids.translate, ids.transcribe, ids.previous, ids.no_speech, ids.no_timestamps]] = (
+            True
+        )
         if not timestamps:
             never[self.zero :] = True
         first = never.clone()
