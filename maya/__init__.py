@@ -25,8 +25,8 @@ if (_TOP / "setup.py").is_file() and (_TOP / "recipes" / "cli.py").is_file():
 
 def load(path: str | Path, device: str = "auto", *, places: SpeechModelConfig | None = None) -> Recognizer:
     """A trained model from a checkpoint file or a run folder (averaged.pt, best.pt, or the newest step), or
-    from a NeMo archive (.nemo), or from a Parakeet or Whisper folder of Hugging Face, also as hf:owner/name, or a
-    Whisper folder of CTranslate2.
+    from a NeMo archive (.nemo), or from a Parakeet or Whisper folder of Hugging Face, also as hf:owner/name,
+    or a Whisper folder of CTranslate2.
 
     `device` is "auto" (the first GPU, else the CPU) or any torch device. `places` gives paths that differ on
     this machine, such as that of a language model; see `maya.models.config.with_places`. Raises MayaError for

@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A Maya checkpoint or run folder, or a `.nemo` archive, Parakeet or Whisper folder, which is converted in
-    memory.
+    """A Maya checkpoint or run folder, or a `.nemo` archive or a Parakeet or Whisper folder, which is
+    converted in memory.
 
     Raises MayaError for an unrecognised file, and for an archive that cannot be converted.
     """

@@ -1,5 +1,5 @@
-"""Whisper's decoder (Radford et al. 2022, arXiv:2212.04356): a Transformer that reads prompt tokens (language,
-task, timestamps) and the encoder's frames, with learnt positions and outputs tied to its embeddings."""
+"""Whisper's decoder (Radford et al. 2022, arXiv:2212.04356): a Transformer that reads prompt tokens for
+language, task and timestamps, and the encoder's frames. Its outputs are tied to its embeddings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -14,7 +14,6 @@ from maya.decode.recognizer import Recognizer
 
 POSITIONS = 100  # of the encoder: windows of 2 s
 LANGUAGES = ("en", "hi", "zh")
-_WORDS = ("\u0120th", "\u0120the", "in", "ing", "\u0120a")
 
 
 def tokenizer_json(path: Path, *, timestamps: bool = True) -> int:
@@ -22,10 +21,12 @@ def tokenizer_json(path: Path, *, timestamps: bool = True) -> int:
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [b for b in range(256) if b not in set(plain)]
     pieces = [chr(b) for b in plain] + [chr(256 + n) for n in range(len(rest))]
-    merges = [["\u0120", "t"], ["\u0120t", "h"], ["\u0120th", "e"], ["i", "n"], ["in", "g"], ["\u0120", "a"]]
+    merges = [pair.split("+") for pair in ("_+t", "_t+h", "_th+e", "i+n", "in+g", "_+a")]
+    merges = [[part.replace("_", "\u0120") for part in pair] for pair in merges]
     pieces += ["".join(pair) for pair in merges]
-    names = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{code}|>" for code in LANGUAGES), "<|translate|>",
-             "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]  # fmt: skip
+    names = ["endoftext", "startoftranscript", *LANGUAGES, "translate", "transcribe", "startoflm",
+             "startofprev", "nospeech", "notimestamps"]  # fmt: skip
+    names = [f"<|{name}|>" for name in names]
     times = [f"<|{n * 0.02:.2f}|>" for n in range(1501)]
     added = [
         {"id": len(pieces) + n, "content": name, "single_word": False, "lstrip": False, "rstrip": False,

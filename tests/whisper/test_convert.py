@@ -103,7 +103,10 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     models.stock(tmp_path / "hf")
     assert main(["convert", "whisper", str(tmp_path / "hf"), str(tmp_path / "run")]) == 0
     assert "3 languages" in capsys.readouterr().out
-    assert main(["export", "ctranslate2", str(tmp_path / "run"), str(tmp_path / "ct2"), "--precision", "int8"]) == 0
+    assert (
+        main(["export", "ctranslate2", str(tmp_path / "run"), str(tmp_path / "ct2"), "--precision", "int8"])
+        == 0
+    )
     assert main(["export", "ggml", str(tmp_path / "run"), str(tmp_path / "ggml.bin")]) == 0
     assert (tmp_path / "ct2" / "model.bin").stat().st_size < (tmp_path / "ggml.bin").stat().st_size
 

@@ -109,7 +109,9 @@ def test_improbable_windows_are_sampled_again_and_silence_is_skipped(tmp_path: P
     failed = decoded(min_logprob=0.0, max_compression=1e6, no_speech=1.0)
     assert failed.temperature == 1.0 and failed.tokens == decoded(min_logprob=0.0, no_speech=1.0).tokens
     cfg = WhisperConfig()
-    assert is_silent(Window(no_speech=0.7, mean=-1.5), cfg) and not is_silent(Window(no_speech=0.7, mean=-0.5), cfg)
+    assert is_silent(Window(no_speech=0.7, mean=-1.5), cfg) and not is_silent(
+        Window(no_speech=0.7, mean=-0.5), cfg
+    )
     assert compression("a" * 200) > 2.4 > compression("the quick brown fox")
 
 
@@ -153,7 +155,9 @@ def test_words_are_divided_at_spaces_and_punctuation_or_characters(tmp_path: Pat
 def test_recordings_of_many_windows_in_any_language(tmp_path: Path) -> None:
     model = models.recognizer(tmp_path)
     audio = [models.speech(5.3, 1).numpy(), models.speech(0.4, 2).numpy(), np.zeros(0, dtype=np.float32)]
-    method = model.make_method(model.choose_method(), WhisperConfig(temperatures=(), max_tokens=10, no_speech=1.0))
+    method = model.make_method(
+        model.choose_method(), WhisperConfig(temperatures=(), max_tokens=10, no_speech=1.0)
+    )
     rows = sorted(model.transcribe_each(audio, "auto", decoder=method), key=lambda r: r.place)
     hyps = [row.hypothesis for row in rows]
     assert hyps[0] is not None and hyps[0].language in models.LANGUAGES and hyps[0].language_probability

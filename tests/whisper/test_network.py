@@ -87,6 +87,7 @@ def test_the_trainer_tunes_it(lora: bool, tmp_path: Path) -> None:
     exp.model = start.model_config
     exp.model.adapters = AdapterConfig(type="lora" if lora else "none", rank=2)
     exp.tokenizer.file = str(tmp_path / "tokenizer")
+    exp.train.learn = "adapters" if lora else "all"
     exp.train.init_from = str(tmp_path / "start.pt")
     exp.train.init_modules = ("encoder", "heads.whisper")
     exp.train.steps = exp.train.save_every = exp.train.valid_every = 2

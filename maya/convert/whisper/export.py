@@ -16,7 +16,7 @@ from maya.encoders.hugging_face.folder import CTRANSLATE2
 from maya.encoders.whisper.encoder import WhisperEncoderConfig
 from maya.errors import MayaError
 from maya.features.logmel import slaney_filterbank
-from maya.features.whisper_mel import N_FFT, WhisperMelConfig
+from maya.features.whisper_mel import N_FFT
 from maya.files import replacing, write_json
 from maya.heads.whisper import WhisperDecoderConfig
 from maya.text.llm_tokenizer import MAGIC, LLMTokenizer
@@ -85,11 +85,8 @@ def whisper_head(model: Recognizer) -> WhisperDecoderConfig:
     """The decoder's configuration. Raises MayaError for a model that is no Whisper alone."""
     cfg = model.model.cfg
     encoder, head = cfg.encoder, cfg.heads.get(HEAD)
-    fits = isinstance(encoder, WhisperEncoderConfig) and isinstance(cfg.features, WhisperMelConfig)
-    if not fits or not isinstance(head, WhisperDecoderConfig):
-        raise MayaError(
-            "this model is no Whisper: its features, encoder or head 'whisper' are of other kinds"
-        )
+    if not isinstance(encoder, WhisperEncoderConfig) or not isinstance(head, WhisperDecoderConfig):
+        raise MayaError("this model is no Whisper: its encoder or its head 'whisper' is of another kind")
     if encoder.heads != head.heads or encoder.d_model != HEAD_SIZE * encoder.heads:
         raise MayaError(f"its heads of attention are not of {HEAD_SIZE} channels, as those systems take them")
     if cfg.language_embedding or len(cfg.heads) > 1:

@@ -45,7 +45,7 @@ class Stored:
 
 
 def import_whisper(name: str | Path, *, tokenizer: str | Path | None = None) -> Conversion:
-    """A Whisper model as a Maya checkpoint and a report. tokenizer: a tokenizer.json, by default the folder's.
+    """A Whisper model as a Maya checkpoint and a report. tokenizer: a tokenizer.json; None: the folder's.
 
     Nothing pickled is executed. Raises MayaError for another kind of model, damaged files, and settings that
     Whisper does not have.

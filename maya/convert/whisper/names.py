@@ -1,4 +1,4 @@
-"""The names that Whisper's tensors have in Maya, at OpenAI, in Hugging Face's and in CTranslate2's folders."""
+"""The names of Whisper's tensors in Maya, at OpenAI, and in folders of Hugging Face and CTranslate2."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -32,10 +32,7 @@ def openai_name(name: str) -> str:
 def from_hugging_face(name: str) -> str:
     """OpenAI's name of a tensor that transformers names so."""
     for old, new in _HUGGING_FACE:
-        if old == "model.":
-            name = name.removeprefix(old)
-        else:
-            name = name.replace(old, new)
+        name = name.removeprefix(old) if old == "model." else name.replace(old, new)
     return name
 
 

@@ -11,7 +11,10 @@ from maya.text.llm_tokenizer import LLMTokenizer
 
 MULTILINGUAL = 51865  # tokens of the smallest multilingual model
 TIMESTAMPS = 1501
-_SYMBOLS = [*'"#()*+/:;<=>@[\\]^_`{|}~\u300c\u300d\u300e\u300f', *["<<", ">>", "<<<", ">>>", "--", "---", "-(", "-[", "('", '("', "((", "))", "(((", ")))", "[[", "]]", "{{", "}}", "♪♪", "♪♪♪"]]  # fmt: skip
+_SYMBOLS = [
+    *'"#()*+/:;<=>@[\\]^_`{|}~\u300c\u300d\u300e\u300f', "<<", ">>", "<<<", ">>>", "--", "---", "-(", "-[",
+    "('", '("', "((", "))", "(((", ")))", "[[", "]]", "{{", "}}", "\u266a\u266a", "\u266a\u266a\u266a",
+]  # fmt: skip
 _NOTES = "\u2669\u266a\u266b\u266c\u266d\u266e\u266f"
 
 

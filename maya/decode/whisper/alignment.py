@@ -46,8 +46,7 @@ def token_starts(
     weights = median_filtered((weights - mean) / std)
     # The row before a token predicts it.
     cost = -weights.mean(0)[len(prompt) - 1 : -1].double().cpu().numpy()
-    path = warped(cost)
-    return path * TIMESTAMP_SECONDS
+    return warped(cost).astype(np.float64) * TIMESTAMP_SECONDS
 
 
 def median_filtered(x: Tensor) -> Tensor:

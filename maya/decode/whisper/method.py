@@ -19,7 +19,7 @@ from maya.decode.whisper.alignment import (
     word_limits,
 )
 from maya.decode.whisper.windows import Window, decode_windows, is_silent
-from maya.encoders import Encoded
+from maya.encoders import Encoded, WhisperEncoderConfig
 from maya.features.whisper_mel import WhisperMelConfig
 from maya.heads import HeadConfig
 from maya.heads.whisper import TIMESTAMP_SECONDS, WhisperDecoder, WhisperDecoderConfig
@@ -98,16 +98,17 @@ class Whisper(Method, config=WhisperConfig):
     def _recording(self, audio: Tensor, lang: int) -> Hypothesis:
         (head,) = self.heads
         features = self.model.cfg.features
-        assert isinstance(features, WhisperMelConfig)
+        encoder = self.model.cfg.encoder
+        assert isinstance(features, WhisperMelConfig) and isinstance(encoder, WhisperEncoderConfig)
         mel = replace(features, seconds=0.0).build().to(audio.device)
         padded = F.pad(audio, (0, _SILENCE))[None]
         feats = mel(padded, torch.tensor([padded.shape[1]], device=audio.device))[0]
-        total, limit = len(audio) // features.hop_samples, 2 * self.model.cfg.encoder.positions
+        total, limit = len(audio) // features.hop_samples, 2 * encoder.positions
         track, generator, seek, kept = _Track(self, lang), self._generator(), 0, 0
         while seek < total:
             size = min(limit, total - seek)
-            window_feats = F.pad(feats[:, seek : seek + size], (0, 0, 0, limit - size))
-            encoded = self.model.encoder(window_feats, torch.tensor([limit], device=audio.device))
+            own = feats[:, seek : seek + size]
+            encoded = self.model.encoder(own, torch.tensor([size], device=audio.device))
             if track.lang < 0 and head.predicts:
                 track.identify(head, encoded)
             (prompt,) = head.prompt([track.lang], self.cfg.timestamps)
@@ -141,9 +142,9 @@ class _Track:
     """What was written of a recording. written: tokens with timestamps. spoken_until: seconds."""
 
     def __init__(self, method: Whisper, lang: int) -> None:
-        self.method, self.lang, self.probability = method, lang, None
+        self.method, self.lang = method, lang
         self.head: WhisperDecoder = method.heads[0]
-        self.identified = False
+        self.identified, self.probability = False, 0.0
         self.written: list[int] = []
         self.tokens: list[int] = []
         self.scores: list[float] = []
@@ -153,7 +154,8 @@ class _Track:
     def identify(self, head: WhisperDecoder, encoded: Encoded) -> None:
         """Set the language by the first window."""
         (found,) = head.predict(encoded)
-        self.lang, self.identified, self.probability = head.codes.index(found.label), True, found.probability
+        self.lang, self.identified = head.codes.index(found.label), True
+        self.probability = found.probability or 0.0
 
     def add(self, encoded: Encoded, window: Window, seek: int, size: int) -> int:
         """Append a window that begins at frame `seek` and holds `size` frames of features, and return the

@@ -1,4 +1,4 @@
-"""The Transformer block of Whisper's encoder and decoder. Parameters have the names of OpenAI's checkpoints."""
+"""The Transformer block of Whisper's encoder and decoder. Parameters have OpenAI's names."""
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +64,7 @@ class WhisperBlock(nn.Module):
         self, x: Tensor, past: KeysValues | None, frames: KeysValues, seen: Tensor | None,
         scores: list[Tensor] | None = None,
     ) -> tuple[Tensor, KeysValues]:  # fmt: skip
-        """A block of the decoder: x (N, U, D), all of a sequence, or its next token after `past` (U = 1) -> x,
+        """A block of the decoder: x (N, U, D), all of a sequence, or its next token after `past` (U = 1) -> x
         and the keys and values of all. frames: keys and values (B, H, S, K) of the B utterances, of which
         each has N / B sequences. scores: takes those of the attention to the frames, (N, H, U, S).
         """
