@@ -34,7 +34,7 @@ def load(path: str | Path, device: str = "auto", *, places: SpeechModelConfig | 
     """
     from maya.decode.calibration import read_calibration
     from maya.decode.recognizer import Recognizer, choose_device
-    from maya.encoders.hugging_face.folder import HUB, is_whisper, model_type
+    from maya.encoders.hugging_face.folder import HUB, folder_with, is_whisper
     from maya.models.config import with_places
     from maya.train.checkpoints.checkpoint import build, find_checkpoint, load_checkpoint
     from maya.train.heads import read_heads, untrained_names
@@ -50,10 +50,10 @@ def load(path: str | Path, device: str = "auto", *, places: SpeechModelConfig | 
         from maya.convert import import_whisper
 
         return import_whisper(path).recognizer(where)
-    if str(path).startswith(HUB) or model_type(Path(path)):
+    if folder := path if str(path).startswith(HUB) else folder_with(Path(path)):
         from maya.convert import from_hugging_face
 
-        return from_hugging_face(path, device=where)
+        return from_hugging_face(folder, device=where)
     path = find_checkpoint(Path(path))
     checkpoint = load_checkpoint(path)
     if places is not None:

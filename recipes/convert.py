@@ -7,7 +7,7 @@ from typing import Any, get_args
 from maya.convert import Conversion, import_hugging_face, import_icefall, import_nemo, import_whisper
 from maya.convert.icefall.checkpoint import Which
 from maya.convert.nemo.config import FrontEnd
-from maya.encoders.hugging_face.folder import is_whisper, model_type
+from maya.encoders.hugging_face.folder import folder_with, is_whisper
 from maya.errors import MayaError
 from maya.files import write_json
 from maya.recipes.arguments import add_parser, add_set
@@ -76,8 +76,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     if is_whisper(path):
         return import_whisper(path).checkpoint
-    if model_type(path):
-        return import_hugging_face(path).checkpoint
+    if (folder := folder_with(path)) is not None:
+        return import_hugging_face(folder).checkpoint
     return import_nemo(path).checkpoint if path.suffix == ".nemo" else load_checkpoint(path)
 
 

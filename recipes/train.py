@@ -40,7 +40,7 @@ from maya.recipes.training_texts import bigram_texts, label_counts
 from maya.text.load import load_tokenizer
 from maya.text.tokenizer import Tokenizer
 from maya.train.accelerator import make_accelerator
-from maya.train.checkpoints.checkpoint import load_checkpoint, start_from, step_checkpoints
+from maya.train.checkpoints.checkpoint import start_from, step_checkpoints
 from maya.train.checkpoints.lock import locked
 from maya.train.checkpoints.state import flat, is_free
 from maya.train.config import TrainConfig
@@ -259,10 +259,9 @@ def heads_taken_over(cfg: TrainConfig, heads: Collection[str], fresh: bool) -> t
     read, because that model may be gone."""
     parts = {part.removeprefix("heads.") for part in cfg.init_modules}
     taken = tuple(name for name in heads if name in parts and ENCODER in parts)
-    path = Path(cfg.init_from)
-    if not taken or not fresh or path.suffix == ".nemo":  # an archive has only trained heads
+    if not taken or not fresh:
         return taken
-    trained = trained_names(load_checkpoint(path))
+    trained = trained_names(open_checkpoint(Path(cfg.init_from)))
     return tuple(name for name in taken if name in trained)
 
 

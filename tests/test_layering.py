@@ -37,7 +37,7 @@ OPTIONAL = (
         "babel",
         "matplotlib",
     ),
-    *("transformers", "tokenizers", "peft", "av", "kenlm", "ray", "nemo"),
+    *("transformers", "tokenizers", "huggingface_hub", "peft", "av", "kenlm", "ray", "nemo"),
     *("meeteval", "scipy", "whisper_normalizer", "indic_numtowords", "torchcrepe", "librosa"),
 )
 ENVIRONMENT = ("os.environ", "os.environb", "os.getenv", "os.putenv")

@@ -20,6 +20,7 @@ FOLDERS = (
     *("maya/data/corpus", "maya/data/measure", "maya/data/table", "maya/data/report", "maya/data/prepare"),
     *("maya/data/plan", "maya/data/loading", "maya/features"),
     *("maya/encoders", "maya/encoders/conformer", "maya/encoders/zipformer", "maya/encoders/lact"),
+    "maya/encoders/hugging_face",
     *("maya/heads", "maya/heads/transducer", "maya/losses", "maya/models", "maya/models/sizing"),
     *(
         "maya/decode",
@@ -34,7 +35,14 @@ FOLDERS = (
     *("maya/train", "maya/train/checkpoints", "maya/train/optimizers", "maya/train/memory"),
     *("maya/serve", "maya/serve/protocols", "maya/serve/page", "maya/serve/speech"),
     *("maya/serve/speech/adapters", "maya/serve/translation", "maya/convert"),
-    *("maya/convert/nemo", "maya/convert/icefall", "maya/convert/onnx", "recipes", "recipes/evaluation"),
+    *(
+        "maya/convert/hugging_face",
+        "maya/convert/nemo",
+        "maya/convert/icefall",
+        "maya/convert/onnx",
+        "recipes",
+        "recipes/evaluation",
+    ),
 )
 
 

@@ -138,7 +138,7 @@ class Method:
         return decoder.hyps
 
     def recordings(self, audio: Tensor, lens: Tensor, langs: Tensor) -> list[Hypothesis]:
-        """Hypotheses of audio (B, N) at the model's rate, lens (B,) samples, in langs (B,): indices, or -1 for
+        """Hypotheses of audio (B, N) at the model's rate, lens (B,) samples, in langs (B,): indices, -1 for
         languages to identify. Only of a method that `reads_audio`."""
         raise NotImplementedError(f"{type(self).__name__}.recordings")
 

@@ -64,8 +64,8 @@ class WhisperMel(Features, config=WhisperMelConfig):
 
     @torch.no_grad()
     def forward(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N), (B,) → (B, T, num_mels), (B,). With `seconds` T is theirs and frames beyond an utterance are
-        those of silence, which depend on its level; without, T is the longest's, and they are zero.
+        """(B, N), (B,) → (B, T, num_mels), (B,). With `seconds` T is theirs and frames beyond an utterance
+        are those of silence, which depend on its level; without, T is the longest's, and they are zero.
 
         Raises MayaError for audio of more than `seconds`.
         """

@@ -18,8 +18,9 @@ from maya.convert.hugging_face.tokens import read_tokenizer_json, tokenizer_json
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.recipes.cli import main
+from maya.recipes.convert import open_checkpoint
 from maya.text.tokenizer import Tokenizer, TokenizerConfig
-from maya.train.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from maya.train.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, start_from
 from tests.convert.archives import TEXTS, recognizer, tokenizer
 
 LENS = torch.tensor([24000, 17000, 9001])
@@ -182,7 +183,7 @@ def test_a_unigram_tokenizer_stays_one_where_their_converter_makes_a_bpe(
     own.save(tmp_path / "tokenizer.model")
     from transformers.convert_slow_tokenizer import ParakeetConverter
 
-    theirs = ParakeetConverter(str(tmp_path / "tokenizer.model")).converted()
+    original = ParakeetConverter(str(tmp_path / "tokenizer.model")).converted()
     words = {w for t in TEXTS["en"] for w in t.split()} | {
         "dogs",
         "foxy",
@@ -192,7 +193,7 @@ def test_a_unigram_tokenizer_stays_one_where_their_converter_makes_a_bpe(
         "jumper",
     }
     texts = sorted(words)
-    wrong = [t for t in texts if theirs.encode(t, add_special_tokens=False).ids != own.encode(t)]
+    wrong = [t for t in texts if original.encode(t, add_special_tokens=False).ids != own.encode(t)]
     ours = read_tokenizer_json(tokenizer_json(own, "<pad>"), own.vocab_size)
     assert all(ours.encode(t) == own.encode(t) for t in texts)
     assert wrong, "their converter has become right: say so in docs/models.md"
@@ -203,8 +204,8 @@ def test_a_tokenizer_that_they_converted_is_read(transformers: Any, tmp_path: Pa
     own.save(tmp_path / "tokenizer.model")
     from transformers.convert_slow_tokenizer import ParakeetConverter
 
-    theirs = json.loads(ParakeetConverter(str(tmp_path / "tokenizer.model")).converted().to_str())
-    read = read_tokenizer_json(theirs, own.vocab_size)
+    original = json.loads(ParakeetConverter(str(tmp_path / "tokenizer.model")).converted().to_str())
+    read = read_tokenizer_json(original, own.vocab_size)
     for text in ("the quick brown fox", "lazy dog  over", "quickly"):
         assert read.encode(text) == own.encode(text)
         assert read.decode(own.encode(text)) == own.decode(own.encode(text))
@@ -216,7 +217,9 @@ def test_names_go_both_ways() -> None:
             assert maya_name(hugging_face_name(name)) == name
 
 
-def test_the_command_line_and_the_card_with_the_measured_table(tmp_path: Path) -> None:
+def test_the_command_line_and_the_card_with_the_measured_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, model = tmp_path / "run", made("tdt")
     (run / "decode" / "test").mkdir(parents=True)
     scores = {"wer": 0.125, "wer_interval": [0.1, 0.15], "cer": 0.05, "cer_interval": [0.04, 0.06]}
@@ -242,6 +245,10 @@ def test_the_command_line_and_the_card_with_the_measured_table(tmp_path: Path) -
         model.model.state_dict()["heads.ctc.decoder_layers.0.weight"],
     )
     assert (tmp_path / "back" / "convert.json").exists()
+    main(["info", str(out)])
+    assert "ctc" in capsys.readouterr().out
+    for path in (out, out / "model.safetensors"):  # as train.init_from and finetune --from name them
+        assert start_from(made("ctc").model, path, ["encoder", "ctc"], open_checkpoint) > 0
 
 
 def test_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Tiny models of transformers' real classes, in folders as people have them."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "model.audio_tower",
     ),
     "ast": (
-        "ASTForAudioClassification", "ASTConfig", {**SIZES, "max_length": 256}, "audio_spectrogram_transformer"
+        "ASTForAudioClassification", "ASTConfig", {**SIZES, "max_length": 256},
+        "audio_spectrogram_transformer",
     ),
 }  # fmt: skip
 LENS = torch.tensor([24000, 17003, 9001])
@@ -50,6 +52,7 @@ def audio() -> Tensor:
     return 0.1 * torch.randn(3, 24000) * (torch.arange(24000) < LENS[:, None])
 
 
+@lru_cache
 def stock(name: str) -> tuple[Any, Any]:
     """A random model of the class that people save, and its encoder, in evaluation mode."""
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")

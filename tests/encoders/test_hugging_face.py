@@ -20,6 +20,7 @@ from maya.heads import CTCConfig
 from maya.models.adapters import AdapterConfig
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel, build_model
+from maya.recipes.cli import main
 from maya.recipes.train import train
 from maya.train.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests import tiny
@@ -36,10 +37,17 @@ def needs_transformers() -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
 
 
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of all models, each made when it is first used."""
+    return tmp_path_factory.mktemp("models")
+
+
 def opened(name: str, top: Path, **options: Any) -> tuple[Any, FeaturesConfig, HuggingFaceConfig]:
-    """The stock encoder, and ours out of its folder."""
+    """The stock encoder, and ours out of its folder in `top`."""
     model, encoder = stock(name)
-    features, cfg = hugging_face(save(model, top / name, name), **OPTIONS.get(name, {}) | options)
+    folder = top / name if (top / name).exists() else save(model, top / name, name)
+    features, cfg = hugging_face(folder, **OPTIONS.get(name, {}) | options)
     return encoder, features, cfg
 
 
@@ -63,14 +71,14 @@ def by_time(name: str, states: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_lone_utterance_equals_the_stock_class(name: str, tmp_path: Path) -> None:
-    theirs, features, cfg = opened(name, tmp_path)
+def test_a_lone_utterance_equals_the_stock_class(name: str, folders: Path) -> None:
+    original, features, cfg = opened(name, folders)
     ours = with_start(cfg)
     for row in range(3):
         x, _ = stock_input(name, features, row)
         feats = features.build()(audio()[row : row + 1, : LENS[row]], LENS[row : row + 1])
         with torch.no_grad():
-            expected = theirs(x, output_hidden_states=True)
+            expected = original(x, output_hidden_states=True)
             got = ours(*feats, hidden=(0, 1, 3))
         frames = int(got.lens)
         assert frames == cfg.subsampled(int(feats[1])) > 0
@@ -85,8 +93,8 @@ def test_a_lone_utterance_equals_the_stock_class(name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("name", "whole"), WHOLE)
 @pytest.mark.parametrize("output", ["last", "weighted"])
-def test_a_padded_row_equals_the_row_alone(name: str, whole: bool, output: Any, tmp_path: Path) -> None:
-    _, features, cfg = opened(name, tmp_path, whole=whole, output=output)
+def test_a_padded_row_equals_the_row_alone(name: str, whole: bool, output: Any, folders: Path) -> None:
+    _, features, cfg = opened(name, folders, whole=whole, output=output)
     ours, front = with_start(cfg), features.build()
     lens = torch.cat([LENS, torch.tensor([300, 0])])  # two are too short for a frame, or nearly
     rows = torch.cat([audio(), 0.1 * torch.ones(2, 24000) * (torch.arange(24000) < lens[3:, None])])
@@ -106,14 +114,14 @@ def test_a_padded_row_equals_the_row_alone(name: str, whole: bool, output: Any, 
 
 
 @pytest.mark.parametrize("name", ["wav2vec2", "hubert", "wavlm", "data2vec"])
-def test_the_stock_classes_miss_it_by_much(name: str, tmp_path: Path) -> None:
+def test_the_stock_classes_miss_it_by_much(name: str, folders: Path) -> None:
     """So the test above would see it."""
-    theirs, features, cfg = opened(name, tmp_path)
+    original, features, cfg = opened(name, folders)
     x, lens = features.build()(audio(), LENS)
     mask = (torch.arange(24000) < lens[:, None]).long()
     with torch.no_grad():
-        padded = theirs(x[:, :, 0], attention_mask=mask).last_hidden_state
-        alone = theirs(stock_input(name, features, 2)[0]).last_hidden_state
+        padded = original(x[:, :, 0], attention_mask=mask).last_hidden_state
+        alone = original(stock_input(name, features, 2)[0]).last_hidden_state
     assert (padded[2, : alone.shape[1]] - alone[0]).abs().max() > 0.1
 
 
@@ -144,9 +152,9 @@ def step(model: SpeechModel) -> tuple[Tensor, dict[str, Tensor | None]]:
 
 @pytest.mark.parametrize(("name", "whole"), WHOLE)
 def test_a_training_step_reaches_every_weight_and_can_be_repeated(
-    name: str, whole: bool, tmp_path: Path
+    name: str, whole: bool, folders: Path
 ) -> None:
-    _, features, cfg = opened(name, tmp_path, whole=whole, output="weighted")
+    _, features, cfg = opened(name, folders, whole=whole, output="weighted")
     runs = [step(speech_model(cfg, features)) for _ in range(2)]
     losses, grads = runs[0]
     assert losses.isfinite().all() and losses.shape == (3,)
@@ -158,9 +166,9 @@ def test_a_training_step_reaches_every_weight_and_can_be_repeated(
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_lora_step_reaches_every_matrix_also_in_wavlms_attention(name: str, tmp_path: Path) -> None:
+def test_a_lora_step_reaches_every_matrix_also_in_wavlms_attention(name: str, folders: Path) -> None:
     """peft's LoRA has no effect on WavLM's attention, which reads the weights past the layers."""
-    _, features, cfg = opened(name, tmp_path)
+    _, features, cfg = opened(name, folders)
     adapters = AdapterConfig(type="lora", rank=2)
     model = speech_model(cfg, features, adapters=adapters)
     plain = speech_model(cfg, features)
@@ -185,13 +193,13 @@ def test_a_lora_step_reaches_every_matrix_also_in_wavlms_attention(name: str, tm
 
 
 @pytest.mark.parametrize("normed", [False, True])
-def test_layer_weights(normed: bool, tmp_path: Path) -> None:
-    theirs, features, cfg = opened("wavlm-large", tmp_path, output="weighted", norm_layers=normed)
+def test_layer_weights(normed: bool, folders: Path) -> None:
+    original, features, cfg = opened("wavlm-large", folders, output="weighted", norm_layers=normed)
     ours: Any = with_start(cfg)
     x, _ = stock_input("wavlm-large", features, 0)
     with torch.no_grad():
         ours.layer_weights.copy_(torch.tensor([0.5, -1.0, 2.0, 0.0]))
-        states = theirs(x, output_hidden_states=True).hidden_states
+        states = original(x, output_hidden_states=True).hidden_states
         if normed:
             states = [torch.nn.functional.layer_norm(s, s.shape[-1:]) for s in states]
         expected = sum(s * w for s, w in zip(states, ours.layer_weights.softmax(0), strict=True))
@@ -199,8 +207,8 @@ def test_layer_weights(normed: bool, tmp_path: Path) -> None:
     assert (got - expected).abs().max() < TOLERANCE
 
 
-def test_frozen_layers_stay(tmp_path: Path) -> None:
-    _, features, cfg = opened("wav2vec2", tmp_path, frozen_layers=2)
+def test_frozen_layers_stay(folders: Path) -> None:
+    _, features, cfg = opened("wav2vec2", folders, frozen_layers=2)
     model = speech_model(cfg, features)
     _, grads = step(model)
     learning = {n.split(".layers.")[1].split(".")[0] for n in grads if ".layers." in n}
@@ -213,17 +221,17 @@ def test_frozen_layers_stay(tmp_path: Path) -> None:
         dataclasses.replace(cfg, frozen_layers=4).build()
 
 
-def test_layers_are_not_dropped_and_nothing_is_masked_inside(tmp_path: Path) -> None:
+def test_layers_are_not_dropped_and_nothing_is_masked_inside(folders: Path) -> None:
     for name in ("wav2vec2", "w2v-bert", "whisper"):
-        _, _, cfg = opened(name, tmp_path)
+        _, _, cfg = opened(name, folders)
         model = with_start(cfg).backbone.model  # type: ignore[union-attr]
         inner = model.config
         assert getattr(inner, "layerdrop", 0) == getattr(inner, "encoder_layerdrop", 0) == 0
         assert not inner.apply_spec_augment and not hasattr(model, "masked_spec_embed")
 
 
-def test_activation_checkpointing_gives_the_same_gradients(tmp_path: Path) -> None:
-    _, features, cfg = opened("data2vec", tmp_path)
+def test_activation_checkpointing_gives_the_same_gradients(folders: Path) -> None:
+    _, features, cfg = opened("data2vec", folders)
     plain = step(speech_model(cfg, features))
     again = step(speech_model(dataclasses.replace(cfg, activation_checkpointing=True), features))
     assert torch.allclose(plain[0], again[0], atol=1e-5)
@@ -231,20 +239,20 @@ def test_activation_checkpointing_gives_the_same_gradients(tmp_path: Path) -> No
         assert grad is None or torch.allclose(grad, again[1][name], atol=1e-4), name  # type: ignore[arg-type]
 
 
-def test_mms_takes_the_adapters_of_a_language(tmp_path: Path) -> None:
-    _, _, english = opened("mms", tmp_path)
-    _, hindi = hugging_face(tmp_path / "mms", language="hin")
+def test_mms_takes_the_adapters_of_a_language(folders: Path) -> None:
+    _, _, english = opened("mms", folders)
+    _, hindi = hugging_face(folders / "mms", language="hin")
     states = [with_start(cfg).state_dict() for cfg in (english, hindi)]
     name = "backbone.model.encoder.layers.1.adapter_layer.linear_1.weight"
     assert torch.allclose(states[1][name], states[0][name] + 0.1)
     differing = [n for n in states[0] if not torch.equal(states[0][n], states[1][n])]
     assert all("adapter_layer" in n for n in differing) and len(differing) == 3 * 6
     with pytest.raises(MayaError, match=r"no adapters for language 'xyz': .*it has eng, hin"):
-        hugging_face(tmp_path / "mms", language="xyz")
+        hugging_face(folders / "mms", language="xyz")
     with pytest.raises(
         MayaError, match=r"has adapters by language: set the encoder's language; it has eng, hin"
     ):
-        hugging_face(tmp_path / "mms")
+        hugging_face(folders / "mms")
     with pytest.raises(MayaError, match=r"no adapters for language 'xyz'; it has eng, hin"):
         with_start(dataclasses.replace(hindi, language="xyz"))
 
@@ -283,9 +291,9 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["whisper", "ast"])
-def test_audio_that_is_too_long_is_refused(name: str, tmp_path: Path) -> None:
-    _, features, cfg = opened(name, tmp_path)
-    with pytest.raises(MayaError, match="frames .* got 5000; cut the audio"):
+def test_audio_that_is_too_long_is_refused(name: str, folders: Path) -> None:
+    _, features, cfg = opened(name, folders)
+    with pytest.raises(MayaError, match="frames .* got 5000; cut "):
         cfg.build()(torch.zeros(1, 5000, cfg.feat_in), torch.tensor([5000]))
     with pytest.raises(MayaError, match="does not fit into the"):
         features.build()(torch.zeros(1, 480000), torch.tensor([480000]))
@@ -321,8 +329,8 @@ def test_a_checkpoint_needs_no_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["hubert", "w2v-bert", "whisper"])
-def test_the_trainer_trains_it_like_any_other(name: str, tmp_path: Path) -> None:
-    _, features, cfg = opened(name, tmp_path, output="weighted", frozen_layers=1)
+def test_the_trainer_trains_it_like_any_other(name: str, tmp_path: Path, folders: Path) -> None:
+    _, features, cfg = opened(name, folders, output="weighted", frozen_layers=1)
     exp = tiny.experiment()
     exp.model = SpeechModelConfig(
         features=features, encoder=cfg, heads={"ctc": CTCConfig()}, specaugment=exp.model.specaugment
@@ -339,33 +347,63 @@ def test_the_trainer_trains_it_like_any_other(name: str, tmp_path: Path) -> None
     assert "layer_weights" in moved
 
 
+_EXPERIMENT = """
+from maya.encoders import hugging_face
+from maya.heads import CTCConfig
+from maya.models.config import SpeechModelConfig
+from maya.recipes.experiment import Experiment
+
+
+def experiment() -> Experiment:
+    exp = Experiment(name="own/tuned", languages=("en",))
+    features, encoder = hugging_face(FOLDER)
+    exp.model = SpeechModelConfig(features=features, encoder=encoder, heads={"ctc": CTCConfig()})
+    exp.model.specaugment.freq_masks = 0
+    return exp
+"""
+
+
+@pytest.mark.parametrize("name", ["wavlm", "whisper", "ast"])
+def test_training_is_planned_from_the_memory_of_few_layers(
+    name: str, folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened(name, folders)
+    (tmp_path / "own.py").write_text(_EXPERIMENT.replace("FOLDER", repr(str(folders / name))))
+    assert main(["plan", "--experiment", str(tmp_path / "own.py"), "--seconds", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "encoder layers" in text and "largest batch" in text
+
+
 _MEASURE = """
 import json, resource, sys, torch
 from maya.encoders import HuggingFaceConfig
 from maya.encoders.hugging_face.config import features_for
 cfg = HuggingFaceConfig(settings=sys.argv[1])
 encoder, front = cfg.build().eval(), features_for(cfg).build()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with torch.inference_mode():
-    encoder(*front(torch.randn(1, 16000), torch.tensor([16000])))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     encoder(*front(torch.randn(1, 400000), torch.tensor([400000])))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
 """
 
 
+_SMALL = '"d_model": 768, "encoder_layers": 12, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072'
+BASE = {
+    "wav2vec2": "", "wavlm": "", "data2vec-audio": "", "wav2vec2-bert": ', "num_hidden_layers": 6',
+    "whisper": f", {_SMALL}",
+}  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "gigabytes"), [
-    ("wav2vec2", 1.0), ("wavlm", 1.2), ("data2vec-audio", 1.0), ("wav2vec2-bert", 0.6), ("whisper", 0.3),
-])  # fmt: skip
-def test_25_seconds_of_audio_within_the_stated_memory(kind: str, gigabytes: float) -> None:
-    """Models of base size (W2V-BERT with 6 of 24 layers), beyond their weights; docs/models.md states these."""
-    sizes = {"wav2vec2-bert": ', "num_hidden_layers": 6'}.get(kind, "")
-    settings = f'{{"model_type": "{kind}"{sizes}}}'
+@pytest.mark.parametrize("kind", BASE)
+def test_25_seconds_of_audio_take_a_gigabyte_at_most(kind: str) -> None:
+    """Beyond the weights, of models of base size (W2V-BERT: 6 of its 24 layers). docs/models.md says so."""
+    settings = f'{{"model_type": "{kind}"{BASE[kind]}}}'
     run = subprocess.run(
-        [sys.executable, "-c", _MEASURE, settings], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", _MEASURE, settings], capture_output=True, text=True, timeout=600
     )
     assert run.returncode == 0, run.stderr[-2000:]
-    assert float(run.stdout.splitlines()[-1]) < gigabytes, run.stdout
+    assert 0.05 < float(run.stdout.splitlines()[-1]) < 1.0, run.stdout
 
 
 def test_features_follow_from_the_folder(tmp_path: Path) -> None:

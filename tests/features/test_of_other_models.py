@@ -68,38 +68,40 @@ def test_silence_and_audio_too_short_give_finite_features(cfg: FeaturesConfig) -
 def test_waveforms_equal_transformers(transformers: Any, normalize: bool) -> None:
     stock = transformers.Wav2Vec2FeatureExtractor(do_normalize=normalize, return_attention_mask=True)
     feats, _ = WaveformConfig(normalize=normalize).build()(audio(), LENS)
-    theirs = stock(rows(), sampling_rate=16000, padding=True, return_tensors="pt").input_values
-    assert (feats[:, :, 0] - theirs).abs().max() < 1e-5
+    original = stock(rows(), sampling_rate=16000, padding=True, return_tensors="pt").input_values
+    assert (feats[:, :, 0] - original).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("mels", [80, 128])
 def test_whisper_equals_transformers_filled_up_and_alone(transformers: Any, mels: int) -> None:
     stock = transformers.WhisperFeatureExtractor(feature_size=mels)
     feats, lens = WhisperMelConfig(num_mels=mels).build()(audio(), LENS)
-    theirs = stock(rows(), sampling_rate=16000, return_tensors="pt").input_features
+    original = stock(rows(), sampling_rate=16000, return_tensors="pt").input_features
     assert feats.shape == (3, 3000, mels)
     assert lens.tolist() == [200, 125, 45]
-    assert (feats.mT - theirs).abs().max() < 1e-4
+    assert (feats.mT - original).abs().max() < 1e-4
     feats, _ = WhisperMelConfig(num_mels=mels, seconds=0).build()(audio(), LENS)
     for row, own, n in zip(rows(), feats, lens.tolist(), strict=True):
-        theirs = stock(row, sampling_rate=16000, padding=False, return_tensors="pt").input_features
-        assert (own[:n].T - theirs[0, :, :n]).abs().max() < 1e-4
+        original = stock(row, sampling_rate=16000, padding=False, return_tensors="pt").input_features
+        assert (own[:n].T - original[0, :, :n]).abs().max() < 1e-4
 
 
 def test_seamless_equals_transformers(transformers: Any) -> None:
     stock = transformers.SeamlessM4TFeatureExtractor()
     feats, lens = SeamlessFbankConfig().build()(audio(), LENS)
-    theirs = stock(rows(), sampling_rate=16000, return_tensors="pt")
-    assert torch.equal(theirs.attention_mask.sum(1), lens)
-    for own, other, n in zip(feats, theirs.input_features, lens.tolist(), strict=True):
+    original = stock(rows(), sampling_rate=16000, return_tensors="pt")
+    assert torch.equal(original.attention_mask.sum(1), lens)
+    for own, other, n in zip(feats, original.input_features, lens.tolist(), strict=True):
         assert (own[:n] - other[:n]).abs().max() < 2e-3  # theirs are computed in fp64
 
 
 def test_ast_equals_transformers(transformers: Any) -> None:
     feats, _ = ASTFbankConfig().build()(audio(), LENS)
-    theirs = transformers.ASTFeatureExtractor()(rows(), sampling_rate=16000, return_tensors="pt").input_values
-    assert feats.shape == theirs.shape == (3, 1024, 128)
-    assert (feats - theirs).abs().max() < 5e-4  # theirs are computed in fp64
+    original = transformers.ASTFeatureExtractor()(
+        rows(), sampling_rate=16000, return_tensors="pt"
+    ).input_values
+    assert feats.shape == original.shape == (3, 1024, 128)
+    assert (feats - original).abs().max() < 5e-4  # theirs are computed in fp64
 
 
 def test_small_numbers() -> None:

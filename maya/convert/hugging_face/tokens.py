@@ -107,10 +107,10 @@ def _merges(pieces: Sequence[Any]) -> list[list[str]]:
     ranked = []
     for piece, (score, id) in normal.items():
         for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
-            if left in normal and right in normal:
-                ranked.append((-score, id, left, right))
-    return [[left, right] for *_, left, right in sorted(ranked)]
+            head, tail = piece[:cut], piece[cut:]
+            if head in normal and tail in normal:
+                ranked.append((-score, id, head, tail))
+    return [[head, tail] for *_, head, tail in sorted(ranked)]
 
 
 def _added(id: int, content: str, special: bool) -> dict[str, Any]:
@@ -140,8 +140,8 @@ def _pieces(model: dict[str, Any], kind: str) -> list[tuple[str, float]]:
         return [(str(piece), float(score)) for piece, score in model["vocab"]]
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(model["merges"]):
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        ranks.setdefault(left + right, rank)
+        head, tail = merge.split(" ") if isinstance(merge, str) else merge
+        ranks.setdefault(head + tail, rank)
     ids = {int(id): str(piece) for piece, id in model["vocab"].items()}
     if sorted(ids) != list(range(len(ids))):
         raise MayaError("tokenizer.json leaves ids out; Maya reads those that it counts through")

@@ -15,7 +15,7 @@ from maya.convert.report import ConversionReport, components
 from maya.convert.whisper.ctranslate2 import read_model, setting
 from maya.convert.whisper.names import HEAD, from_ctranslate2, from_hugging_face, maya_name, openai_name
 from maya.convert.whisper.tokens import MULTILINGUAL, non_speech, read_tokenizer, special_tokens
-from maya.encoders.hugging_face.folder import CTRANSLATE2, folder_of, tensors
+from maya.encoders.hugging_face.folder import CTRANSLATE2, INDEX, WEIGHTS, folder_of, tensors
 from maya.encoders.whisper.encoder import WhisperEncoderConfig
 from maya.errors import MayaError
 from maya.features.specaugment import SpecAugmentConfig
@@ -51,7 +51,7 @@ def import_whisper(name: str | Path, *, tokenizer: str | Path | None = None) -> 
     Whisper does not have.
     """
     path = Path(name) if Path(str(name)).is_file() else folder_of(name)
-    path = path.parent if path.name == CTRANSLATE2 else path
+    path = path.parent if path.name in (CTRANSLATE2, WEIGHTS, INDEX) else path
     stored = _read(path)
     config = model_config(stored, path)
     folder = path if path.is_dir() else path.parent

@@ -1,8 +1,8 @@
 """transformers' encoders whose frames do not depend on padding, though the stock classes' do.
 
 Three cures: the first convolution of base models is normalised over valid frames alone, the position layers
-of data2vec see zeros beyond an utterance, and attention sees no padding. Layer drop and the masks inside the models
-are off; Maya's SpecAugment masks features.
+of data2vec see zeros beyond an utterance, and attention sees no padding. Layer drop and the masks inside the
+models are off; Maya's SpecAugment masks features.
 """
 
 import importlib
@@ -53,7 +53,7 @@ def stock_class(cfg: HuggingFaceConfig) -> Any:
 
 
 def without_weight_norm(module: nn.Module) -> None:
-    """Turn weight norms into plain weights, in place: LoRA is a parametrisation too, and would be mixed up."""
+    """Turn weight norms into plain weights, in place: LoRA is such a parametrisation too."""
     for part in module.modules():
         if parametrize.is_parametrized(part, "weight"):
             parametrize.remove_parametrizations(part, "weight", leave_parametrized=True)
@@ -77,6 +77,14 @@ class Backbone(nn.Module):
         """The transformer layers."""
         return list(self.model.layers)
 
+    def _check_length(self, x: Tensor) -> None:
+        most = self.cfg.longest
+        if most is not None and x.shape[1] > most:
+            raise MayaError(
+                f"the encoder takes {most} frames ({most / 100:g} s) and got {x.shape[1]}; cut audio, or "
+                "leave longer utterances out"
+            )
+
     @property
     def last_norm(self) -> nn.Module | None:
         """The norm behind the last layer, where the last of the states is taken before it."""
@@ -95,6 +103,7 @@ class WaveBackbone(Backbone):
 
     def __init__(self, cfg: HuggingFaceConfig) -> None:
         super().__init__(cfg)
+        self.model.feature_extractor._requires_grad = False  # or it would ask for the gradient of the audio
         first = self.model.feature_extractor.conv_layers[0]
         norm = getattr(first, "layer_norm", None)
         self.norm = [MaskedGroupNorm(norm)] if isinstance(norm, nn.GroupNorm) else []
@@ -150,14 +159,10 @@ class MelBackbone(Backbone):
     front = ("conv1", "conv2")
 
     def forward(self, x: Tensor, x_lens: Tensor, all_states: bool) -> tuple[Tensor, list[Tensor]]:
-        model, limit = self.model, 2 * int(self.cfg.value("max_source_positions"))
-        if x.shape[1] > limit:
-            raise MayaError(
-                f"the encoder takes {limit} frames ({limit / 100:g} s) at most, and got {x.shape[1]}; cut the "
-                "audio, or leave longer utterances out"
-            )
+        model = self.model
+        self._check_length(x)
         if self.cfg.whole:
-            x, mask, bias = _filled(x, x_lens, limit), None, None
+            x, mask, bias = _filled(x, x_lens, self.cfg.longest or 0), None, None
         else:
             mask = frame_mask(x_lens, x.shape[1])[:, None]
             bias = _attention_bias(((x_lens.clamp(min=1) - 1) // 2 + 1), (x.shape[1] - 1) // 2 + 1, x.dtype)
@@ -188,13 +193,8 @@ class PatchBackbone(Backbone):
         return norm
 
     def forward(self, x: Tensor, x_lens: Tensor, all_states: bool) -> tuple[Tensor, list[Tensor]]:
-        length = int(self.cfg.value("max_length"))
-        if x.shape[1] > length:
-            raise MayaError(
-                f"the encoder takes {length} frames ({length / 100:g} s), and got {x.shape[1]}; cut the audio, "
-                "or leave longer utterances out"
-            )
-        x = F.pad(x, (0, 0, 0, length - x.shape[1]))
+        self._check_length(x)
+        x = F.pad(x, (0, 0, 0, (self.cfg.longest or 0) - x.shape[1]))
         out = self.model(x, output_hidden_states=all_states)
         return self._by_time(out.last_hidden_state), [self._by_time(h) for h in out.hidden_states or ()]
 

@@ -157,7 +157,17 @@ class HuggingFaceConfig(EncoderConfig):
         single, double = (
             replace(self, settings=_with_layers(self.settings, n), folder="", frozen_layers=0) for n in (1, 2)
         )
-        return Miniatures([(single, 2.0 - self.n_layers, 0.0), (double, self.n_layers - 1.0, 1.0)])
+        parts = [(single, 2.0 - self.n_layers, 0.0), (double, self.n_layers - 1.0, 1.0)]
+        most = self.longest
+        return Miniatures(parts, 24 if most is None else min(24, self.subsampled(most) // 3))
+
+    @property
+    def longest(self) -> int | None:
+        """The most feature frames that an utterance may have; None: any number."""
+        takes = self.family.takes
+        if takes == "mel":
+            return 2 * int(self.value("max_source_positions"))
+        return int(self.value("max_length")) if takes == "patches" else None
 
     def subsampled(self, frames: Any) -> Any:
         takes = self.family.takes
@@ -210,8 +220,8 @@ def hugging_face(
 ) -> tuple[FeaturesConfig, HuggingFaceConfig]:  # fmt: skip
     """The features and the encoder of a folder, or of `hf:owner/name`, for a `SpeechModelConfig`.
 
-    options: other fields of `HuggingFaceConfig`. Raises MayaError for a folder without config.json, for a kind
-    of model that is not read, and for a language that an MMS folder does not have.
+    options: other fields of `HuggingFaceConfig`. Raises MayaError for a folder without config.json, for a
+    kind of model that is not read, and for a language that an MMS folder does not have.
     """
     folder = folder_of(name)
     values = read_config(folder)

@@ -48,8 +48,21 @@ def model_type(folder: Path) -> str:
 
 
 def is_whisper(path: Path) -> bool:
-    """Whether a folder is a Whisper model of Hugging Face or of CTranslate2, or a file is the latter's."""
-    return path.name == CTRANSLATE2 or (path / CTRANSLATE2).is_file() or model_type(path) == "whisper"
+    """Whether a folder is a Whisper model of Hugging Face or of CTranslate2, or a file is its weights."""
+    if path.name == CTRANSLATE2 or (path / CTRANSLATE2).is_file():
+        return True
+    return model_type(folder_with(path) or path) == "whisper"
+
+
+def folder_with(path: Path) -> Path | None:
+    """The folder of a model of transformers, named itself or by its weights; None for anything else."""
+    folder = path.parent if path.name in (WEIGHTS, INDEX) else path
+    return folder if model_type(folder) else None
+
+
+def weights_file(folder: Path) -> Path:
+    """The file that names the weights: model.safetensors, or the index of its parts."""
+    return folder / (INDEX if (folder / INDEX).is_file() else WEIGHTS)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -91,7 +104,7 @@ def _files(folder: Path) -> dict[Path, list[str]]:
     """The files of the weights, each with the names of its tensors."""
     from safetensors import SafetensorError, safe_open
 
-    if (folder / INDEX).is_file():
+    if weights_file(folder).name == INDEX:
         shards = sorted(set(map(str, read_json(folder / INDEX).get("weight_map", {}).values())))
         if bad := [s for s in shards if not re.fullmatch(r"[\w.-]+\.safetensors", s)]:
             raise MayaError(f"{folder / INDEX} names {bad[0]!r}, which is no safetensors file of the folder")

@@ -25,7 +25,8 @@ def read_start(model: Any, cfg: HuggingFaceConfig) -> None:
     cls = stock_class(cfg)
     try:
         loaded, report = cls.from_pretrained(
-            folder, config=stock_config(cfg), local_files_only=True, use_safetensors=True, dtype=torch.float32,
+            folder, config=stock_config(cfg), local_files_only=True, use_safetensors=True,
+            dtype=torch.float32,
             key_mapping=dict(cfg.family.mapping) or None, output_loading_info=True,
             ignore_mismatched_sizes=True,
         )  # fmt: skip

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from maya.config import from_dict, leaves, to_dict
+from maya.encoders.hugging_face.folder import folder_with, weights_file
 from maya.errors import MayaError
 from maya.files import replacing, sync_folder
 from maya.models.adapters import is_adapter, plain_name
@@ -169,10 +170,13 @@ def load_newest(paths: Sequence[Path], *, training: bool = False) -> tuple[Check
 
 
 def find_checkpoint(path: Path) -> Path:
-    """A checkpoint file from a file or a run folder (averaged.pt, then best.pt, then the newest step)."""
+    """A checkpoint file from a file or a run folder (averaged.pt, then best.pt, then the newest step), or the
+    weights of a folder of Hugging Face."""
     path = Path(path)
     if path.is_file() or sharded.is_sharded(path):
         return path
+    if (folder := folder_with(path)) is not None:  # of Hugging Face
+        return weights_file(folder)
     for name in ("averaged.pt", "best.pt"):
         if (path / name).is_file():
             return path / name
