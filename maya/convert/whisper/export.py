@@ -120,6 +120,10 @@ def _alignment(head: WhisperDecoderConfig) -> list[list[int]]:
 def _report(model: Recognizer, out: Path, kind: str) -> ConversionReport:
     cfg = model.model.cfg
     parts = components(cfg, model.model.state_dict())
+    encoder, notes = cfg.encoder, []
+    if isinstance(encoder, WhisperEncoderConfig) and not encoder.whole:
+        notes.append("it was tuned without silence after utterances, and these systems fill windows up to 30 s")
+    facts = {"vocabulary": f"{cfg.vocab_size} tokens"}
     return ConversionReport(
-        title=f"{out}: Whisper ({kind})", components=parts, facts={"vocabulary": f"{cfg.vocab_size} tokens"}
+        title=f"{out}: Whisper ({kind})", components=parts, facts=facts, warnings=notes
     )

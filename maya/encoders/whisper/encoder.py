@@ -21,10 +21,11 @@ class WhisperEncoderConfig(EncoderConfig):
     """The defaults are those of Whisper tiny.
 
     positions: frames of the window that it was trained on; 1500 are 30 s. whole: every utterance has all of
-    them, silence included, as Whisper's decoder reads them; otherwise only its own, as CTC needs them.
+    them, silence included, as Whisper's decoder reads them; otherwise only its own, as CTC needs them, and
+    as tuning on short utterances can afford. It is not `traceless`: tuning may change it.
     """
 
-    traceless: ClassVar[tuple[str, ...]] = ("heads", "whole")
+    traceless: ClassVar[tuple[str, ...]] = ("heads",)
 
     kind: Literal["whisper"] = "whisper"
     feat_in: PosInt = 80
