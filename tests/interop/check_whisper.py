@@ -67,10 +67,10 @@ def cpp_texts(file: Path, audios: Sequence[np.ndarray]) -> list[tuple[str, Words
     return [(" ".join(s.text.strip() for s in model.transcribe(audio)), []) for audio in audios]
 
 
-def compared(name: str, ours: Sequence[tuple[str, Words]], theirs: Sequence[tuple[str, Words]]) -> bool:
+def compared(name: str, ours: Sequence[tuple[str, Words]], reference: Sequence[tuple[str, Words]]) -> bool:
     """Print how two lists agree. Whether texts are equal, and words within `TOLERANCE`."""
     equal, worst, far, count = 0, 0.0, 0, 0
-    for n, ((text, words), (other, other_words)) in enumerate(zip(ours, theirs, strict=True)):
+    for n, ((text, words), (other, other_words)) in enumerate(zip(ours, reference, strict=True)):
         equal += text == other
         if text != other:
             print(f"  {name} {n}: {text!r} and {other!r}")
@@ -98,15 +98,15 @@ def main() -> None:
         audios.append(np.concatenate(audios[: args.long]))
     print(f"{len(audios)} recordings of {sum(map(len, audios)) / RATE:.0f} s")
     model = import_whisper(args.model).recognizer("cpu")
-    ours, theirs = maya_texts(model, audios), faster_texts(args.model, audios, "float32")
-    passed = compared("maya and faster-whisper", ours, theirs)
+    ours, reference = maya_texts(model, audios), faster_texts(args.model, audios, "float32")
+    passed = compared("maya and faster-whisper", ours, reference)
     with TemporaryDirectory() as folder:
         for precision in ("float32", "int8"):
             out = Path(folder) / precision
             to_ctranslate2(model, out, precision=precision)
             own = faster_texts(out, audios, precision)
             same = compared(
-                f"faster-whisper with maya's {precision} export and with the original", own, theirs
+                f"faster-whisper with maya's {precision} export and with the original", own, reference
             )
             passed &= same or precision != "float32"
         file = Path(folder) / "ggml-maya.bin"

@@ -28,7 +28,7 @@ def read_model(path: Path) -> dict[str, Tensor]:
         data = memoryview(path.read_bytes())
     except OSError as error:
         raise MayaError(f"cannot read {path}: {error.strerror}") from None
-    reader = _Reader(data, path)
+    reader = _FileReader(data, path)
     version = reader.number("<I")
     if not 4 <= version <= VERSION:
         raise MayaError(f"{path} {_OTHER} (version {version}); convert it with CTranslate2 3 or 4")
@@ -82,7 +82,7 @@ def write_model(path: Path, tensors: Mapping[str, Tensor], precision: Precision)
             _write_text(file, name)
 
 
-class _Reader:
+class _FileReader:
     """Numbers and texts of a file, in order. Raises MayaError at its end."""
 
     def __init__(self, data: memoryview, path: Path) -> None:

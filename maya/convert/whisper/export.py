@@ -122,8 +122,6 @@ def _report(model: Recognizer, out: Path, kind: str) -> ConversionReport:
     parts = components(cfg, model.model.state_dict())
     encoder, notes = cfg.encoder, []
     if isinstance(encoder, WhisperEncoderConfig) and not encoder.whole:
-        notes.append("it was tuned without silence after utterances, and these systems fill windows up to 30 s")
+        notes.append("it was tuned without silence after utterances; these systems fill windows up to 30 s")
     facts = {"vocabulary": f"{cfg.vocab_size} tokens"}
-    return ConversionReport(
-        title=f"{out}: Whisper ({kind})", components=parts, facts=facts, warnings=notes
-    )
+    return ConversionReport(title=f"{out}: Whisper ({kind})", components=parts, facts=facts, warnings=notes)

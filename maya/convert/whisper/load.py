@@ -182,10 +182,10 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _ids(values: dict[str, Any], name: str) -> tuple[int, ...] | None:
-    found = values.get(name)
-    return tuple(int(i) for i in found) if isinstance(found, list) else None
+    entries = values.get(name)
+    return tuple(int(i) for i in entries) if isinstance(entries, list) else None
 
 
 def _pairs(values: dict[str, Any]) -> tuple[tuple[int, int], ...]:
-    found: Iterable[Any] = values.get("alignment_heads") or ()
-    return tuple((int(layer), int(head)) for layer, head in found)
+    entries: Iterable[Any] = values.get("alignment_heads") or ()
+    return tuple((int(layer), int(head)) for layer, head in entries)

@@ -39,8 +39,8 @@ def from_hugging_face(name: str) -> str:
 def from_ctranslate2(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """(OpenAI's name, tensor) of CTranslate2's weights, whose queries, keys and values are one tensor."""
     for name, tensor in weights.items():
-        if found := re.fullmatch(r"(\w+)/layer_(\d+)/(self_attention|attention)/linear_(\d)/(\w+)", name):
-            side, layer, kind, number, what = found.groups()
+        if match := re.fullmatch(r"(\w+)/layer_(\d+)/(self_attention|attention)/linear_(\d)/(\w+)", name):
+            side, layer, kind, number, what = match.groups()
             own = "attn" if kind == "self_attention" else "cross_attn"
             parts = _LINEARS[kind][int(number)]
             if len(tensor) % len(parts):
@@ -56,8 +56,8 @@ def to_ctranslate2_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """CTranslate2's weights of those with OpenAI's names."""
     out: dict[str, Tensor] = {}
     for name, tensor in weights.items():
-        if found := re.fullmatch(r"(\w+)\.blocks\.(\d+)\.(attn|cross_attn)\.query\.weight", name):
-            side, layer, own = found.groups()
+        if match := re.fullmatch(r"(\w+)\.blocks\.(\d+)\.(attn|cross_attn)\.query\.weight", name):
+            side, layer, own = match.groups()
             kind = "self_attention" if own == "attn" else "attention"
             for number, parts in enumerate(_LINEARS[kind]):
                 for what in ("weight", "bias"):
@@ -83,18 +83,18 @@ _NORM = re.compile(r"(_ln|ln_post|decoder\.ln)\.(weight|bias)$")
 
 
 def _plain_from_ctranslate2(name: str) -> str:
-    for theirs, own in _PLAIN:
-        name = name.replace(theirs, own)
+    for other, own in _PLAIN:
+        name = name.replace(other, own)
     name = re.sub(r"^(\w+)/layer_(\d+)", r"\1.blocks.\2", name)
     return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
 
 
 def _plain_to_ctranslate2(name: str) -> str:
-    if found := _NORM.search(name):
-        name = name[: found.start(2)] + {"weight": "gamma", "bias": "beta"}[found[2]]
+    if match := _NORM.search(name):
+        name = name[: match.start(2)] + {"weight": "gamma", "bias": "beta"}[match[2]]
     name = re.sub(r"^(\w+)\.blocks\.(\d+)", r"\1/layer_\2", name)
-    for theirs, own in _PLAIN:
-        name = name.replace(own, theirs)
+    for other, own in _PLAIN:
+        name = name.replace(own, other)
     return name
 
 

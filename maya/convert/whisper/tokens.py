@@ -53,17 +53,17 @@ def special_tokens(tokenizer: LLMTokenizer, multilingual: bool) -> WhisperTokens
         "no_speech": ("<|nospeech|>", "<|nocaptions|>"), "no_timestamps": ("<|notimestamps|>",),
         "zero": ("<|0.00|>",),
     }  # fmt: skip
-    found: dict[str, Any] = {}
+    named: dict[str, Any] = {}
     for field, options in names.items():
         own = [ids[name] for name in options if name in ids]
         if not own:
             raise MayaError(f"this tokenizer has no token {options[0]}; take the one of the Whisper model")
-        found[field] = own[0]
-    between = sorted((i, p) for p, i in ids.items() if found["start"] < i < found["translate"])
+        named[field] = own[0]
+    between = sorted((i, p) for p, i in ids.items() if named["start"] < i < named["translate"])
     codes = [(i, p[2:-2]) for i, p in between if re.fullmatch(r"<\|[a-z]{2,3}\|>", p)]
     if multilingual and codes:
-        found["languages"] = tuple(code for _, code in codes)
-    return WhisperTokens(first_language=codes[0][0] if codes else found["start"] + 1, **found)
+        named["languages"] = tuple(code for _, code in codes)
+    return WhisperTokens(first_language=codes[0][0] if codes else named["start"] + 1, **named)
 
 
 def non_speech(tokenizer: LLMTokenizer) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from maya.decode.whisper.alignment import (
     token_starts,
     word_limits,
 )
-from maya.decode.whisper.windows import Window, decode_windows, is_silent
+from maya.decode.whisper.windows import DecodedWindow, decode_windows, is_silent
 from maya.encoders import Encoded, WhisperEncoderConfig
 from maya.features.whisper_mel import WhisperMelConfig
 from maya.heads import HeadConfig
@@ -81,11 +81,11 @@ class Whisper(Method, config=WhisperConfig):
         hyps = []
         for row, (window, lang) in enumerate(zip(windows, indices, strict=True)):
             track = _Track(self, lang)
-            one = replace(encoded, frames=encoded.frames[row : row + 1], lens=encoded.lens[row : row + 1],
+            lone = replace(encoded, frames=encoded.frames[row : row + 1], lens=encoded.lens[row : row + 1],
                           host_lens=None)  # fmt: skip
             size = encoded.frames.shape[1] if int(encoded.lens[row]) else 0
             if size and not is_silent(window, self.cfg):
-                track.add(one, window, 0, 2 * size)
+                track.add(lone, window, 0, 2 * size)
             hyps.append(track.hypothesis())
         return hyps
 
@@ -125,8 +125,8 @@ class Whisper(Method, config=WhisperConfig):
         (head,) = self.heads
         rows = [-1] * len(encoded.frames) if langs is None else langs.tolist()
         if head.predicts and -1 in rows:
-            found = [head.codes.index(p.label) for p in head.predict(encoded)]
-            rows = [own if lang < 0 else lang for lang, own in zip(rows, found, strict=True)]
+            identified = [head.codes.index(p.label) for p in head.predict(encoded)]
+            rows = [own if lang < 0 else lang for lang, own in zip(rows, identified, strict=True)]
         return rows
 
     def _text(self, tokens: Sequence[int]) -> str:
@@ -153,11 +153,11 @@ class _Track:
 
     def identify(self, head: WhisperDecoder, encoded: Encoded) -> None:
         """Set the language by the first window."""
-        (found,) = head.predict(encoded)
-        self.lang, self.identified = head.codes.index(found.label), True
-        self.probability = found.probability or 0.0
+        (identified,) = head.predict(encoded)
+        self.lang, self.identified = head.codes.index(identified.label), True
+        self.probability = identified.probability or 0.0
 
-    def add(self, encoded: Encoded, window: Window, seek: int, size: int) -> int:
+    def add(self, encoded: Encoded, window: DecodedWindow, seek: int, size: int) -> int:
         """Append a window that begins at frame `seek` and holds `size` frames of features, and return the
         frame at which the next one begins."""
         segments, consumed = split(window.tokens, self.head.cfg.tokens.zero, size)
@@ -178,7 +178,7 @@ class _Track:
         return following
 
     def _time(
-        self, encoded: Encoded, window: Window, segments: Sequence[tuple[int, int, float, float]],
+        self, encoded: Encoded, window: DecodedWindow, segments: Sequence[tuple[int, int, float, float]],
         seconds: float, size: int,
     ) -> float:  # fmt: skip
         """Append the spans of the text tokens of a window, and return when its last word ends."""

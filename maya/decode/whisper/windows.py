@@ -13,7 +13,7 @@ from maya.heads.whisper import WhisperDecoder, WhisperState, numbers
 
 
 @dataclass(kw_only=True, slots=True)
-class Window:
+class DecodedWindow:
     """The result of a window. tokens: with timestamps, without the end. scores: log-probability of each, in
     nats. mean: of these and of the end. no_speech: its probability. temperature: of the sampling, 0 for
     greedy. text: of the tokens, and how well it compresses, which tells repetitions."""
@@ -29,7 +29,7 @@ class Window:
 def decode_windows(
     head: WhisperDecoder, state: WhisperState, prompts: Sequence[Sequence[int]], cfg: Any, decode: Any,
     generator: torch.Generator,
-) -> list[Window]:  # fmt: skip
+) -> list[DecodedWindow]:  # fmt: skip
     """A window for each prompt of equal length; cfg: `WhisperConfig`. decode: gives the text of tokens."""
     windows = _search(head, state, prompts, cfg, 0.0, generator)
     out = []
@@ -57,7 +57,7 @@ def decode_windows(
     return out
 
 
-def is_silent(window: Window, cfg: Any) -> bool:
+def is_silent(window: DecodedWindow, cfg: Any) -> bool:
     """Whether a window holds no speech: the model says so, and its text is improbable too."""
     return window.no_speech > cfg.no_speech and window.mean <= cfg.min_logprob
 
@@ -68,7 +68,7 @@ def compression(text: str) -> float:
     return len(data) / len(zlib.compress(data))
 
 
-def _fails(window: Window, cfg: Any) -> bool:
+def _fails(window: DecodedWindow, cfg: Any) -> bool:
     if window.no_speech > cfg.no_speech and window.mean < cfg.min_logprob:
         return False
     return window.compression > cfg.max_compression or window.mean < cfg.min_logprob
@@ -78,7 +78,7 @@ def _fails(window: Window, cfg: Any) -> bool:
 def _search(
     head: WhisperDecoder, state: WhisperState, prompts: Sequence[Sequence[int]], cfg: Any, temperature: float,
     generator: torch.Generator,
-) -> list[Window]:  # fmt: skip
+) -> list[DecodedWindow]:  # fmt: skip
     """One sequence for each prompt; the sequences of an utterance of `state` stand together."""
     rules, end = TokenRules(head, cfg.timestamps), head.cfg.tokens.end
     read = numbers(prompts, head.token_embedding.weight)
@@ -105,7 +105,7 @@ def _search(
     for tokens, logps, quiet in zip(written, scores, silence, strict=True):
         size = tokens.index(end) if end in tokens else len(tokens)
         mean = sum(logps[: size + 1]) / (size + 1)
-        windows.append(Window(
+        windows.append(DecodedWindow(
             tokens=tokens[:size], scores=logps[:size], mean=mean, no_speech=quiet, temperature=temperature,
         ))  # fmt: skip
     return windows

@@ -78,6 +78,7 @@ class WhisperEncoder(Encoder, config=WhisperEncoderConfig):
             x = F.pad(x, (0, 0, 0, limit - x.shape[1]))
             inner, mask, seen = None, None, None
         else:
+            x = x[:, : max(1, int(x_lens.max()))]
             inner = frame_mask(x_lens, x.shape[1])[:, None]
             mask = frame_mask(lens, (x.shape[1] + 1) // 2)[..., None]
             seen = mask.mT[:, None] | (lens == 0)[:, None, None, None]  # a row without frames stays finite

@@ -14,17 +14,17 @@ from maya.models.adapters import AdapterConfig
 from maya.recipes.train import train
 from maya.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from tests import tiny
-from tests.whisper import models
+from tests.convert import whisper_files as models
 
 TOLERANCE = 1e-5
 
 
 def test_logits_are_those_of_transformers(tmp_path: Path) -> None:
-    theirs = models.stock(tmp_path)
+    reference = models.stock(tmp_path)
     ours = import_whisper(tmp_path).recognizer("cpu").model
     feats, tokens = torch.randn(3, 200, 80), torch.randint(0, 260, (3, 7))
     with torch.no_grad():
-        right = theirs(input_features=feats.mT, decoder_input_ids=tokens)
+        right = reference(input_features=feats.mT, decoder_input_ids=tokens)
         encoded = ours.encoder(feats, torch.tensor([200, 120, 1]))
         head = ours.head("whisper")
         assert isinstance(head, WhisperDecoder)

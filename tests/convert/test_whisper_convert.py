@@ -20,7 +20,7 @@ from maya.heads import CTCConfig
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel
 from maya.recipes.cli import main
-from tests.whisper import models
+from tests.convert import whisper_files as models
 
 
 def test_every_format_gives_the_same_weights(tmp_path: Path) -> None:

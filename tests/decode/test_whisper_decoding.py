@@ -10,10 +10,10 @@ import torch
 
 from maya.decode.whisper.alignment import median_filtered, timed_words, warped
 from maya.decode.whisper.method import WhisperConfig, split
-from maya.decode.whisper.windows import Window, compression, decode_windows, is_silent
+from maya.decode.whisper.windows import DecodedWindow, compression, decode_windows, is_silent
 from maya.errors import MayaError
 from maya.heads import WhisperDecoder
-from tests.whisper import models
+from tests.convert import whisper_files as models
 
 ZERO = 50
 
@@ -72,11 +72,11 @@ def test_greedy_windows_follow_the_definition(seed: int, tmp_path: Path) -> None
             head, head.state(encoded), prompts, cfg, model.tokenizer.decode, torch.Generator()
         )
         for row, window in enumerate(windows):
-            one = model.model.encoder(
+            lone = model.model.encoder(
                 model.model.features(audio[row : row + 1], torch.tensor([32000 - 12000 * row]))[0],
                 torch.tensor([200]),
             )
-            tokens, total = slow_greedy(head, one, prompts[row], 12)
+            tokens, total = slow_greedy(head, lone, prompts[row], 12)
             assert window.tokens == tokens
             assert abs(window.mean * (len(tokens) + 1) - total) < 1e-3 or len(tokens) == 12
 
@@ -99,7 +99,7 @@ def test_improbable_windows_are_sampled_again_and_silence_is_skipped(tmp_path: P
     assert isinstance(head, WhisperDecoder)
     encoded = model.model.encode_audio(models.speech(2.0)[None], torch.tensor([32000]))
 
-    def decoded(**options: Any) -> Window:
+    def decoded(**options: Any) -> DecodedWindow:
         cfg = WhisperConfig(max_tokens=8, best_of=2, **options)
         state, prompts = head.state(encoded), head.prompt([0], timestamps=True)
         generator = torch.Generator().manual_seed(1)
@@ -109,8 +109,8 @@ def test_improbable_windows_are_sampled_again_and_silence_is_skipped(tmp_path: P
     failed = decoded(min_logprob=0.0, max_compression=1e6, no_speech=1.0)
     assert failed.temperature == 1.0 and failed.tokens == decoded(min_logprob=0.0, no_speech=1.0).tokens
     cfg = WhisperConfig()
-    assert is_silent(Window(no_speech=0.7, mean=-1.5), cfg) and not is_silent(
-        Window(no_speech=0.7, mean=-0.5), cfg
+    assert is_silent(DecodedWindow(no_speech=0.7, mean=-1.5), cfg) and not is_silent(
+        DecodedWindow(no_speech=0.7, mean=-0.5), cfg
     )
     assert compression("a" * 200) > 2.4 > compression("the quick brown fox")
 
