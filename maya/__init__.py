@@ -25,7 +25,8 @@ if (_TOP / "setup.py").is_file() and (_TOP / "recipes" / "cli.py").is_file():
 
 def load(path: str | Path, device: str = "auto", *, places: SpeechModelConfig | None = None) -> Recognizer:
     """A trained model from a checkpoint file or a run folder (averaged.pt, best.pt, or the newest step), or
-    from a NeMo archive (.nemo), or from a Parakeet folder of Hugging Face, also as hf:owner/name.
+    from a NeMo archive (.nemo), or from a Parakeet or Whisper folder of Hugging Face, also as hf:owner/name,
+    or a Whisper folder of CTranslate2.
 
     `device` is "auto" (the first GPU, else the CPU) or any torch device. `places` gives paths that differ on
     this machine, such as that of a language model; see `maya.models.config.with_places`. Raises MayaError for
@@ -33,7 +34,7 @@ def load(path: str | Path, device: str = "auto", *, places: SpeechModelConfig | 
     """
     from maya.decode.calibration import read_calibration
     from maya.decode.recognizer import Recognizer, choose_device
-    from maya.encoders.hugging_face.folder import HUB, folder_with
+    from maya.encoders.hugging_face.folder import HUB, folder_with, is_whisper
     from maya.models.config import with_places
     from maya.train.checkpoints.checkpoint import build, find_checkpoint, load_checkpoint
     from maya.train.heads import read_heads, untrained_names
@@ -45,6 +46,10 @@ def load(path: str | Path, device: str = "auto", *, places: SpeechModelConfig | 
         recognizer = from_nemo(path, device=where)
         recognizer.calibration = read_calibration(Path(path))
         return recognizer
+    if is_whisper(Path(path)):
+        from maya.convert import import_whisper
+
+        return import_whisper(path).recognizer(where)
     if folder := path if str(path).startswith(HUB) else folder_with(Path(path)):
         from maya.convert import from_hugging_face
 

@@ -4,10 +4,17 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
-from maya.convert import Conversion, import_ecapa, import_hugging_face, import_icefall, import_nemo
+from maya.convert import (
+    Conversion,
+    import_ecapa,
+    import_hugging_face,
+    import_icefall,
+    import_nemo,
+    import_whisper,
+)  # fmt: skip
 from maya.convert.icefall.checkpoint import Which
 from maya.convert.nemo.config import FrontEnd
-from maya.encoders.hugging_face.folder import folder_with
+from maya.encoders.hugging_face.folder import folder_with, is_whisper
 from maya.errors import MayaError
 from maya.files import write_json
 from maya.recipes.arguments import add_parser, add_set
@@ -31,7 +38,11 @@ def arguments(p: argparse.ArgumentParser) -> None:
         formats, "ecapa", "weights of SpeechBrain's or wespeaker's ECAPA-TDNN, for maya verify"
     )
     ecapa.add_argument("source", type=Path, help="embedding_model.ckpt or avg_model.pt")
-    for each in (nemo, icefall, folder, ecapa):
+    whisper = add_parser(formats, "whisper", "a Whisper model of OpenAI, Hugging Face or CTranslate2")
+    whisper.add_argument("source", help="OpenAI's .pt, a folder, or hf:owner/name")
+    text = "the model's tokenizer.json, where it does not lie beside the weights"
+    whisper.add_argument("--tokenizer", type=Path, metavar="FILE", help=text)
+    for each in (nemo, icefall, folder, ecapa, whisper):
         each.add_argument("out", type=Path, help="folder for the checkpoint; use it like a run folder")
 
     text = "NeMo 2.5 changed the features; auto uses those of the version that saved the model"
@@ -66,16 +77,21 @@ def run(args: argparse.Namespace) -> None:
     elif args.format == "ecapa":
         _check_free(args.out)
         _written(args.out, import_ecapa(args.source))
+    elif args.format == "whisper":
+        convert_whisper(args.source, args.out, tokenizer=args.tokenizer)
     else:
         convert_icefall(args.source, args.out, args.bpe_model or args.tokens, average_with=args.avg_with,
                         which=args.which, overrides=args.overrides)  # fmt: skip
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A Maya checkpoint or run folder, or a `.nemo` archive or Parakeet folder, which is converted in memory.
+    """A Maya checkpoint or run folder, or a `.nemo` archive or a Parakeet or Whisper folder, which is
+    converted in memory.
 
     Raises MayaError for an unrecognised file, and for an archive that cannot be converted.
     """
+    if is_whisper(path):
+        return import_whisper(path).checkpoint
     if (folder := folder_with(path)) is not None:
         return import_hugging_face(folder).checkpoint
     return import_nemo(path).checkpoint if path.suffix == ".nemo" else load_checkpoint(path)
@@ -96,6 +112,12 @@ def convert_hugging_face(source: str, out: Path) -> Path:
     """The same for a Parakeet folder of Hugging Face. See `maya.convert.import_hugging_face`."""
     _check_free(out)
     return _written(out, import_hugging_face(source))
+
+
+def convert_whisper(source: str, out: Path, *, tokenizer: Path | None = None) -> Path:
+    """The same for a Whisper model. See `maya.convert.import_whisper`."""
+    _check_free(out)
+    return _written(out, import_whisper(source, tokenizer=tokenizer))
 
 
 def convert_icefall(source: Path, out: Path, tokenizer: Path, **options: Any) -> Path:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import maya
-from maya.convert import to_hugging_face, to_icefall, to_nemo
+from maya.convert import to_ctranslate2, to_ggml, to_hugging_face, to_icefall, to_nemo
 from maya.convert.heads import HeadName
 from maya.convert.onnx.export import export_onnx as write_onnx
+from maya.convert.whisper.ctranslate2 import Precision
 from maya.recipes.arguments import COUNT, POSITIVE, add_checkpoint, add_parser
 from maya.recipes.experiment_file import import_recorded
 
@@ -18,11 +19,16 @@ def arguments(p: argparse.ArgumentParser) -> None:
     icefall = add_parser(formats, "icefall", "a Zipformer's pretrained.pt that icefall loads")
     onnx = add_parser(formats, "onnx", "a folder of ONNX graphs that sherpa-onnx loads")
     folder = add_parser(formats, "hf", "a Parakeet folder that Hugging Face's transformers loads")
-    outputs = {nemo: "the archive to write", onnx: "the folder to write", folder: "the folder to write",
+    ctranslate2 = add_parser(formats, "ctranslate2", "a Whisper folder that faster-whisper opens")
+    ggml = add_parser(formats, "ggml", "a Whisper file that whisper.cpp reads")
+    outputs = {ctranslate2: "the folder to write", ggml: "the file to write, such as ggml-tiny.bin",
+               nemo: "the archive to write", onnx: "the folder to write", folder: "the folder to write",
                icefall: "folder for pretrained.pt, bpe.model and tokens.txt"}  # fmt: skip
     for each, text in outputs.items():
         add_checkpoint(each)
         each.add_argument("out", type=Path, help=text)
+    text = "kind of number of the weights; int8 takes a quarter of the space"
+    ctranslate2.add_argument("--precision", choices=get_args(Precision), default="float32", help=text)
     for each in (nemo, onnx, folder):
         text = "keep one language of a model with a language embedding, or `unknown`"
         each.add_argument("--language", help=text)
@@ -44,6 +50,10 @@ def run(args: argparse.Namespace) -> None:
         export_nemo(args.checkpoint, args.out, language=args.language)
     elif args.format == "hf":
         export_hugging_face(args.checkpoint, args.out, head=args.head, language=args.language)
+    elif args.format == "ctranslate2":
+        print(to_ctranslate2(maya.load(args.checkpoint, "cpu"), args.out, precision=args.precision).text())
+    elif args.format == "ggml":
+        print(to_ggml(maya.load(args.checkpoint, "cpu"), args.out).text())
     elif args.format == "icefall":
         export_icefall(args.checkpoint, args.out)
     else:

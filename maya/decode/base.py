@@ -25,6 +25,7 @@ from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.heads import HeadConfig
 from maya.models.speech_model import SpeechModel
+from maya.text.tokenizer import Tokenizer
 
 
 @config
@@ -59,7 +60,8 @@ class MethodContext:
     model: in evaluation mode. heads: names of the heads that it reads. texts: gives the language and the
     token ids of each training text, for methods that make a language model; None where there are none.
     fusion: language models and hot words for methods whose configuration `fuses`. align_by: a trained CTC
-    head that gives times to the tokens of methods without any; "" where there is none.
+    head that gives times to the tokens of methods without any; "" where there is none. tokenizer: None in
+    training, where hypotheses need neither words nor texts.
     """
 
     model: SpeechModel
@@ -67,6 +69,7 @@ class MethodContext:
     texts: Callable[[], Iterable[tuple[str, Sequence[int]]]] | None = None
     fusion: Fusion | None = None
     align_by: str = ""
+    tokenizer: Tokenizer | None = None
 
 
 class StreamDecoder(Protocol):
@@ -84,7 +87,10 @@ class Method:
     """A decoding method and the model it decodes with. `class Mine(Method, config=MyConfig)` registers it.
 
     A subclass defines `search`, or `stream` if it can decode streams, or both. heads: the modules it reads.
+    reads_audio: it takes recordings of any length by `recordings`, which are then not cut.
     """
+
+    reads_audio: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, config: type | None = None) -> None:
         super().__init_subclass__()
@@ -130,6 +136,11 @@ class Method:
         decoder = self.stream(len(encoded.frames), langs)
         decoder.push(encoded.frames, encoded.lens, final=True)
         return decoder.hyps
+
+    def recordings(self, audio: Tensor, lens: Tensor, langs: Tensor) -> list[Hypothesis]:
+        """Hypotheses of audio (B, N) at the model's rate, lens (B,) samples, in langs (B,): indices, -1 for
+        languages to identify. Only of a method that `reads_audio`."""
+        raise NotImplementedError(f"{type(self).__name__}.recordings")
 
     def push_each(
         self, decoders: Sequence[StreamDecoder], enc: Tensor, enc_lens: Tensor, finals: Sequence[bool]

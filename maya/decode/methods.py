@@ -24,6 +24,7 @@ from maya.decode.transducer.alsd import ALSDConfig
 from maya.decode.transducer.greedy import GreedyTransducerConfig
 from maya.decode.transducer.maes import MAESConfig
 from maya.decode.transducer.modified_beam import ModifiedBeamConfig
+from maya.decode.whisper.method import WhisperConfig
 from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.heads import HeadConfig
@@ -36,6 +37,7 @@ METHODS = cast(dict[str, type[MethodConfig]], MethodConfig.kinds())
 for _cfg in (
     GreedyTransducerConfig(), ALSDConfig(), MAESConfig(), ModifiedBeamConfig(), GreedyCTCConfig(),
     BeamConfig(), K2HLGConfig(), RescoringConfig(), AttentionBeamConfig(), GenerationConfig(),
+    WhisperConfig(),
 ):  # fmt: skip
     METHODS[_cfg.kind] = METHODS.pop(_cfg.kind)  # the order of this list
 

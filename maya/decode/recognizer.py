@@ -103,7 +103,7 @@ class Recognizer:
         options = options or cls(**(cls.greedy or {}))
         context = MethodContext(
             model=self.model, heads=choice.heads, texts=texts, fusion=fusion,
-            align_by=aligning_head(self.model.cfg, self.trained_heads()),
+            align_by=aligning_head(self.model.cfg, self.trained_heads()), tokenizer=self.tokenizer,
         )  # fmt: skip
         return build_method(options, context)
 
@@ -197,7 +197,8 @@ class Recognizer:
         transcription = Transcription(
             partial(self._decode_batch, decoder=decoder, predictions=predictions), self.sample_rate,
             self.model_language, cfg=cfg,
-            cutting=None if long_audio is None or decoder is None else self._cutting(long_audio, decoder),
+            cutting=None if long_audio is None or decoder is None or decoder.reads_audio
+            else self._cutting(long_audio, decoder),
         )  # fmt: skip
         return transcription.run(as_recording(item, i, language) for i, item in enumerate(audio))
 
@@ -253,6 +254,8 @@ class Recognizer:
             mirrors = getattr(self.model.cfg.features, "legacy", False)
             audio = samples[0][None] if rows == 1 and mirrors else _padded(samples)
             samples.clear()
+            if decoder is not None and decoder.reads_audio:
+                return self._decode_audio(audio, lens, languages, decoder)
             levels = None if decoder is None else levels_of_rows(audio, lens, self.sample_rate)
             learnt: list[Any] = [None] * rows
             if memories is None:
@@ -280,6 +283,19 @@ class Recognizer:
             )
             for i in range(rows)
         ]
+
+    def _decode_audio(
+        self, audio: Tensor, lens: Tensor, languages: Sequence[str | None], decoder: Method
+    ) -> list[Decoded]:
+        """What a method makes of recordings (B, N) that it encodes itself. It gives no other labels."""
+        codes, auto = self.model.cfg.languages, (None, AUTO)
+        named = [-1 if code in auto else codes.index(code) for code in languages]
+        hyps = decoder.recordings(audio.to(self.device), lens, torch.tensor(named, device=self.device))
+        for hyp, code in zip(hyps, languages, strict=True):
+            hyp.language = hyp.language if code in auto else code
+        seconds = [size / self.sample_rate for size in lens.tolist()]
+        self.with_text(hyps, method=decoder.cfg.kind, seconds=seconds)
+        return [Decoded(hypothesis=hyp, memory=None, predictions={}) for hyp in hyps]
 
     def _languages(
         self, encoded: Encoded, languages: Sequence[str | None]

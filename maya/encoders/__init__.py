@@ -17,6 +17,7 @@ from maya.encoders.hugging_face.config import HuggingFaceConfig, hugging_face
 from maya.encoders.hugging_face.encoder import HuggingFaceEncoder
 from maya.encoders.lact.config import LaCTConfig
 from maya.encoders.lact.encoder import LaCT
+from maya.encoders.whisper.encoder import WhisperEncoder, WhisperEncoderConfig
 from maya.encoders.zipformer.config import ZipformerConfig
 from maya.encoders.zipformer.encoder import Zipformer
 from maya.features.frames import frame_mask
@@ -36,6 +37,8 @@ __all__ = [
     "Miniatures",
     "LaCT",
     "LaCTConfig",
+    "WhisperEncoder",
+    "WhisperEncoderConfig",
     "Zipformer",
     "ZipformerConfig",
     "check_hidden",

@@ -27,6 +27,7 @@ from maya.heads.punctuation import PunctuationConfig, PunctuationHead
 from maya.heads.speaker import SpeakerConfig, SpeakerHead
 from maya.heads.transducer import TransducerConfig, TransducerHead
 from maya.heads.units import UnitCTC, UnitCTCConfig
+from maya.heads.whisper import WhisperDecoder, WhisperDecoderConfig
 
 __all__ = [
     "AttentionDecoder",
@@ -65,6 +66,8 @@ __all__ = [
     "TransducerHead",
     "UnitCTC",
     "UnitCTCConfig",
+    "WhisperDecoder",
+    "WhisperDecoderConfig",
     "final_weights",
     "head_weights",
 ]

@@ -60,6 +60,10 @@ class LLMTokenizer(Tokenizer):
         """Text of ids without special tokens, stripped."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=True).strip()
 
+    def decode_exactly(self, ids: Sequence[int]) -> str:
+        """As `decode`, with the spaces at both ends."""
+        return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
+
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return [self._backend.id_to_token(int(i)) or "" for i in ids]
 

@@ -13,6 +13,7 @@ from maya.errors import MayaError
 from maya.files import read_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CTRANSLATE2 = "model.bin"  # Whisper's weights in CTranslate2's folders
 INDEX = WEIGHTS + ".index.json"
 HUB = "hf:"  # before a name on the hub, hf:owner/name or hf:owner/name@revision
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "pytorch_model.pt")
@@ -44,6 +45,13 @@ def folder_of(name: str | Path) -> Path:
 def model_type(folder: Path) -> str:
     """The kind of model that a folder holds, "" where it holds none of transformers."""
     return str(read_json(folder / CONFIG).get("model_type", ""))
+
+
+def is_whisper(path: Path) -> bool:
+    """Whether a folder is a Whisper model of Hugging Face or of CTranslate2, or a file is its weights."""
+    if path.name == CTRANSLATE2 or (path / CTRANSLATE2).is_file():
+        return True
+    return model_type(folder_with(path) or path) == "whisper"
 
 
 def folder_with(path: Path) -> Path | None:

@@ -1,0 +1,1 @@
+"""Decoding of Whisper models."""
