@@ -8,8 +8,8 @@ torchaudio, which SpeechBrain imports and these classes do not use, may be missi
 """
 
 import importlib
-import importlib.util
 import importlib.machinery
+import importlib.util
 import sys
 import tempfile
 import types
