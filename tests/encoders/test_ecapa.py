@@ -80,7 +80,9 @@ def test_features_of_a_padded_row_equal_those_alone(style: Any) -> None:
     assert feat_lens.tolist() == ([51, 28, 3, 0] if style == "speechbrain" else [48, 25, 0, 0])
     for row, size in enumerate(lens.tolist()):
         single, _ = features(audio[row : row + 1, :size], lens[row : row + 1])
-        torch.testing.assert_close(feats[row, : feat_lens[row]], single[0, : feat_lens[row]], rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            feats[row, : feat_lens[row]], single[0, : feat_lens[row]], rtol=0, atol=1e-4
+        )
         assert not feats[row, feat_lens[row] :].any()
     with pytest.raises(MayaError, match="16000 Hz"):
         VoiceFbankConfig(sample_rate=8000).build()
