@@ -9,6 +9,7 @@ torchaudio, which SpeechBrain imports and these classes do not use, may be missi
 
 import importlib
 import importlib.machinery
+import importlib.util
 import sys
 import tempfile
 import types
@@ -27,9 +28,7 @@ from maya.losses.angular_margin import class_cosines, margin_logits
 
 def speechbrain(name: str) -> Any:
     """A module of SpeechBrain."""
-    try:
-        importlib.import_module("torchaudio")
-    except ImportError:
+    if importlib.util.find_spec("torchaudio") is None:
         module = types.ModuleType("torchaudio")
         module.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
         module.__version__ = "2.8.0"  # type: ignore[attr-defined]
