@@ -31,8 +31,8 @@ def _experiment(name: str, encoder: EcapaConfig, head: SpeakerConfig) -> Experim
 
 
 def small() -> Experiment:
-    """179 speakers of indic12, 0.6 M parameters, some minutes of one CPU thread. Frames of 20 ms are half the
-    work. With a margin from step 50 on, or speeds as speakers, it learnt much more slowly."""
+    """179 speakers of indic12, 0.6 M parameters. Frames of 20 ms are half the work. 360 steps are too few:
+    RESULTS.md."""
     encoder = EcapaConfig(channels=128, d_model=384, se_channels=64)
     head = SpeakerConfig(speakers=179, attention_dim=64, crop_seconds=2.0, margin_start=160, margin_ramp=100)
     exp = _experiment("small", encoder, head)
