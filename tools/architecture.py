@@ -20,7 +20,6 @@ FOLDERS = (
     *("maya/data/corpus", "maya/data/measure", "maya/data/table", "maya/data/report", "maya/data/prepare"),
     *("maya/data/plan", "maya/data/loading", "maya/features"),
     *("maya/encoders", "maya/encoders/conformer", "maya/encoders/zipformer", "maya/encoders/lact"),
-<<<<<<< HEAD
     *("maya/encoders/hugging_face", "maya/encoders/whisper", "maya/encoders/ecapa"),
     *("maya/heads", "maya/heads/transducer", "maya/losses", "maya/models", "maya/models/sizing"),
     *("maya/decode", "maya/decode/transducer", "maya/decode/ctc", "maya/decode/attention"),
@@ -32,33 +31,6 @@ FOLDERS = (
     *("maya/serve/speech/adapters", "maya/serve/translation", "maya/convert", "maya/convert/nemo"),
     *("maya/convert/icefall", "maya/convert/hugging_face", "maya/convert/whisper", "maya/convert/onnx"),
     *("recipes", "recipes/evaluation"),
-=======
-    *("maya/encoders/hugging_face", "maya/encoders/whisper"),
-    *("maya/heads", "maya/heads/transducer", "maya/losses", "maya/models", "maya/models/sizing"),
-    *(
-        "maya/decode",
-        "maya/decode/transducer",
-        "maya/decode/ctc",
-        "maya/decode/attention",
-        "maya/decode/long",
-        "maya/decode/whisper",
-    ),
-    *("maya/decode/lm", "maya/decode/beams", "maya/decode/label_looping"),
-    *("maya/align", "maya/align/formats", "maya/align/speakers"),
-    *("maya/score", "maya/score/files", "maya/score/measures", "maya/score/meetings", "maya/score/page"),
-    *("maya/train", "maya/train/checkpoints", "maya/train/optimizers", "maya/train/memory"),
-    *("maya/serve", "maya/serve/protocols", "maya/serve/page", "maya/serve/speech"),
-    *("maya/serve/speech/adapters", "maya/serve/translation", "maya/convert"),
-    *(
-        "maya/convert/hugging_face",
-        "maya/convert/nemo",
-        "maya/convert/icefall",
-        "maya/convert/onnx",
-        "maya/convert/whisper",
-        "recipes",
-        "recipes/evaluation",
-    ),
->>>>>>> whisper
 )
 
 
