@@ -23,6 +23,8 @@ from maya.train.distributed import all_reduce_sum, gather_objects, rank
 from maya.train.failure import is_out_of_memory
 from maya.train.verdict import NATS, DevScores, DevUtterances
 
+MOST_CLASSES = 100  # whose shares the log has one by one; speakers may be thousands
+
 
 class Validate(Protocol):
     """From a model to its scores on the dev set. `heads`: names of those to score, which have been trained;
@@ -236,15 +238,16 @@ def error_rates(pairs: list[tuple[str, str, str]]) -> dict[str, float]:
 
 def accuracy(pairs: list[tuple[str, str]], head: str) -> dict[str, float]:
     """`<head>_accuracy`, the mean over classes, and the share of each class's utterances that were predicted
-    as it; from (true class, predicted class). Empty without utterances."""
+    as it, for up to `MOST_CLASSES`; from (true class, predicted class). Empty without utterances."""
     by_class: dict[str, list[bool]] = {}
     for value, predicted in sorted(pairs):
         by_class.setdefault(value, []).append(predicted == value)
     shares = {value: sum(hits) / len(hits) for value, hits in by_class.items()}
     if not shares:
         return {}
-    macro = sum(shares.values()) / len(shares)
-    return {f"{head}_accuracy": macro} | {f"{head}_accuracy_{k}": v for k, v in shares.items()}
+    scores = {f"{head}_accuracy": sum(shares.values()) / len(shares)}
+    each = shares if len(shares) <= MOST_CLASSES else {}
+    return scores | {f"{head}_accuracy_{k}": v for k, v in each.items()}
 
 
 def agreement(pairs: list[tuple[str, str]], head: str) -> dict[str, float]:

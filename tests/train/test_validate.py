@@ -17,7 +17,7 @@ from maya.heads.base import LossStep
 from maya.models.speech_model import SpeechModel
 from maya.score.wer import cer, wer
 from maya.train.heads import describe
-from maya.train.validate import accuracy, error_rates, make_validate, rates_of_heads
+from maya.train.validate import MOST_CLASSES, accuracy, error_rates, make_validate, rates_of_heads
 from tests import tiny
 
 HEADS = ("transducer", "ctc", "attention")
@@ -213,6 +213,8 @@ def test_accuracy_is_a_mean_over_classes() -> None:
     pairs = [("a", "a"), ("a", "a"), ("a", "b"), ("b", "a")]
     expected = {"mood_accuracy": 1 / 3, "mood_accuracy_a": 2 / 3, "mood_accuracy_b": 0.0}
     assert accuracy(pairs, "mood") == pytest.approx(expected) and accuracy([], "mood") == {}
+    many = [(str(i), str(i)) for i in range(MOST_CLASSES + 1)]
+    assert accuracy(many, "voice") == {"voice_accuracy": 1.0}
 
 
 def test_losses_that_are_not_numbers_stay_visible() -> None:
