@@ -48,8 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if hasattr(os, "nice"):
         os.nice(NICE)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    before = {n: signal.signal(n, lambda *_: stop.set()) for n in (signal.SIGTERM, signal.SIGINT)}
     warn_of_keep(args.run_dir)
     client = connect(threads=options.upload.threads + 2)
     watcher = Watcher(args.run_dir, place, client, options, stop=stop, damage=damage)
@@ -60,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
             raise MayaError(f"not all of {args.run_dir} is in {place}: {'; '.join(reasons)}")
     finally:
         lock.release()
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
 
 

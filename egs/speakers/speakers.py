@@ -17,7 +17,7 @@ SPEEDS = (0.9, 1.1)
 
 
 def _experiment(name: str, encoder: EcapaConfig, head: SpeakerConfig) -> Experiment:
-    exp = Experiment(name=f"speakers/{name}", languages=LANGUAGES)
+    exp = Experiment(name=f"speakers/speakers_{name}", languages=LANGUAGES)
     exp.model = SpeechModelConfig(features=LogMelConfig(normalize="none"), encoder=encoder)
     exp.model.heads = {"speaker": head}
     exp.model.specaugment = SpecAugmentConfig(
@@ -61,7 +61,7 @@ def voxceleb() -> Experiment:
 def large_margin() -> Experiment:
     """The second stage: margin 0.5, long parts, a small rate, no speeds: --train.init_from RUN."""
     exp = voxceleb()
-    exp.name = "speakers/large_margin"
+    exp.name = "speakers/speakers_large_margin"
     exp.model.heads["speaker"] = SpeakerConfig(
         speakers=7205, new_speakers=SPEEDS, margin=0.5, scale=30.0, crop_seconds=6.0
     )

@@ -69,9 +69,9 @@ class WhisperDecoderConfig(HeadConfig):
     label_smoothing: BelowOne = 0.0
     task: Literal["transcribe", "translate"] = "transcribe"
     tokens: WhisperTokens = field(default_factory=WhisperTokens)
-    suppress: tuple[int, ...] = ()
-    suppress_first: tuple[int, ...] = ()
-    alignment_heads: tuple[int, ...] = ()
+    suppress: tuple[Count, ...] = ()
+    suppress_first: tuple[Count, ...] = ()
+    alignment_heads: tuple[Count, ...] = ()
 
     @property
     def _shape(self) -> AttentionDecoderConfig:

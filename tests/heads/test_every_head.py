@@ -24,8 +24,10 @@ from maya.heads import (
     PitchConfig,
     PunctuationConfig,
     RegressConfig,
+    SpeakerConfig,
     UnitCTCConfig,
 )
+from maya.heads.base import TrainingMeans
 from tests.heads.test_classify import batch_of
 
 HEADS: dict[str, tuple[Any, list[str | None]]] = {
@@ -35,6 +37,7 @@ HEADS: dict[str, tuple[Any, list[str | None]]] = {
     "sounds": (EventConfig(label="sounds", classes=("laugh",)), ["0.1-0.2 laugh", "none"]),
     "f0": (PitchConfig(), ["0.04 120 0 130", "0.04 0 0 0"]),
     "phonemes": (UnitCTCConfig(units=("a", "b")), ["a b", "b"]),
+    "speaker": (SpeakerConfig(speakers=2, embedding=8), ["a", "b"]),
     "written": (PunctuationConfig(), ["0.0 0.1 Yes,", "0.0 0.1 no."]),
 }
 
@@ -45,7 +48,11 @@ def made(name: str, **options: Any) -> tuple[Any, Any]:
         dim=4, labels=3, blank=3, languages=("en", "hi"), hidden_dims=(4, 4), frame_seconds=0.04
     )
     torch.manual_seed(1)
-    return dataclasses.replace(cfg, **options).build(context), batch_of([1.0, 1.0], {name: labels})
+    head = dataclasses.replace(cfg, **options).build(context)
+    if name == "speaker":
+        means: Any = {"texts": list, "teacher": None, "counts": lambda label: {"a": 1, "b": 1}}
+        head.begin_training(TrainingMeans(**means))
+    return head, batch_of([1.0, 1.0], {name: labels})
 
 
 def loss_of(head: Any, batch: Any, frames: torch.Tensor, lens: list[int]) -> torch.Tensor:
@@ -57,7 +64,8 @@ def loss_of(head: Any, batch: Any, frames: torch.Tensor, lens: list[int]) -> tor
 def test_every_head_of_sound_is_in_the_table() -> None:
     kinds = {type(cfg) for cfg, _ in HEADS.values()}
     text = {"AttentionDecoderConfig", "CTCConfig", "DistillationConfig", "HeadConfig", "LanguageModelConfig",
-            "TransducerConfig"}  # fmt: skip
+            "TransducerConfig", "MultisoftmaxCTCConfig", "MultisoftmaxTransducerConfig",
+            "WhisperDecoderConfig"}  # fmt: skip
     public = {name for name in maya.heads.__all__ if name.endswith("Config")} - text
     assert {kind.__name__ for kind in kinds} == public
 

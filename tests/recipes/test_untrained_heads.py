@@ -108,8 +108,8 @@ def test_transcribe_and_evaluate(top: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(["transcribe", run, audio]) == 0
     shown = capsys.readouterr()
     # The first transcription of a process also says which voice detection it uses.
-    told = [line for line in shown.err.splitlines() if not line.startswith("voice activity")]
-    assert told == ["decoding with ctc: transducer was not trained"]
+    said = [line for line in shown.err.splitlines() if not line.startswith("voice activity")]
+    assert said == ["decoding with ctc: transducer was not trained"]
     assert main(["transcribe", run, audio, "--method", "ctc"]) == 0
     assert capsys.readouterr().out == shown.out
     assert main(["transcribe", run, audio, "--method", "transducer"]) == 1

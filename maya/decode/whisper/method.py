@@ -23,7 +23,7 @@ from maya.encoders import Encoded, WhisperEncoderConfig
 from maya.features.whisper_mel import WhisperMelConfig
 from maya.heads import HeadConfig
 from maya.heads.whisper import TIMESTAMP_SECONDS, WhisperDecoder, WhisperDecoderConfig
-from maya.ranges import Finite, NonNegFloat, PosInt, Seed, Share
+from maya.ranges import Count, Finite, NonNegFloat, PosInt, Seed, Share
 
 FRAMES_PER_SECOND = 100  # of features
 UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})  # languages whose words no spaces divide
@@ -53,7 +53,7 @@ class WhisperConfig(MethodConfig):
     max_compression: NonNegFloat = 2.4
     min_logprob: Finite = -1.0
     no_speech: Share = 0.6
-    previous_text: int = 223
+    previous_text: Count = 223
     reset_temperature: Share = 0.5
     max_tokens: PosInt = 224
     seed: Seed = 0

@@ -176,7 +176,8 @@ class LiveWeights:
             stream.move_on(count)
         if batch > 1:
             self._memories.append(memory)
-        return x.view(batch, n, self.width)
+        y: Tensor = self.encoder.last(x.view(batch, n, self.width))
+        return y
 
     def _memory(self, size: int) -> Tensor:
         """So many numbers, which a step writes before it reads them and then gives back: fresh pages take
