@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
             raise MayaError(f"not all of {args.run_dir} is in {place}: {'; '.join(reasons)}")
     finally:
         lock.release()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
     return 0
 
 
