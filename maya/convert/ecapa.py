@@ -1,5 +1,6 @@
 """Weights of SpeechBrain's and wespeaker's ECAPA-TDNN, by their names."""
 
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,12 @@ _WESPEAKER = {
     r"bn2": f"{_HEAD}.out_norm",
 }
 _LINEAR = re.compile(rf"({_HEAD}\.(pool\.(inner|score)|out)|.*\.(squeeze|excite))\.weight")
+
+# From torch.load, for a file that is not torch's, or holds other things than tensors.
+_UNREADABLE = (
+    *(pickle.UnpicklingError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError),
+    RuntimeError,
+)
 
 
 def our_name(name: str) -> str:
@@ -115,7 +122,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise MayaError(f"there is no file {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises errors of many kinds for a file of another kind
+    except _UNREADABLE as error:
         raise MayaError(
             f"{path} is no file of weights that torch can read safely ({type(error).__name__})"
         ) from None
