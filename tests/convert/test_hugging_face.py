@@ -273,6 +273,17 @@ def test_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         maya.load("hf:we/digits", "cpu")
 
 
+def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    httpx = pytest.importorskip("httpx")  # the client of huggingface_hub
+
+    def snapshot_download(name: str, **options: Any) -> str:
+        raise httpx.ConnectError("no route to the host")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
+    with pytest.raises(MayaError, match=r"'we/digits' \(no route to the host\); give a local folder"):
+        maya.load("hf:we/digits", "cpu")
+
+
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
