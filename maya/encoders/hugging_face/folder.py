@@ -37,18 +37,18 @@ def folder_of(name: str | Path) -> Path:
         raise MayaError("names on the hub need pip install 'maya-asr[hub]'; or give a folder") from error
     try:
         return Path(hub.snapshot_download(repository, revision=revision or None, allow_patterns=_FETCHED))
-    except (OSError, ValueError, *_client_errors()) as error:
+    except _hub_errors() as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MayaError(f"the hub does not give {repository!r} ({first}); give a local folder") from error
 
 
-def _client_errors() -> tuple[type[Exception], ...]:
-    """Errors of httpx, huggingface_hub's client. The package's own are OSErrors and ValueErrors."""
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises: its own errors are OSErrors and ValueErrors, and its client is httpx."""
     try:
         httpx = importlib.import_module("httpx")
     except ImportError:
-        return ()
-    return httpx.HTTPError, httpx.InvalidURL
+        return OSError, ValueError
+    return OSError, ValueError, httpx.HTTPError, httpx.InvalidURL
 
 
 def model_type(folder: Path) -> str:
