@@ -1,6 +1,7 @@
 """FastConformer against NeMo's recorded tensors, and its own guarantees."""
 
 import copy
+import ctypes
 import math
 import multiprocessing
 
@@ -315,7 +316,12 @@ def test_long_audio_in_blocks_equals_one_piece(lens, options, context, monkeypat
 
 
 def memory_beside_output(frames):
-    """Bytes that the encoder takes at most beside its input and output. Call it in a process of its own."""
+    """Bytes that the encoder takes at most beside its input and output. Call it in a process of its own.
+
+    glibc keeps what is freed in blocks of up to 32 MB, more or less of it by chance; here it returns each.
+    """
+    m_mmap_threshold = -3
+    assert ctypes.CDLL(None).mallopt(m_mmap_threshold, 1 << 16) == 1
     in_place.BLOCK_FRAMES = 64
     torch.set_num_threads(1)
     model = tiny(d_model=128, n_layers=1).eval()
@@ -334,4 +340,4 @@ def test_memory_of_long_audio_does_not_grow_beside_input_and_output():
     context = multiprocessing.get_context("spawn")
     with context.Pool(1, maxtasksperchild=1) as pool:
         short, long = (pool.apply(memory_beside_output, (frames,)) for frames in (64_000, 128_000))
-    assert long < short + 6e6
+    assert long < short + 1e6
