@@ -1,4 +1,4 @@
-"""The shape of Whisper tiny.en, to prepare data with. `maya finetune` makes its own experiment of the model."""
+"""The shape of Whisper tiny.en, to prepare data with. `maya finetune` takes that of the model it is given."""
 
 from maya.encoders import WhisperEncoderConfig
 from maya.features.whisper_mel import WhisperMelConfig

@@ -4,15 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from maya.convert.hugging_face.config import CLASSES
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 
 
 def model_card(
-    model: Recognizer, kind: str, count: int, notes: list[str], results: Path | None
+    model: Recognizer, name: str, count: int, notes: list[str], results: Path | None
 ) -> str:  # fmt: skip
-    """The card. kind: `parakeet_ctc` and so on. count: parameters. results: decodings with result.json."""
+    """The card. name: of the class. count: parameters. notes: limits. results: decodings with result.json."""
     cfg, rows = model.model.cfg, _rows(results) if results is not None else []
     languages = "".join(f"\n- {code}" for code in cfg.languages)
     head = "---\nlibrary_name: transformers\npipeline_tag: automatic-speech-recognition\n"
@@ -21,7 +20,7 @@ def model_card(
         head,
         "# A speech recogniser trained with Maya",
         "",
-        f"{CLASSES[kind]}: {count / 1e6:.1f} M parameters, {model.tokenizer.vocab_size} pieces, audio at "
+        f"{name}: {count / 1e6:.1f} M parameters, {model.tokenizer.vocab_size} pieces, audio at "
         f"{cfg.features.sample_rate} Hz.",
         "",
         "## Measured",
@@ -40,19 +39,10 @@ def model_card(
         "",
         "## Limits",
         "",
-        *(f"- {note}." for note in [*notes, *_limits(kind)]),
+        *(f"- {note}." for note in notes),
         "",
     ]
     return "\n".join(lines)
-
-
-def _limits(kind: str) -> list[str]:
-    if kind == "parakeet_ctc":
-        return []
-    return [
-        "in a batch of transformers a row that has ended goes on until the longest one ends: give it "
-        "one recording at a time, or decode with Maya, whose rows do not depend on their batch"
-    ]
 
 
 def _rows(results: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Write Maya models as Parakeet folders, which Hugging Face's transformers opens with from_pretrained."""
+"""Write Maya models as Parakeet or Whisper folders, which Hugging Face's transformers opens."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from maya.convert.hugging_face.tokens import tokenizer_json
 from maya.convert.nemo.export import with_language
 from maya.convert.nemo.parts import NemoParts, nemo_parts
 from maya.convert.report import ConversionReport, components
+from maya.convert.whisper.hugging_face import to_whisper_folder
 from maya.decode.recognizer import Recognizer
+from maya.encoders import WhisperEncoderConfig
 from maya.errors import MayaError
 from maya.files import replacing, write_json
 from maya.text.tokenizer import Tokenizer
@@ -30,8 +32,13 @@ def to_hugging_face(
 
     head: by default the transducer if it was trained, else CTC; a folder holds one. language: of a model with
     a language embedding, the language to keep, or "unknown". results: a run's folder decode/, whose scores
-    the card shows. Raises MayaError for a model that Parakeet cannot hold.
+    the card shows. A Whisper becomes a folder of Whisper. Raises MayaError for a model that Parakeet cannot
+    hold.
     """
+    if isinstance(model.model.cfg.encoder, WhisperEncoderConfig):
+        if head is not None or language is not None:
+            raise MayaError("a Whisper folder holds the whole model; leave --head and --language out")
+        return to_whisper_folder(model, out, results=results)
     out, cfg, notes = Path(out), model.model.cfg, head_notes(model, TARGET)
     parts = nemo_parts(cfg, TARGET)
     check_parts(parts)
@@ -64,8 +71,9 @@ def to_hugging_face(
     write_json(out / "generation_config.json", _generation(parts, kind, blank, pad))
     _write_weights(out / "model.safetensors", weights)
     count = sum(t.numel() for name, t in weights.items() if not name.endswith(STATISTICS))
+    card = model_card(model, CLASSES[kind], count, [*notes, *_limits(kind)], results)
     with replacing(out / "README.md") as partial:
-        partial.write_text(model_card(model, kind, count, notes, results), encoding="utf-8")
+        partial.write_text(card, encoding="utf-8")
     return ConversionReport(
         title=f"{out}: {CLASSES[kind]} of Hugging Face", components=components(cfg, weights),
         facts={"vocabulary": f"{blank} pieces and a blank"}, warnings=notes,
@@ -80,6 +88,15 @@ def _kind(parts: NemoParts, head: str) -> str:
 
 def _blank_names(kind: str) -> tuple[str, ...]:
     return ("<pad>", "<blank>", "<blk>") if kind == "parakeet_ctc" else ("<blank>", "<blk>", "<eps>")
+
+
+def _limits(kind: str) -> list[str]:
+    if kind == "parakeet_ctc":
+        return []
+    return [
+        "in a batch of transformers a row that has ended goes on until the longest one ends: give it "
+        "one recording at a time, or decode with Maya, whose rows do not depend on their batch"
+    ]
 
 
 def _generation(parts: NemoParts, kind: str, blank: int, pad: int) -> dict[str, Any]:

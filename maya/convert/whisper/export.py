@@ -36,7 +36,7 @@ def to_ctranslate2(
     specials = {ids.start, ids.translate, ids.transcribe, ids.previous, ids.no_speech}
     first = ids.first_language
     write_json(out / "config.json", {
-        "alignment_heads": _alignment(head), "suppress_ids": sorted({*head.suppress, *specials}),
+        "alignment_heads": alignment_pairs(head), "suppress_ids": sorted({*head.suppress, *specials}),
         "suppress_ids_begin": list(head.suppress_first),
         "lang_ids": [first + n for n in range(len(ids.languages) or ids.translate - first)],
     })  # fmt: skip
@@ -48,7 +48,7 @@ def to_ctranslate2(
         "feature_size": model.model.cfg.features.num_mels, "sampling_rate": 16000, "hop_length": 160,
         "n_fft": N_FFT, "chunk_length": 30,
     })  # fmt: skip
-    return _report(model, out, f"CTranslate2, {precision}")
+    return export_report(model, out, f"CTranslate2, {precision}")
 
 
 def to_ggml(model: Recognizer, out: str | Path) -> ConversionReport:
@@ -78,7 +78,7 @@ def to_ggml(model: Recognizer, out: str | Path) -> ConversionReport:
             label = name.encode()
             file.write(struct.pack("<3i", tensor.ndim, len(label), 0 if wide else 1))
             file.write(struct.pack(f"<{tensor.ndim}i", *reversed(tensor.shape)) + label + raw)
-    return _report(model, out, "whisper.cpp, 16 bits")
+    return export_report(model, out, "whisper.cpp, 16 bits")
 
 
 def whisper_head(model: Recognizer) -> WhisperDecoderConfig:
@@ -112,12 +112,14 @@ def openai_weights(model: Recognizer) -> dict[str, Tensor]:
     return {openai_name(name): tensor for name, tensor in state.items()}
 
 
-def _alignment(head: WhisperDecoderConfig) -> list[list[int]]:
+def alignment_pairs(head: WhisperDecoderConfig) -> list[list[int]]:
+    """[layer, head] of each alignment head: those that are named, else the upper half of the layers."""
     chosen: Any = head.alignment_heads or range(head.layers // 2 * head.heads, head.layers * head.heads)
     return [[n // head.heads, n % head.heads] for n in chosen]
 
 
-def _report(model: Recognizer, out: Path, kind: str) -> ConversionReport:
+def export_report(model: Recognizer, out: Path, kind: str) -> ConversionReport:
+    """The report of an export. kind: what was written."""
     cfg = model.model.cfg
     parts = components(cfg, model.model.state_dict())
     encoder, notes = cfg.encoder, []

@@ -36,6 +36,13 @@ def from_hugging_face(name: str) -> str:
     return name
 
 
+def to_hugging_face_name(name: str) -> str:
+    """The inverse of `from_hugging_face`."""
+    for other, own in _HUGGING_FACE[1:]:
+        name = name.replace(own, other)
+    return f"model.{name}"
+
+
 def from_ctranslate2(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """(OpenAI's name, tensor) of CTranslate2's weights, whose queries, keys and values are one tensor."""
     for name, tensor in weights.items():
