@@ -14,6 +14,7 @@ from maya.convert.conversion import Conversion, strict
 from maya.convert.report import ConversionReport, components
 from maya.convert.whisper.ctranslate2 import read_model, setting
 from maya.convert.whisper.names import HEAD, from_ctranslate2, from_hugging_face, maya_name, openai_name
+from maya.convert.whisper.published import published_heads
 from maya.convert.whisper.tokens import MULTILINGUAL, non_speech, read_tokenizer, special_tokens
 from maya.encoders.hugging_face.folder import CTRANSLATE2, INDEX, WEIGHTS, folder_of, tensors
 from maya.encoders.whisper.encoder import WhisperEncoderConfig
@@ -166,9 +167,11 @@ def _openai(path: Path) -> Stored:
         ) from None
     if mismatch or not all(isinstance(t, Tensor) for t in weights.values()):
         raise MayaError(f"{path} has other heads in encoder and decoder, or no tensors; Maya cannot read it")
+    layers = len({name.split(".")[2] for name in weights if name.startswith("decoder.blocks.")})
     return Stored(
-        kind="OpenAI", weights={k: t for k, t in weights.items() if k != "decoder.mask"}, heads=heads
-    )
+        kind="OpenAI", weights={k: t for k, t in weights.items() if k != "decoder.mask"}, heads=heads,
+        alignment=published_heads(path.stem, layers, heads),
+    )  # fmt: skip
 
 
 def _json(path: Path) -> dict[str, Any]:
