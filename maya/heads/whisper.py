@@ -144,7 +144,7 @@ class WhisperDecoder(Head, config=WhisperDecoderConfig):
         full = bool((lens == enc.shape[1]).all())
         # A row without frames reads one of zeros: attention to nothing is not a number.
         seen = None if full else frame_mask(encoded.lens.clamp(min=1), enc.shape[1])[:, None, None]
-        return WhisperState(tuple(layer.cross_attn.keys_values(enc) for layer in self._layers()), seen)
+        return WhisperState(tuple(layer.cross_attn.keys_values(enc) for layer in self.blocks()), seen)
 
     def step(self, tokens: Tensor, state: WhisperState) -> tuple[Tensor, WhisperState]:
         """Read tokens (N, U), all of a prompt or then one at a time -> logits (N, U, V) fp32 at least, and
@@ -212,7 +212,7 @@ class WhisperDecoder(Head, config=WhisperDecoderConfig):
         x = self.token_embedding(tokens)
         x = x + self.positional_embedding[state.read : state.read + tokens.shape[1]]
         past = []
-        for i, layer in enumerate(self._layers()):
+        for i, layer in enumerate(self.blocks()):
             before = state.past[i] if state.past else None
             x, keys_values = layer.decode(x, before, state.frames[i], state.seen, scores)
             past.append(keys_values)
@@ -220,7 +220,8 @@ class WhisperDecoder(Head, config=WhisperDecoderConfig):
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return logits, WhisperState(state.frames, state.seen, tuple(past))
 
-    def _layers(self) -> list[WhisperBlock]:
+    def blocks(self) -> list[WhisperBlock]:
+        """The layers."""
         return [layer for layer in self.layers if isinstance(layer, WhisperBlock)]
 
 

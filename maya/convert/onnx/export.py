@@ -4,9 +4,10 @@ from pathlib import Path
 
 from maya.convert.heads import HeadName, of_language
 from maya.convert.onnx.fastconformer import to_onnx
+from maya.convert.onnx.whisper import to_whisper_onnx
 from maya.convert.onnx.zipformer import to_sherpa_onnx
 from maya.decode.recognizer import Recognizer
-from maya.encoders import ZipformerConfig
+from maya.encoders import WhisperEncoderConfig, ZipformerConfig
 from maya.errors import MayaError
 
 
@@ -17,8 +18,16 @@ def export_onnx(
     """Write `model` as ONNX graphs and tokens.txt into the folder `out`; returns the files.
 
     `chunk_frames` and `left_frames`, in frames of 20 ms, are for causal Zipformers that stream; `stream` and
-    `language` are for FastConformers. See `to_onnx` and `to_sherpa_onnx` for the other arguments and errors.
+    `language` are for FastConformers. See `to_onnx`, `to_sherpa_onnx` and `to_whisper_onnx` for the other
+    arguments and errors.
     """
+    if isinstance(model.model.cfg.encoder, WhisperEncoderConfig):
+        if head is not None or language is not None or chunk_frames is not None or stream:
+            raise MayaError(
+                "Whisper is exported whole, and for windows of 30 s: leave --head, --language, --chunk-frames "
+                "and --stream out"
+            )
+        return to_whisper_onnx(model, out, int8=int8)
     model, language = of_language(model, language, "the ONNX export")
     if isinstance(model.model.cfg.encoder, ZipformerConfig):
         if language is not None:

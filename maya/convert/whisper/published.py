@@ -23,19 +23,20 @@ _HEADS: dict[str, dict[int, tuple[int, ...]]] = {
         22: (3, 9, 12), 23: (5, 7, 13), 25: (5,), 26: (1, 12), 27: (15,),
     },
     "large-v3": {
-        7: (0,), 10: (17,), 12: (18,), 13: (12,), 16: (1,), 17: (14,), 19: (11,), 21: (4,), 24: (1,), 25: (6,),
+        7: (0,), 10: (17,), 12: (18,), 13: (12,), 16: (1,), 17: (14,), 19: (11,), 21: (4,), 24: (1,),
+        25: (6,),
     },
     "large-v3-turbo": {2: (4, 11), 3: (3, 6, 11, 14)},
 }  # fmt: skip
 # Decoder layers and heads of attention by size: a tuned model of another size may have any name.
 _SIZES = {"tiny": (4, 6), "base": (6, 8), "small": (12, 12), "medium": (24, 16), "large": (32, 20)}
-_ALIASES = {"turbo": "large-v3-turbo", "large": "large-v3"}
 
 
 def published_heads(name: str, layers: int, heads: int) -> Pairs:
     """(layer, head) of each alignment head of the model that OpenAI calls `name`, such as small.en; none for
-    another name, and for another number of decoder layers or heads of attention."""
-    name = _ALIASES.get(name, name)
+    another name, and for another number of decoder layers or heads of attention. "large" is no name: its file
+    was that of three models in turn."""
+    name = "large-v3-turbo" if name == "turbo" else name
     size = (4, 20) if name == "large-v3-turbo" else _SIZES.get(name.split("-")[0].split(".")[0])
     if name not in _HEADS or size != (layers, heads):
         return ()

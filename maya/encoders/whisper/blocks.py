@@ -20,23 +20,24 @@ class WhisperAttention(nn.Module):
 
     def keys_values(self, x: Tensor) -> KeysValues:
         """(B, S, D) -> keys and values, each (B, H, S, K)."""
-        return self._split(self.key(x)), self._split(self.value(x))
+        return self.split(self.key(x)), self.split(self.value(x))
 
     def forward(
         self, x: Tensor, keys_values: KeysValues, seen: Tensor | None = None, causal: bool = False
     ) -> Tensor:
         """x (B, U, D) -> (B, U, D); `seen` bool broadcasts to (B, H, U, S)."""
-        q = self._split(self.query(x))
+        q = self.split(self.query(x))
         y = F.scaled_dot_product_attention(q, *keys_values, attn_mask=seen, is_causal=causal)
         return self.out(y.transpose(1, 2).flatten(2))
 
     def scores(self, x: Tensor, keys: Tensor) -> Tensor:
         """x (B, U, D), keys (B, H, S, K) -> what the softmax is taken of, (B, H, U, S) fp32 at least."""
-        q = self._split(self.query(x))
+        q = self.split(self.query(x))
         scores = q @ keys.mT * q.shape[-1] ** -0.5
         return scores if scores.dtype == torch.float64 else scores.float()
 
-    def _split(self, x: Tensor) -> Tensor:
+    def split(self, x: Tensor) -> Tensor:
+        """(B, S, D) -> (B, H, S, K)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 

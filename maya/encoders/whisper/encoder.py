@@ -82,9 +82,7 @@ class WhisperEncoder(Encoder, config=WhisperEncoderConfig):
             inner = frame_mask(x_lens, x.shape[1])[:, None]
             mask = frame_mask(lens, (x.shape[1] + 1) // 2)[..., None]
             seen = mask.mT[:, None] | (lens == 0)[:, None, None, None]  # a row without frames stays finite
-        y = F.gelu(self.conv1(x.mT if inner is None else x.mT * inner))
-        y = F.gelu(self.conv2(y if inner is None else y * inner)).mT
-        y = y + self.positional_embedding[: y.shape[1]]
+        y = self.frames(x.mT, inner)
         states = {0: y} if 0 in hidden else {}
         for number, layer in enumerate(self.layers, start=1):
             y = layer(y, seen)
@@ -94,6 +92,12 @@ class WhisperEncoder(Encoder, config=WhisperEncoderConfig):
         if mask is not None:
             y, states = y * mask, {number: state * mask for number, state in states.items()}
         return Encoded(y, lens, states)
+
+    def frames(self, mel: Tensor, inner: Tensor | None = None) -> Tensor:
+        """mel (B, F, T) -> the blocks' input (B, S, D). inner: (B, 1, T) bool, False on padding."""
+        y = F.gelu(self.conv1(mel if inner is None else mel * inner))
+        y = F.gelu(self.conv2(y if inner is None else y * inner)).mT
+        return y + self.positional_embedding[: y.shape[1]]
 
 
 def _sinusoids(cfg: WhisperEncoderConfig) -> Tensor:
