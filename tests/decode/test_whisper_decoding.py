@@ -10,7 +10,8 @@ import torch
 
 from maya.decode.whisper.alignment import median_filtered, timed_words, warped
 from maya.decode.whisper.method import WhisperConfig, split
-from maya.decode.whisper.windows import DecodedWindow, compression, decode_windows, is_silent
+from maya.decode.whisper.search import DecodedWindow, search_beams, search_lines
+from maya.decode.whisper.windows import compression, decode_windows, is_silent
 from maya.errors import MayaError
 from maya.heads import WhisperDecoder
 from tests.convert import whisper_files as models
@@ -18,42 +19,75 @@ from tests.convert import whisper_files as models
 ZERO = 50
 
 
-def slow_greedy(head: WhisperDecoder, encoded: Any, prompt: list[int], limit: int) -> tuple[list[int], float]:
-    """The tokens of one row and the sum of their log-probabilities with the end's: each step reads all tokens
-    again, and each rule looks at each token by itself."""
-    ids, written, total = head.cfg.tokens, [], 0.0
+def slow_step(head: WhisperDecoder, encoded: Any, prompt: list[int], written: list[int]) -> dict[int, float]:
+    """The log-probabilities of the tokens that may follow: all tokens are read again, and each rule looks at
+    each token by itself."""
+    ids = head.cfg.tokens
     special = {ids.start, ids.translate, ids.transcribe, ids.previous, ids.no_speech, ids.no_timestamps}
+    logits = head.step(torch.tensor([prompt + written]), head.state(encoded))[0][0, -1].double().tolist()
+    times = [t for t in written if t >= ids.zero]
+    after_time = bool(written) and written[-1] >= ids.zero
+    after_pair = after_time and (len(written) == 1 or written[-2] >= ids.zero)
+    allowed = set()
+    for token in range(len(logits)):
+        is_time = token >= ids.zero
+        if token in special or token in head.cfg.suppress:
+            continue
+        if not written and (not is_time or token > ids.zero + 50 or token in head.cfg.suppress_first):
+            continue
+        if after_time and (is_time if after_pair else token < ids.end):
+            continue
+        if is_time and times and token < times[-1] + (0 if after_time and not after_pair else 1):
+            continue
+        allowed.add(token)
+
+    def mass(tokens: set[int]) -> float:
+        return math.fsum(math.exp(logits[t]) for t in tokens)
+
+    all_times = {t for t in allowed if t >= ids.zero}
+    text = allowed - all_times
+    if text and mass(all_times) > max(math.exp(logits[t]) for t in text):
+        allowed = all_times
+    return {t: logits[t] - math.log(mass(allowed)) for t in sorted(allowed)}
+
+
+def slow_greedy(head: WhisperDecoder, encoded: Any, prompt: list[int], limit: int) -> tuple[list[int], float]:
+    """The tokens of one row, and the sum of their log-probabilities with the end's."""
+    written: list[int] = []
+    total = 0.0
     for _ in range(limit):
-        logits = head.step(torch.tensor([prompt + written]), head.state(encoded))[0][0, -1].double().tolist()
-        times = [t for t in written if t >= ids.zero]
-        after_time = bool(written) and written[-1] >= ids.zero
-        after_pair = after_time and (len(written) == 1 or written[-2] >= ids.zero)
-        allowed = set()
-        for token in range(len(logits)):
-            is_time = token >= ids.zero
-            if token in special or token in head.cfg.suppress:
-                continue
-            if not written and (not is_time or token > ids.zero + 50 or token in head.cfg.suppress_first):
-                continue
-            if after_time and (is_time if after_pair else token < ids.end):
-                continue
-            if is_time and times and token < times[-1] + (0 if after_time and not after_pair else 1):
-                continue
-            allowed.add(token)
-
-        def mass(tokens: set[int], logits: list[float] = logits) -> float:
-            return math.fsum(math.exp(logits[t]) for t in tokens)
-
-        all_times = {t for t in allowed if t >= ids.zero}
-        text = allowed - all_times
-        if text and mass(all_times) > max(math.exp(logits[t]) for t in text):
-            allowed = all_times
-        best = max(sorted(allowed), key=lambda t: logits[t])
-        total += logits[best] - math.log(mass(allowed))
-        if best == ids.end:
+        logps = slow_step(head, encoded, prompt, written)
+        best = max(logps, key=lambda t: logps[t])
+        total += logps[best]
+        if best == head.cfg.tokens.end:
             break
         written.append(best)
     return written, total
+
+
+def slow_beam(
+    head: WhisperDecoder, encoded: Any, prompt: list[int], cfg: WhisperConfig
+) -> tuple[list[int], float]:
+    """The best tokens of one row, and the sum of their log-probabilities with the end's: lists and sorting, by
+    the description of `search_beams`."""
+    end = head.cfg.tokens.end
+    beams: list[tuple[float, list[int]]] = [(0.0, [])]
+    results: list[tuple[float, list[int]]] = []
+    for position in range(cfg.max_tokens):
+        pairs = [
+            (total + logp, [*tokens, token])
+            for total, tokens in beams
+            for token, logp in slow_step(head, encoded, prompt, tokens).items()
+        ]
+        best = sorted(pairs, key=lambda pair: -pair[0])[: 2 * cfg.beam]
+        closed = [p for p in best[: cfg.beam] if p[1][-1] == end or position == cfg.max_tokens - 1]
+        results += closed
+        if len(results) >= round(cfg.beam * cfg.patience):
+            break
+        beams = [p for p in best if p[1][-1] != end][: cfg.beam]
+    texts = [(total, [t for t in tokens if t != end]) for total, tokens in results]
+    total, tokens = max(texts, key=lambda pair: pair[0] / max(1, len(pair[1])) ** cfg.length_penalty)
+    return tokens, total
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -79,6 +113,31 @@ def test_greedy_windows_follow_the_definition(seed: int, tmp_path: Path) -> None
             tokens, total = slow_greedy(head, lone, prompts[row], 12)
             assert window.tokens == tokens
             assert abs(window.mean * (len(tokens) + 1) - total) < 1e-3 or len(tokens) == 12
+
+
+@pytest.mark.parametrize(("beam", "patience", "penalty"), [(1, 1.0, 1.0), (3, 1.0, 1.0), (2, 2.0, 0.5)])
+def test_beams_follow_the_definition(beam: int, patience: float, penalty: float, tmp_path: Path) -> None:
+    model = models.recognizer(tmp_path, seed=1)
+    head = model.model.head("whisper")
+    assert isinstance(head, WhisperDecoder)
+    ids = head.cfg.tokens
+    head.token_embedding.weight.data[ids.zero :] *= 1.2
+    head.token_embedding.weight.data *= 0.3  # close decisions, so that hypotheses end early and late
+    head.token_embedding.weight.data[ids.end] *= 2.0
+    cfg = WhisperConfig(temperatures=(), max_tokens=6, beam=beam, patience=patience, length_penalty=penalty)
+    audio = torch.stack([models.speech(2.0, n) for n in range(3)])
+    with torch.no_grad():
+        encoded = model.model.encode_audio(audio, torch.full((3,), 32000))
+        prompts = head.prompt([0, 1, 2], timestamps=True)
+        windows = search_beams(head, head.state(encoded), prompts, cfg)
+        greedy = search_lines(head, head.state(encoded), prompts, cfg, 0.0, torch.Generator())
+        for row, window in enumerate(windows):
+            lone = model.model.encode_audio(audio[row : row + 1], torch.tensor([32000]))
+            tokens, total = slow_beam(head, lone, prompts[row], cfg)
+            assert window.tokens == tokens
+            assert sum(window.scores) >= total - 1e-3  # without the end's
+            if beam == 1:
+                assert window.tokens == greedy[row].tokens and window.mean == pytest.approx(greedy[row].mean)
 
 
 def test_segments_and_the_next_window_follow_from_timestamps() -> None:

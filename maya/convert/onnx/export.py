@@ -24,7 +24,7 @@ def export_onnx(
     if isinstance(model.model.cfg.encoder, WhisperEncoderConfig):
         if head is not None or language is not None or chunk_frames is not None or stream:
             raise MayaError(
-                "Whisper is exported whole, and for windows of 30 s: leave --head, --language, --chunk-frames "
+                "Whisper is exported whole, for windows of 30 s: leave --head, --language, --chunk-frames "
                 "and --stream out"
             )
         return to_whisper_onnx(model, out, int8=int8)
