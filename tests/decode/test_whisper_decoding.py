@@ -68,7 +68,7 @@ def slow_greedy(head: WhisperDecoder, encoded: Any, prompt: list[int], limit: in
 def slow_beam(
     head: WhisperDecoder, encoded: Any, prompt: list[int], cfg: WhisperConfig
 ) -> tuple[list[int], float]:
-    """The best tokens of one row, and the sum of their log-probabilities with the end's: lists and sorting, by
+    """The best tokens of one row, and the sum of their log-probabilities with the end's: sorted lists, by
     the description of `search_beams`."""
     end = head.cfg.tokens.end
     beams: list[tuple[float, list[int]]] = [(0.0, [])]
