@@ -18,7 +18,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     nemo = add_parser(formats, "nemo", "a .nemo archive that NeMo restores")
     icefall = add_parser(formats, "icefall", "a Zipformer's pretrained.pt that icefall loads")
     onnx = add_parser(formats, "onnx", "a folder of ONNX graphs that sherpa-onnx loads")
-    folder = add_parser(formats, "hf", "a Parakeet folder that Hugging Face's transformers loads")
+    folder = add_parser(formats, "hf", "a Parakeet or Whisper folder that Hugging Face's transformers loads")
     ctranslate2 = add_parser(formats, "ctranslate2", "a Whisper folder that faster-whisper opens")
     ggml = add_parser(formats, "ggml", "a Whisper file that whisper.cpp reads")
     outputs = {ctranslate2: "the folder to write", ggml: "the file to write, such as ggml-tiny.bin",
