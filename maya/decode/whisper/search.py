@@ -93,7 +93,6 @@ def search_beams(
                      if (beam.tokens[-1] == end or position == last) and beam.total > -torch.inf]  # fmt: skip
             results[n] += ended if len(results[n]) < wanted else []
             going = [pair for pair in candidates if pair[1].tokens[-1] != end]
-            going += [(place, _Beam(beam.tokens, beam.scores, -torch.inf)) for place, beam in candidates]
             sources += [n * len(own) + place for place, _ in going[:width]]
             beams[n] = [beam for _, beam in going[:width]]
         if position == last or all(len(own) >= wanted for own in results):
@@ -111,7 +110,7 @@ def search_beams(
 
 @dataclass(frozen=True, slots=True)
 class _Beam:
-    """Tokens, the log-probability of each, and their sum: -inf in a beam that only fills a place."""
+    """Tokens, the log-probability of each, and their sum, -inf where a token may not follow."""
 
     tokens: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
