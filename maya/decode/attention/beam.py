@@ -16,6 +16,7 @@ from maya.decode.confidence import ConfidenceConfig, distribution_confidence
 from maya.decode.hypothesis import Hypothesis
 from maya.encoders import Encoded
 from maya.heads import AttentionDecoder, AttentionDecoderConfig, HeadConfig
+from maya.heads.attention import DecoderState, TransformerDecoder
 from maya.ranges import NonNegFloat, PosFloat, PosInt
 
 
@@ -74,18 +75,29 @@ def attention_beam(
     sentence that reaches its limit ends whatever the probability of its end, which is counted. The decoder
     gives no times, so frames and durations are empty. Rows without frames are empty.
     """
-    beam, length_norm = cfg.beam, cfg.length_norm
-    batch, device = len(enc), enc.device
-    lens = enc_lens.to(device)
+    lens = enc_lens.to(enc.device)
     limit = (lens * cfg.max_tokens_per_frame).long().clamp(min=1).masked_fill(lens == 0, 0)
+    state = decoder.start(decoder.memory(enc, lens), cfg.beam)
+    return beam_search(decoder, state, torch.full_like(limit, decoder.eos), limit, cfg, start)
+
+
+@torch.no_grad()
+def beam_search(
+    decoder: TransformerDecoder, state: DecoderState, first: Tensor, limit: Tensor, cfg: Any,
+    start: FusionStart | None = None,
+) -> list[Hypothesis]:  # fmt: skip
+    """The search from a state of B * cfg.beam sequences, all of an utterance alike, which read first (B,)
+    next. limit (B,): tokens of a sentence, 0 for a row that is empty. cfg: beam, n_best, length_norm and
+    confidence of `AttentionBeamConfig`."""
+    beam, length_norm = cfg.beam, cfg.length_norm
+    batch, device = len(limit), limit.device
     steps = int(limit.max()) + 1 if batch else 0
-    state = decoder.start(decoder.memory(enc, lens), beam)
     scores = torch.full((batch, beam), -torch.inf, device=device)
     scores[:, 0] = 0.0
-    read = torch.full((batch, beam), decoder.eos, device=device)
+    read = first[:, None].expand(-1, beam)
     done = (limit == 0)[:, None].expand(-1, beam)
     counts = torch.ones_like(read)
-    like = torch.zeros(1, decoder.output_layer.out_features, device=device)
+    like = torch.zeros(1, decoder.outputs, device=device)
     fused = FusedRows(start, batch, beam, like) if start else None
     n_best = min(cfg.n_best, beam)
     trace = Trace(decoder.eos)
@@ -130,11 +142,11 @@ def _text_scores(fused: FusedRows, eos: int, done: Tensor) -> Tensor:
     return scores
 
 
-def _allowed(log_probs: Tensor, decoder: AttentionDecoder, done: Tensor, full: Tensor) -> Tensor:
+def _allowed(log_probs: Tensor, decoder: TransformerDecoder, done: Tensor, full: Tensor) -> Tensor:
     """log_probs (B, K, V) with -inf for tokens that may not come next. After the end (`done`, (B, K)) only
-    the end may come, at no cost; in a row that is `full` (B,) only the end; blank never."""
-    if decoder.blank != decoder.eos:
-        log_probs[..., decoder.blank] = -torch.inf
+    the end may come, at no cost; in a row that is `full` (B,) only the end; `decoder.never` never."""
+    if decoder.never:
+        log_probs[..., list(decoder.never)] = -torch.inf
     ends = log_probs[..., decoder.eos].masked_fill(done, 0.0)
     log_probs = log_probs.masked_fill((done | full[:, None])[..., None], -torch.inf)
     log_probs[..., decoder.eos] = ends
