@@ -256,7 +256,8 @@ class Recognizer:
             samples.clear()
             if decoder is not None and decoder.reads_audio:
                 return self._decode_audio(audio, lens, languages, decoder)
-            levels = None if decoder is None else levels_of_rows(audio, lens, self.sample_rate)
+            measured = decoder is not None and not decoder.sets_spans
+            levels = levels_of_rows(audio, lens, self.sample_rate) if measured else None
             learnt: list[Any] = [None] * rows
             if memories is None:
                 encoded = self.model.encode_audio(audio.to(self.device), lens, hidden=self.model.hidden)

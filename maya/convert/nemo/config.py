@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from maya.convert.nemo import multisoftmax
+from maya.convert.nemo import canary, multisoftmax
 from maya.convert.nemo.parts import ENCODER, Family
 from maya.convert.nemo.section import Section
 from maya.encoders.conformer.config import FastConformerConfig
@@ -32,6 +32,7 @@ FAMILIES: dict[str, Family] = {
     "EncDecHybridRNNTCTCBPEModel": "hybrid",
     "EncDecRNNTBPEModelWithPrompt": "rnnt",
     "EncDecHybridRNNTCTCBPEModelWithPrompt": "hybrid",
+    "EncDecMultiTaskModel": "canary",
 }
 # Top-level keys about training, evaluation and decoding, which do not change the network.
 HARMLESS = (
@@ -75,6 +76,11 @@ class NemoModel:
     codes: tuple[str, ...] = ()  # languages with an output layer each
     prompts: dict[str, int] = field(default_factory=dict)  # number by language, of a model with prompts
 
+    @property
+    def is_canary(self) -> bool:
+        """Whether it has Canary's decoder."""
+        return canary.HEAD in self.config.heads
+
 
 def read_config(
     values: Mapping[str, Any], path: Path, *, front_end: FrontEnd = "auto", ignore: Collection[str] = (),
@@ -91,6 +97,8 @@ def read_config(
     top = Section(path, "", dict(values), ignore)
     target = str(top.raw("target", ""))
     family = FAMILIES.get(target.rsplit(".", 1)[-1])
+    if family == "canary" and encoder_only:
+        family = None  # its decoder is left behind
     if family is None and not encoder_only:
         raise MayaError(
             f"{path} is a {target.rsplit('.', 1)[-1] or 'model without a class'}; "
@@ -108,7 +116,7 @@ def read_config(
         heads=_heads(top, family, encoder, codes, warnings) if family else {"ctc": CTCConfig()},
     )
     if family is not None:
-        _close(top, warnings, prompts)
+        _close(top, warnings, prompts, canary.NETWORK if family == "canary" else ())
     return NemoModel(
         target=target, version=version, config=config, front_end_reason=reason, warnings=warnings,
         codes=codes, prompts=prompts,
@@ -121,14 +129,16 @@ def _prompts(top: Section) -> dict[str, int]:
     return {name: dictionary.need(name, int) for name in dictionary}
 
 
-def _close(top: Section, warnings: list[str], prompts: Mapping[str, int]) -> None:
-    """What the top level has beside the sections of the network."""
+def _close(
+    top: Section, warnings: list[str], prompts: Mapping[str, int], network: Collection[str]
+) -> None:
+    """What the top level has beside the sections of the network. network: keys that were read for it."""
     _intermediate_ctc(top, warnings)
     if prompts:
         top.harmless("num_prompts", "initialize_prompt_feature", "subsampling_factor", "prompt_dictionary")
-    for key, network in OTHER_NETWORKS.items():
-        if not (prompts and network == "a prompt kernel") and top.raw(key):
-            raise MayaError(f"{top.path}: {key} says that the model has {network}")
+    for key, part in OTHER_NETWORKS.items():
+        if not (prompts and part == "a prompt kernel") and key not in network and top.raw(key):
+            raise MayaError(f"{top.path}: {key} says that the model has {part}")
     top.harmless(*HARMLESS)
     warnings += [f"{setting} is unknown to Maya and was passed over" for setting in top.unknown_values()]
     top.close()
@@ -282,6 +292,8 @@ def _attention_context(s: Section, encoder: FastConformerConfig, warnings: list[
 def _heads(
     top: Section, family: Family, encoder: FastConformerConfig, codes: tuple[str, ...], warnings: list[str]
 ) -> dict[str, HeadConfig]:
+    if family == "canary":
+        return {canary.HEAD: canary.head_config(top)}
     if family == "ctc":
         _check_ctc_head(top.section("decoder"), encoder, codes)
         return {"ctc": CTCConfig()}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maya.convert.conversion import Conversion
-from maya.convert.nemo import multisoftmax, prompts
+from maya.convert.nemo import canary, multisoftmax, prompts
 from maya.convert.nemo.archive import NemoArchive
 from maya.convert.nemo.config import FrontEnd, NemoModel, read_config
 from maya.convert.nemo.section import Section
@@ -69,6 +69,14 @@ def import_nemo(
     _compare_vocabulary(archive, own_tokenizer, described.warnings)
     if dtypes := {str(v.dtype) for v in stored.values() if v.is_floating_point()} - {"torch.float32"}:
         described.warnings.append(f"weights stored as {', '.join(sorted(dtypes))} become torch.float32")
+    if described.is_canary:
+        if language is not None:
+            raise MayaError(f"{path} takes the language when it transcribes; leave --language out here")
+        config = canary.with_tokens(described.config, own_tokenizer, path)
+        if tokenizer is not None:
+            raise MayaError(f"{path}: another tokenizer needs new heads; give --encoder-only as well")
+        weights = canary.canary_weights(stored, config, path)
+        return _conversion(path, described, config, own_tokenizer, weights)
     if described.prompts and not encoder_only:
         stored = prompts.folded(stored, described, language, path)
     elif language is not None or (described.codes and not encoder_only):
@@ -84,6 +92,14 @@ def import_nemo(
         weights, new = _with_new_heads(weights, config)
     elif tokenizer is not None:
         raise MayaError(f"{path}: another tokenizer needs new heads; give --encoder-only as well")
+    return _conversion(path, described, config, own_tokenizer, weights, new)
+
+
+def _conversion(
+    path: Path, described: NemoModel, config: SpeechModelConfig, tokenizer: Tokenizer,
+    weights: dict[str, Tensor], new: tuple[str, ...] = (),
+) -> Conversion:  # fmt: skip
+    """Checkpoint and report. new: heads that are initialised anew."""
     notes = {
         "source": path.name,
         "nemo": {"target": described.target, "version": described.version},
@@ -91,7 +107,7 @@ def import_nemo(
         "untrained": list(new),
     }
     checkpoint = Checkpoint(
-        model_config=config, tokenizer=own_tokenizer, weights=weights, step=0, notes=notes
+        model_config=config, tokenizer=tokenizer, weights=weights, step=0, notes=notes
     )
     return Conversion(checkpoint=checkpoint, report=_report(path, described, checkpoint, new))
 
@@ -158,7 +174,9 @@ def _compare_vocabulary(archive: NemoArchive, tokenizer: Tokenizer, warnings: li
 
 
 def _sentencepiece(archive: NemoArchive, s: Section) -> Tokenizer:
-    if s.raw("custom_tokenizer") is not None:
+    custom = s.raw("custom_tokenizer")
+    custom = custom.get("_target_") if isinstance(custom, dict) else custom
+    if custom is not None and str(custom).rsplit(".", 1)[-1] not in canary.TOKENIZERS:
         raise MayaError(f"{archive.path}: {s.name} has a custom class, which Maya does not support")
     if str(s.raw("type", "bpe")).lower() != "bpe":
         raise MayaError(
