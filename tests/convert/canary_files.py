@@ -16,8 +16,8 @@ from torch import Tensor
 
 from maya.convert.nemo.archive import REFERENCE, artifact_name, write_archive
 from maya.convert.nemo.export import encoder_section
-from maya.convert.nemo.weights import to_nemo_names
 from maya.convert.nemo.parts import nemo_parts
+from maya.convert.nemo.weights import to_nemo_names
 from maya.text.tokenizer import Tokenizer
 from tests.convert import archives
 

@@ -18,9 +18,15 @@ from maya.heads import TransducerConfig
 from maya.heads.transducer import PredictorConfig
 from maya.models.config import SpeechModelConfig
 from maya.text.aggregate import AggregateTokenizer
+from maya.text.characters import CharacterTokenizer
 from maya.text.tokenizer import Tokenizer
 
 MODULES = "nemo.collections.asr.modules."
+CHARACTER_TARGETS = {
+    "ctc": "nemo.collections.asr.models.ctc_models.EncDecCTCModel",
+    "rnnt": "nemo.collections.asr.models.rnnt_models.EncDecRNNTModel",
+    "hybrid": "nemo.collections.asr.models.hybrid_rnnt_ctc_models.EncDecHybridRNNTCTCModel",
+}
 TARGETS = {
     "ctc": "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE",
     "rnnt": "nemo.collections.asr.models.rnnt_bpe_models.EncDecRNNTBPEModel",
@@ -45,6 +51,10 @@ def to_nemo(model: Recognizer, path: str | Path, *, language: str | None = None)
     parts = nemo_parts(cfg, "NeMo")
     if parts.encoder.output_hidden:
         raise MayaError("NeMo has no place for the layer behind this encoder, into which a prompt was folded")
+    if cfg.adapters.type in ("bottleneck", "nemo"):
+        raise MayaError(
+            "Maya writes no adapters for NeMo, and this model has some; train without, or use LoRA"
+        )
     state = {k: v.detach().cpu() for k, v in model.model.state_dict().items()}
     notes = head_notes(model, "NeMo")
     if cfg.language_embedding:
@@ -59,7 +69,7 @@ def to_nemo(model: Recognizer, path: str | Path, *, language: str | None = None)
         notes.append("trained on the features from before NeMo 2.5, which later versions do not compute")
     if parts.encoder.conv_norm == "batch_norm" and parts.encoder.masked_norm:
         notes.append("in training NeMo counts padded frames in the batch statistics; Maya did not")
-    config = nemo_config(cfg, model.tokenizer) | {"tokenizer": tokenizer}
+    config = nemo_config(cfg, model.tokenizer) | ({"tokenizer": tokenizer} if tokenizer else {})
     write_archive(Path(path), config, to_nemo_names(weights, parts), files)
     return ConversionReport(
         title=f"{path}: {config['target'].rsplit('.', 1)[-1]}",
@@ -96,7 +106,8 @@ def nemo_config(cfg: SpeechModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     """The yaml of a model, without its tokenizer section. Raises MayaError for parts that NeMo lacks."""
     parts = nemo_parts(cfg, "NeMo")
     f, e, family = parts.features, parts.encoder, parts.family
-    pieces = tokenizer.pieces(range(tokenizer.vocab_size))
+    labels = tokenizer.labels if isinstance(tokenizer, CharacterTokenizer) else None
+    pieces = [*labels] if labels else tokenizer.pieces(range(tokenizer.vocab_size))
     spec = cfg.specaugment
     ctc_head = {
         "_target_": MODULES + "ConvASRDecoder", "feat_in": e.d_model, "num_classes": len(pieces),
@@ -126,7 +137,8 @@ def nemo_config(cfg: SpeechModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
                 "ctc_reduction": "mean_batch", "decoder": ctc_head, "decoding": {"strategy": "greedy"},
             }  # fmt: skip
     version = VERSION_BEFORE if f.legacy else VERSION
-    return config | {"labels": pieces, "target": TARGETS[family], "nemo_version": version}
+    targets = CHARACTER_TARGETS if labels else TARGETS
+    return config | {"labels": pieces, "target": targets[family], "nemo_version": version}
 
 
 def _features(f: LogMelConfig) -> dict[str, Any]:
@@ -188,7 +200,9 @@ def _transducer(
 
 
 def _tokenizer(tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The yaml's section, and the files that it names."""
+    """The yaml's section, empty for a model of characters, and the files that it names."""
+    if isinstance(tokenizer, CharacterTokenizer):
+        return {}, {}
     if isinstance(tokenizer, AggregateTokenizer):
         langs: dict[str, Any] = {}
         files: dict[str, bytes] = {}
