@@ -1,5 +1,6 @@
-"""The decoder of NVIDIA's Canary (Puvvada et al. 2024, arXiv:2406.19674): a Transformer that reads a prompt of
-languages and options, then its own tokens, and the encoder's frames. Its outputs are tied to its embeddings.
+"""The decoder of NVIDIA's Canary (Puvvada et al. 2024, arXiv:2406.19674): a Transformer that reads a prompt
+of languages and options, then its own tokens, and the encoder's frames. Its outputs are tied to its
+embeddings.
 
 Module for module NeMo's `TransformerDecoderNM`, with its optional projection and Transformer encoder between
 the speech encoder and the decoder. What NeMo's has and this one lacks: dropout of attention weights.
@@ -264,8 +265,8 @@ class CanaryDecoder(TransformerDecoder, config=CanaryDecoderConfig):
         return rows
 
     def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
-        """Label-smoothed cross-entropy of each text and of the token that ends it, in nats, summed; the prompt
-        does not count. NeMo gives the smoothing e to the other V - 1 outputs: e V / (V - 1) to all."""
+        """Label-smoothed cross-entropy of each text and of the token that ends it, in nats, summed; the
+        prompt does not count. NeMo gives the smoothing e to the other V - 1 outputs: e V / (V - 1) to all."""
         inputs, targets = self.training_rows(batch)
         logits = self.logits(inputs, self.memory(encoded.frames, encoded.lens))
         smoothing = min(1.0, self.cfg.label_smoothing * self.outputs / (self.outputs - 1))

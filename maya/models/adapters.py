@@ -2,8 +2,8 @@
 
 LoRA (Hu et al. 2021, arXiv:2106.09685) is a parametrization of torch: a layer's weight is W + alpha / rank ·
 B A wherever it is read, and `merged` makes that its weight for good. Bottleneck adapters (Houlsby et al.
-2019, arXiv:1902.00751) stand behind the last norm of each layer, and stay in the model; NeMo's begin with a norm. All change nothing
-before they have learnt. For a language model as a head there is maya.heads.lora.
+2019, arXiv:1902.00751) stand behind the last norm of each layer, and stay in the model; NeMo's begin with a
+norm. All change nothing before they have learnt. For a language model as a head there is maya.heads.lora.
 """
 
 from collections.abc import Iterator
@@ -24,8 +24,9 @@ _ENDS = ("norm_out", "joint.enc", "joint.pred", "norm_ff")  # of the modules tha
 @config
 class AdapterConfig:
     """type: "lora", "bottleneck", "nemo" or none. rank: of the matrices, or the bottleneck's width. alpha:
-    LoRA's. "nemo": NeMo's LinearAdapter behind the layers of the encoder. targets: LoRA's layers, as ends of their names (feed_forward1.linear1, linear_q, joint.enc); none: every
-    linear layer and pointwise convolution of the encoder's layers and of the heads."""
+    LoRA's. "nemo": NeMo's LinearAdapter behind the layers of the encoder. targets: LoRA's layers, as ends of
+    their names (feed_forward1.linear1, linear_q, joint.enc); none: every linear layer and pointwise
+    convolution of the encoder's layers and of the heads."""
 
     type: Literal["none", "lora", "bottleneck", "nemo"] = "none"
     rank: PosInt = 16

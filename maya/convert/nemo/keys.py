@@ -37,14 +37,16 @@ OTHER_NETWORKS = {
     "pil_weight": _SORTFORMER, "ats_weight": _SORTFORMER, "max_num_of_spks": _SORTFORMER,
     "streaming_mode": _SORTFORMER, "async_streaming": _SORTFORMER, "high_resolution": _SORTFORMER,
     "negative_init_val": _SORTFORMER, "max_batch_dur": _SORTFORMER, "augmentor": _SORTFORMER,
-    "diarizer": "a diarizer", "quantizer": _SELF, "masking": _SELF, "mask_position": _SELF, "loss_list": _SELF,
+    "diarizer": "a diarizer", "quantizer": _SELF, "masking": _SELF, "mask_position": _SELF,
+    "loss_list": _SELF,
     "num_books": _SELF, "code_dim": _SELF, "squeeze_single": _SELF, "decoder_out": _SELF,
     "embedding_dim": _SELF, "final_dim": _SELF, "dropout_features": _SELF, "dropout_features_q": _SELF,
     "feature_penalty": _SELF, "num_classes": _CLASSES, "is_regression_task": _CLASSES,
     "crop_or_pad_augment": _CLASSES, "ratio_threshold": _CLASSES, "classifier": _SLOTS, "embedding": _SLOTS,
     "sequence_generator": _SLOTS, "asr_model": _SPEECH, "asr_model_type": _SPEECH,
-    "asr_model_fuse_bn": _SPEECH, "asr_model_path": _SPEECH, "tts_model": _SPEECH, "tts_model_path": _SPEECH,
-    "enhancer_model": _SPEECH, "enhancer_model_path": _SPEECH, "decoder_module_cfg": "a lattice decoder of k2",
+    "asr_model_fuse_bn": _SPEECH, "asr_model_path": _SPEECH, "tts_model": _SPEECH,
+    "tts_model_path": _SPEECH, "enhancer_model": _SPEECH, "enhancer_model_path": _SPEECH,
+    "decoder_module_cfg": "a lattice decoder of k2",
 }  # fmt: skip
 OF_PROMPTS = _PROMPT
 # Settings of the features for which Maya supports only NeMo's defaults.

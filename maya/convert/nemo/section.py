@@ -98,7 +98,7 @@ class Section:
                 continue
             if others and key in others:
                 raise MayaError(
-                    f"{self.path}: {self.where(key)} is a setting {others[key]}, which Maya does not read here"
+                    f"{self.path}: {self.where(key)} is {others[key]}, which Maya does not read here"
                 )
             raise MayaError(
                 f"{self.path}: {self.where(key)} = {_short(self._values[key])} is unknown to Maya "

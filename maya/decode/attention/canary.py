@@ -115,7 +115,8 @@ class Canary(Method, config=CanaryConfig):
         """The tokens of the text before, in the language of the text."""
         if not self.cfg.context or self.tokenizer is None:
             return []
-        ids: list[int] = self.tokenizer.encode(self.cfg.context, self.asked.target or self.heads[0].codes[lang])
+        target = self.asked.target or self.heads[0].codes[lang]
+        ids: list[int] = self.tokenizer.encode(self.cfg.context, target)
         return ids
 
 
