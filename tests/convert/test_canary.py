@@ -14,6 +14,7 @@ from maya.data.loading.batch import make_batch
 from maya.decode.attention.canary import CanaryConfig
 from maya.decode.long.long_audio import LongAudioConfig, transcribe_long
 from maya.decode.recognizer import Recognizer
+from maya.decode.transcription import TranscriptionConfig
 from maya.errors import MayaError
 from maya.heads import CanaryDecoder, LossStep
 from maya.heads.canary import CanaryPrompt
@@ -156,15 +157,19 @@ def test_tokens_of_timestamps_become_times_of_words(tmp_path: Path) -> None:
     ]
     scripted(head, script, prompt=9)
     method = model.make_method(model.choose_method(), CanaryConfig(beam=1, timestamps=True))
-    (transcript,) = model.transcribe_each([torch.randn(32000) * 0.1], "en", decoder=method)
-    hyp = transcript.hypothesis
-    assert hyp is not None and hyp.text == "the quick fox"
-    seconds = model.model.frame_seconds
-    for word, text, (start, end) in zip(hyp.words, words, times, strict=True):
-        assert word.text == text
-        assert (word.start, word.end) == (pytest.approx(start * seconds), pytest.approx(end * seconds))
+    audio, seconds = torch.randn(32000) * 0.1, model.model.frame_seconds
+    for long_audio in (None, LongAudioConfig(strategy="whole")):  # alone, and joined from pieces
+        cfg = TranscriptionConfig(long_audio=long_audio)
+        (transcript,) = model.transcribe_each([audio], "en", decoder=method, cfg=cfg)
+        hyp = transcript.hypothesis
+        assert hyp is not None and hyp.text == "the quick fox"
+        for word, text, (start, end) in zip(hyp.words, words, times, strict=True):
+            assert word.text == text
+            assert (word.start, word.end) == (pytest.approx(start * seconds), pytest.approx(end * seconds))
     scripted(head, [ids.zero + 1, *pieces[0], *pieces[1]], prompt=9)  # the end is missing
-    (transcript,) = model.transcribe_each([torch.randn(32000) * 0.1], "en", decoder=method)
+    (transcript,) = model.transcribe_each(
+        [audio], "en", decoder=method, cfg=TranscriptionConfig(long_audio=None)
+    )
     assert transcript.hypothesis is not None and transcript.hypothesis.text == "the quick"
     assert transcript.hypothesis.words[0].start is None
 
@@ -200,7 +205,7 @@ def test_long_recordings_are_decoded_in_pieces(tmp_path: Path) -> None:
 def test_the_loss_is_that_of_the_text_after_the_prompt(tmp_path: Path) -> None:
     model, head, plain = load(tmp_path / "c.nemo")
     texts, langs = [[70, 71, 72], [80]], [0, 1]
-    batch = make_batch([torch.randn(16000).numpy()] * 2, texts, langs, ["a", "b"], sample_rate=16000)
+    batch = make_batch([torch.randn(16000)] * 2, texts, langs, ["a", "b"], sample_rate=16000)
     encoded = model.model.encode_audio(batch.audio, batch.audio_lens)
     losses = head.losses(encoded, batch, LossStep())["loss"]
     for row, (text, lang) in enumerate(zip(texts, langs, strict=True)):
@@ -210,7 +215,7 @@ def test_the_loss_is_that_of_the_text_after_the_prompt(tmp_path: Path) -> None:
         )[0]
         right = -sum(scores[len(prompt) - 1 + n, t] for n, t in enumerate([*text, head.eos]))
         assert float((losses[row] - right).detach().abs()) < 1e-3
-    long = make_batch([torch.randn(16000).numpy()], [[70] * 60], [0], ["a"], sample_rate=16000)
+    long = make_batch([torch.randn(16000)], [[70] * 60], [0], ["a"], sample_rate=16000)
     with pytest.raises(MayaError, match="60 tokens does not fit into the 64 positions"):
         head.losses(encoded, long, LossStep())
 

@@ -262,8 +262,10 @@ def _attention_context(s: Section, encoder: FastConformerConfig, warnings: list[
             )
         sizes, style = [-1, -1], "regular"
     if chunks:
+        encoder.att_chunk_context_size = _chunk_sizes(s, chunks)
         warnings.append(
-            f"trained for chunks too, att_chunk_context_size={chunks}; Maya encodes utterances whole"
+            f"trained for chunks too, att_chunk_context_size={chunks}: streams use them, and training in Maya "
+            "is on whole utterances"
         )
     pairs = sizes if isinstance(sizes, list) and isinstance(sizes[0], list) else [sizes]
     try:
@@ -274,6 +276,17 @@ def _attention_context(s: Section, encoder: FastConformerConfig, warnings: list[
             f"{s.path}: encoder.att_context_size is {sizes!r}, not a pair of frames or a list of pairs"
         ) from None
     encoder.att_context_style = style
+
+
+def _chunk_sizes(s: Section, chunks: Any) -> tuple[tuple[int, ...], ...]:
+    """Frames before, in and after a chunk, the choices of each."""
+    lists = chunks if isinstance(chunks, list) else []
+    if len(lists) != 3 or not all(isinstance(x, list) and x for x in lists):
+        raise MayaError(
+            f"{s.path}: encoder.att_chunk_context_size is {chunks!r}, not lists of frames before, in and after "
+            "a chunk"
+        )
+    return tuple(tuple(x) for x in lists)
 
 
 def _heads(

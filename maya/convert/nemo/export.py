@@ -154,6 +154,12 @@ def _features(f: LogMelConfig) -> dict[str, Any]:
 def encoder_section(e: FastConformerConfig) -> dict[str, Any]:
     """The options of NeMo's ConformerEncoder, as its yaml has them."""
     contexts = [list(pair) for pair in e.att_context_size]
+    chunks: dict[str, Any] = {}
+    if e.att_chunk_context_size:
+        chunks = {
+            "att_chunk_context_size": [list(sizes) for sizes in e.att_chunk_context_size],
+            "att_context_style": "chunked_limited_with_rc", "conv_context_style": "dcc",
+        }  # fmt: skip
     return {
         "_target_": MODULES + "ConformerEncoder", "feat_out": -1,
         **{key: getattr(e, field) for key, (field, _) in ENCODER.items()},
@@ -163,7 +169,7 @@ def encoder_section(e: FastConformerConfig) -> dict[str, Any]:
         "pos_emb_max_len": 5000, "conv_norm_type": e.conv_norm,
         "conv_context_size": "causal" if e.conv_context == "causal" else None,
         "stochastic_depth_mode": "linear", "stochastic_depth_start_layer": 1,
-    }  # fmt: skip
+    } | chunks  # fmt: skip
 
 
 def _transducer(
