@@ -323,8 +323,9 @@ class Recognizer:
         `context` sets the look-ahead: one of the encoder's att_context_size, of a Zipformer frames of left
         context and of a chunk; None takes the first of the configuration. `buffer` is for encoders that
         cannot stream: chunks are encoded with so much audio around them, and the stream's `latency_seconds`
-        is that of a chunk and the audio after it; None takes the largest that the model was trained for. `method` is a method that decodes streams; "auto" is that
-        of the best head on dev among those that can stream. Raises MayaError for a model or a method that
+        is that of a chunk and the audio after it; None takes the largest that the model was trained for.
+        `method` is a method that decodes streams; "auto" is that of the best head on dev among those that can
+        stream. Raises MayaError for a model or a method that
         cannot stream, for a head that the model lacks or that was never trained, for a language that it does
         not know, and for the language "auto", which only a whole recording can tell.
         """

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import maya
+from maya.convert import to_nemo
 from maya.convert.nemo.archive import NemoArchive
 from maya.convert.nemo.load import import_nemo
 from maya.data.loading.batch import make_batch
@@ -274,3 +275,20 @@ def test_the_language_is_not_named_when_it_is_read(tmp_path: Path) -> None:
         import_nemo(tmp_path / "c.nemo", language="hi")
     made = import_nemo(tmp_path / "c.nemo", encoder_only=True)
     assert [*made.checkpoint.model_config.heads] == ["ctc"]
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_a_canary_is_written_back(options: dict[str, Any], tmp_path: Path) -> None:
+    canary.archive(tmp_path / "a.nemo", **options)
+    first = maya.load(tmp_path / "a.nemo")
+    to_nemo(first, tmp_path / "b.nemo")
+    second = maya.load(tmp_path / "b.nemo")
+    assert second.model.cfg == first.model.cfg
+    assert second.tokenizer.model_bytes == first.tokenizer.model_bytes
+    state = second.model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in first.model.state_dict().items())
+    with NemoArchive(tmp_path / "a.nemo") as a, NemoArchive(tmp_path / "b.nemo") as b:
+        stored, again = a.weights(), b.weights()
+        assert {n: t.shape for n, t in again.items()} == {n: t.shape for n, t in stored.items()}
+    with pytest.raises(MayaError, match="prompt names the language"):
+        to_nemo(first, tmp_path / "c.nemo", language="hi")

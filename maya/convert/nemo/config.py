@@ -264,8 +264,8 @@ def _attention_context(s: Section, encoder: FastConformerConfig, warnings: list[
     if chunks:
         encoder.att_chunk_context_size = _chunk_sizes(s, chunks)
         warnings.append(
-            f"trained for chunks too, att_chunk_context_size={chunks}: streams use them, and training in Maya "
-            "is on whole utterances"
+            f"trained for chunks too, att_chunk_context_size={chunks}: streams use them, "
+            "and training in Maya is on whole utterances"
         )
     pairs = sizes if isinstance(sizes, list) and isinstance(sizes[0], list) else [sizes]
     try:
@@ -283,8 +283,8 @@ def _chunk_sizes(s: Section, chunks: Any) -> tuple[tuple[int, ...], ...]:
     lists = chunks if isinstance(chunks, list) else []
     if len(lists) != 3 or not all(isinstance(x, list) and x for x in lists):
         raise MayaError(
-            f"{s.path}: encoder.att_chunk_context_size is {chunks!r}, not lists of frames before, in and after "
-            "a chunk"
+            f"{s.path}: encoder.att_chunk_context_size is {chunks!r}, not lists of frames before, in and "
+            "after a chunk"
         )
     return tuple(tuple(x) for x in lists)
 

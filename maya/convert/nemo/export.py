@@ -1,12 +1,15 @@
 """Export Maya models as `.nemo` archives that NeMo restores."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from maya.convert.heads import head_notes, of_language
+from maya.convert.nemo import canary
 from maya.convert.nemo.archive import REFERENCE, artifact_name, write_archive
+from maya.convert.nemo.canary_export import canary_sections, canary_tensors, custom_tokenizer
 from maya.convert.nemo.parts import ENCODER, NemoParts, nemo_parts
 from maya.convert.nemo.weights import to_nemo_names
 from maya.convert.report import ConversionReport, components
@@ -14,7 +17,7 @@ from maya.decode.recognizer import Recognizer
 from maya.encoders import FastConformerConfig
 from maya.errors import MayaError
 from maya.features import LogMelConfig
-from maya.heads import TransducerConfig
+from maya.heads import CanaryDecoderConfig, CTCConfig, TransducerConfig
 from maya.heads.transducer import PredictorConfig
 from maya.models.config import SpeechModelConfig
 from maya.text.aggregate import AggregateTokenizer
@@ -48,6 +51,8 @@ def to_nemo(model: Recognizer, path: str | Path, *, language: str | None = None)
     """
     model, language = of_language(model, language, "NeMo")
     cfg = model.model.cfg
+    if canary.HEAD in cfg.heads:
+        return _canary(model, Path(path), language)
     parts = nemo_parts(cfg, "NeMo")
     if parts.encoder.output_hidden:
         raise MayaError("NeMo has no place for the layer behind this encoder, into which a prompt was folded")
@@ -75,6 +80,34 @@ def to_nemo(model: Recognizer, path: str | Path, *, language: str | None = None)
         title=f"{path}: {config['target'].rsplit('.', 1)[-1]}",
         components=components(cfg, weights),
         facts={"vocabulary": f"{model.tokenizer.vocab_size} pieces and a blank"},
+        warnings=notes,
+    )
+
+
+def _canary(model: Recognizer, path: Path, language: str | None) -> ConversionReport:
+    """The archive of a Canary."""
+    cfg, notes = model.model.cfg, head_notes(model, "NeMo")
+    if [*cfg.text_heads] != [canary.HEAD] or cfg.language_embedding or cfg.adapters.type != "none":
+        raise MayaError(
+            "NeMo's Canary has no other text heads, language embedding or adapters; train without"
+        )
+    if language is not None:
+        raise MayaError("Canary's prompt names the language; leave --language out")
+    head = cfg.head(canary.HEAD, CanaryDecoderConfig)
+    speech = replace(cfg, heads={"ctc": CTCConfig()})
+    parts = nemo_parts(speech, "NeMo")
+    config = nemo_config(speech, model.tokenizer)
+    del config["decoder"], config["labels"]
+    section, files = _tokenizer(model.tokenizer)
+    section["custom_tokenizer"] = custom_tokenizer(model.tokenizer)
+    config |= canary_sections(head, parts.encoder.d_model) | {"tokenizer": section}
+    state = model.model.state_dict()
+    own = {k: v for k, v in state.items() if k.startswith(("encoder.", "preprocessor."))}
+    write_archive(path, config, to_nemo_names(own, parts) | canary_tensors(state, head), files)
+    return ConversionReport(
+        title=f"{path}: EncDecMultiTaskModel",
+        components=components(cfg, dict(state)),
+        facts={"vocabulary": f"{model.tokenizer.vocab_size} pieces"},
         warnings=notes,
     )
 
