@@ -216,9 +216,7 @@ def with_tokens(config: SpeechModelConfig, tokenizer: Tokenizer, path: Path) -> 
     return replace(config, heads={HEAD: head}, vocab_size=tokenizer.vocab_size, languages=languages)
 
 
-def canary_weights(
-    stored: Mapping[str, Tensor], config: SpeechModelConfig, path: Path
-) -> dict[str, Tensor]:
+def canary_weights(stored: Mapping[str, Tensor], config: SpeechModelConfig, path: Path) -> dict[str, Tensor]:
     """Maya's state dict (fp32) from NeMo's. Raises MayaError for a tensor that is missing, unexpected or of
     another shape than the yaml gives it, and for outputs that are not tied to the embeddings."""
     speech = replace(config, heads={"ctc": CTCConfig()})

@@ -29,7 +29,8 @@ def canary_sections(head: CanaryDecoderConfig, width: int) -> dict[str, Any]:
         slots["task"] = "<|transcribe|>"
     else:
         slots |= {
-            "decodercontext": "", "emotion": "<|emo:undefined|>", "itn": slot("itn", asked.inverse_normalisation),
+            "decodercontext": "", "emotion": "<|emo:undefined|>",
+            "itn": slot("itn", asked.inverse_normalisation),
             "timestamp": slot("timestamp", asked.timestamps), "diarize": slot("diarize", asked.diarize),
         }  # fmt: skip
     decoder = _layers(head.decoder, head) | {
