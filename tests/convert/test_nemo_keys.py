@@ -5,6 +5,7 @@ The lists are of the constructors, the models' `cfg.get`, and the example config
 """
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +117,17 @@ def unknown(base: dict[str, Any], keys: dict[str, str]) -> list[str]:
                 for part in filter(None, group.split(".")):
                     node = node[part]
                 node[name] = value
+                where = f"{group}.{name}".lstrip(".")
                 try:
                     said = " ".join(read_config(values, Path("a.nemo")).warnings)
                 except MayaError as error:
                     said = str(error)
-                    if name not in said:
-                        failures.append(f"{group}.{name} = {value}: {said}")
-                if "unknown to Maya" in said:
-                    failures.append(f"{group}.{name} = {value}: {said}")
+                    # A class is refused by its section. A wrong size may contradict another setting.
+                    named = group.split(".")[-1] if name == "_target_" else name
+                    if "a.nemo" not in said or (named not in said and value != 77):
+                        failures.append(f"{where} = {value}: {said}")
+                if re.search(rf"\b{re.escape(where)} = .* is unknown to Maya", said):
+                    failures.append(f"{where} = {value}: {said}")
     return failures
 
 

@@ -23,12 +23,12 @@ from maya.text.tokenizer import Tokenizer
 HEAD = "canary"
 SPECIAL = "spl_tokens"  # the tokenizer of the special tokens, among those of the languages
 TOKENIZERS = ("CanaryTokenizer", "CanaryBPETokenizer")  # custom classes that only name special tokens
-NETWORK = ("transf_encoder", "transf_decoder", "prompt_format")
 # Top-level keys of Canary about training, metrics, and the model that places words in time.
 HARMLESS = (
     *("use_loss_mask_for_prompt", "multitask_metrics_cfg", "restore_timestamps_model", "beam_search"),
     *("spl_tokens", "timestamps_asr_model", "label_smoothing"),
 )
+NETWORK = ("transf_encoder", "transf_decoder", "prompt_format", "prompt_defaults", "head", *HARMLESS)
 LANGUAGE = re.compile(r"<\|([a-z]{2}(-[A-Z]{2})?)\|>")
 TIED = "log_softmax.mlp.layer0.weight"  # the table of the token embeddings
 UNUSED = re.compile(r"transf_decoder\._embedding\.token_type_embedding\..*|val_loss\..*|metric\..*")
@@ -150,6 +150,8 @@ def _prompt(top: Section) -> CanaryPrompt:
     """What the archive's prompt asks for by default. Its languages are not taken: they are named, or
     identified."""
     turns = top.raw("prompt_defaults") or []
+    if not isinstance(turns, list):
+        raise MayaError(f"{top.path}: prompt_defaults is {turns!r}, not a list of turns")
     user = [t.get("slots") or {} for t in turns if isinstance(t, dict) and t.get("role") == "user"]
     slots = user[0] if user and isinstance(user[0], dict) else {}
 

@@ -81,6 +81,17 @@ def read_config(
 
     Raises MayaError for another class of model, and for a key or value that may change the network.
     """
+    try:
+        return _read(values, path, front_end, ignore, encoder_only)
+    except MayaError as e:
+        if str(path) in str(e):
+            raise
+        raise MayaError(f"{path}: {e}") from None  # a number out of its range, by Maya's name
+
+
+def _read(
+    values: Mapping[str, Any], path: Path, front_end: FrontEnd, ignore: Collection[str], encoder_only: bool
+) -> NemoModel:
     top = Section(path, "", dict(values), ignore)
     target = str(top.raw("target", ""))
     family = FAMILIES.get(target.rsplit(".", 1)[-1])
@@ -227,12 +238,10 @@ def _encoder(s: Section, warnings: list[str]) -> FastConformerConfig:
         for key, (field, default) in ENCODER.items()
     }
     channels = s.take("subsampling_conv_channels", -1)
-    encoder = FastConformerConfig(
-        **values,
-        subsampling_channels=values["d_model"] if channels == -1 else channels,
-        conv_norm="layer_norm" if s.raw("conv_norm_type") == "layer_norm" else "batch_norm",
-        conv_context=_conv_context(s, values["conv_kernel"]),
-    )
+    values["subsampling_channels"] = values["d_model"] if channels == -1 else channels
+    values["conv_norm"] = "layer_norm" if s.raw("conv_norm_type") == "layer_norm" else "batch_norm"
+    values["conv_context"] = _conv_context(s, values["conv_kernel"])
+    encoder = FastConformerConfig(**values)
     _attention_context(s, encoder, warnings)
     s.close(OTHER_SETTINGS["encoder"])
     return encoder
@@ -268,9 +277,12 @@ def _attention_context(s: Section, encoder: FastConformerConfig, warnings: list[
             "and training in Maya is on whole utterances"
         )
     pairs = sizes if isinstance(sizes, list) and isinstance(sizes[0], list) else [sizes]
+    chances = s.raw("att_context_probs") or ()
+    if not isinstance(chances, list | tuple):
+        raise MayaError(f"{s.path}: encoder.att_context_probs is {chances!r}, not a list of probabilities")
     try:
         encoder.att_context_size = tuple(tuple(pair) for pair in pairs)
-        encoder.att_context_probs = tuple(s.raw("att_context_probs") or ())
+        encoder.att_context_probs = tuple(chances)
     except TypeError:
         raise MayaError(
             f"{s.path}: encoder.att_context_size is {sizes!r}, not a pair of frames or a list of pairs"
@@ -305,6 +317,8 @@ def _heads(
     if share == 0:
         share = DEFAULT_CTC_WEIGHT
         warnings.append(f"aux_ctc.ctc_loss_weight is 0; the CTC head is kept with {share}")
+    if not 0 <= share <= 1:
+        raise MayaError(f"{top.path}: aux_ctc.ctc_loss_weight is {share:g}, not a share between 0 and 1")
     auxiliary.harmless("use_cer", "ctc_reduction", "decoding")
     _check_ctc_head(auxiliary.section("decoder"), encoder, codes)
     auxiliary.close()
