@@ -89,6 +89,8 @@ def _add_search(p: Any) -> None:
     text = "a phrase to prefer, or a file with a phrase a line; may be repeated"
     p.add_argument("--hotwords", action="append", default=[], metavar="PHRASE|FILE", help=text)
     p.add_argument("--hotword-weight", type=weight, metavar="W", help="nats for each token of a phrase")
+    text = "an option of the method, such as target=en or timestamps=true of Canary; may be repeated"
+    p.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help=text)
 
 
 def _add_input(p: Any) -> None:
@@ -157,6 +159,7 @@ def run(args: argparse.Namespace) -> int:
         search=SearchOptions(
             method=args.method, beam=args.beam, n_best=args.n_best, lm=args.lm, lm_weight=args.lm_weight,
             hotwords=tuple(args.hotwords), hotword_weight=args.hotword_weight,
+            options=tuple(args.option),
         ),
     )  # fmt: skip
     return transcribe(args.checkpoint, args.audio, options)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from maya.config import override
 from maya.decode.base import Method, MethodConfig
 from maya.decode.fusion import Fusion
 from maya.decode.lm.fusion_config import FusionConfig
@@ -27,7 +28,8 @@ _NEURAL = ("lm.pt", "config.json")  # files in the folder of a neural language m
 class SearchOptions:
     """method: as decode.method. beam: hypotheses kept; 0: what the method does by itself, which is greedy
     search with "auto". n_best: hypotheses written. lm: an n-gram or a neural language model, see
-    `FusionConfig`. hotwords: phrases, and files with a phrase a line."""
+    `FusionConfig`. hotwords: phrases, and files with a phrase a line. options: NAME=VALUE, of the method's
+    configuration."""
 
     method: str = AUTO
     beam: int = 0
@@ -36,6 +38,7 @@ class SearchOptions:
     lm_weight: float | None = None
     hotwords: Sequence[str] = ()
     hotword_weight: float | None = None
+    options: Sequence[str] = ()
 
     def check(self) -> None:
         """Raises MayaError for a weight without what it weighs, and for more results than hypotheses."""
@@ -59,6 +62,7 @@ class SearchOptions:
             "method": self.method, "beam": self.beam, "n_best": self.n_best, "lm": _stamps(self.lm),
             "lm_weight": self.lm_weight, "hotword_weight": self.hotword_weight,
             "hotwords": [[p.text, p.weight, p.open] for p in self.phrases()],
+            **({"options": list(self.options)} if self.options else {}),
         }  # fmt: skip
 
 
@@ -70,8 +74,10 @@ def make_decoder(recognizer: Recognizer, options: SearchOptions) -> Method | Non
     """
     options.check()
     if not recognizer.model.cfg.text_heads and options.method == AUTO:
-        if options.beam or options.n_best > 1 or options.lm or options.hotwords:
-            raise MayaError("this model writes no text, so it takes no beam, language model or hot words")
+        if options.beam or options.n_best > 1 or options.lm or options.hotwords or options.options:
+            raise MayaError(
+                "this model writes no text, so it takes no beam, language model, hot words or options"
+            )
         return None
     return _decoder(recognizer, options, stream=False)
 
@@ -101,6 +107,8 @@ def _decoder(recognizer: Recognizer, options: SearchOptions, *, stream: bool) ->
         if stream and METHODS[choice.method].no_stream:
             raise MayaError(f"--beam cannot decode a stream: {METHODS[choice.method].no_stream}")
     cfg = _method_config(choice.method, beam, options.n_best)
+    for text in options.options:
+        override(cfg, text)
     fusion = _fusion(recognizer, options, choice)
     if fusion is not None and not METHODS[choice.method].fuses:
         raise MayaError(

@@ -88,9 +88,11 @@ class Method:
 
     A subclass defines `search`, or `stream` if it can decode streams, or both. heads: the modules it reads.
     reads_audio: it takes recordings of any length by `recordings`, which are then not cut.
+    sets_spans: its model says when words are, so that their edges are not measured on the sound.
     """
 
     reads_audio: ClassVar[bool] = False
+    sets_spans: bool = False
 
     def __init_subclass__(cls, *, config: type | None = None) -> None:
         super().__init_subclass__()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from maya.config import nearest, required_fields
 from maya.decode.attention.beam import AttentionBeamConfig
+from maya.decode.attention.canary import CanaryConfig
 from maya.decode.attention.language_model import GenerationConfig
 from maya.decode.attention.rescoring import RescoringConfig
 from maya.decode.base import MethodConfig, MethodContext
@@ -37,7 +38,7 @@ METHODS = cast(dict[str, type[MethodConfig]], MethodConfig.kinds())
 for _cfg in (
     GreedyTransducerConfig(), ALSDConfig(), MAESConfig(), ModifiedBeamConfig(), GreedyCTCConfig(),
     BeamConfig(), K2HLGConfig(), RescoringConfig(), AttentionBeamConfig(), GenerationConfig(),
-    WhisperConfig(),
+    WhisperConfig(), CanaryConfig(),
 ):  # fmt: skip
     METHODS[_cfg.kind] = METHODS.pop(_cfg.kind)  # the order of this list
 

@@ -256,7 +256,8 @@ class Recognizer:
             samples.clear()
             if decoder is not None and decoder.reads_audio:
                 return self._decode_audio(audio, lens, languages, decoder)
-            levels = None if decoder is None else levels_of_rows(audio, lens, self.sample_rate)
+            measured = decoder is not None and not decoder.sets_spans
+            levels = levels_of_rows(audio, lens, self.sample_rate) if measured else None
             learnt: list[Any] = [None] * rows
             if memories is None:
                 encoded = self.model.encode_audio(audio.to(self.device), lens, hidden=self.model.hidden)
@@ -322,8 +323,9 @@ class Recognizer:
         `context` sets the look-ahead: one of the encoder's att_context_size, of a Zipformer frames of left
         context and of a chunk; None takes the first of the configuration. `buffer` is for encoders that
         cannot stream: chunks are encoded with so much audio around them, and the stream's `latency_seconds`
-        is that of a chunk and the audio after it. `method` is a method that decodes streams; "auto" is that
-        of the best head on dev among those that can stream. Raises MayaError for a model or a method that
+        is that of a chunk and the audio after it; None takes the largest that the model was trained for.
+        `method` is a method that decodes streams; "auto" is that of the best head on dev among those that can
+        stream. Raises MayaError for a model or a method that
         cannot stream, for a head that the model lacks or that was never trained, for a language that it does
         not know, and for the language "auto", which only a whole recording can tell.
         """

@@ -13,7 +13,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from maya.decode.base import Method, StreamDecoder
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.long.buffered import AudioWindow, BufferConfig, WindowBuffer, encode_windows
+from maya.decode.long.buffered import (
+    AudioWindow,
+    BufferConfig,
+    WindowBuffer,
+    encode_windows,
+    trained_buffer,
+)
 from maya.encoders import Encoded, EncoderStream
 from maya.errors import MayaError
 from maya.features.base import FeatureStream
@@ -62,7 +68,8 @@ class StreamRow:
 class StreamRows:
     """Makes rows and moves them on. One thread uses it at a time.
 
-    context, buffer: as in `Recognizer.stream`; `buffer` is for encoders that cannot stream. Raises MayaError
+    context, buffer: as in `Recognizer.stream`; `buffer` is for encoders that cannot stream, and a model that
+    was trained for chunks has its own. Raises MayaError
     for a model or a method that cannot stream.
     """
 
@@ -71,7 +78,8 @@ class StreamRows:
     ) -> None:
         if any(head.hidden for head in method.heads):
             raise MayaError("a stream gives no hidden states, which a head of this method reads")
-        self.method, self.model, self.context, self.buffer = method, method.model, context, buffer
+        self.method, self.model, self.context = method, method.model, context
+        self.buffer = buffer or (trained_buffer(method.model) if context is None else None)
         self.device = next(self.model.parameters()).device
         self.open(next(iter(self.model.cfg.languages), None))  # refuses at once what cannot stream
 

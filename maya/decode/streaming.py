@@ -36,7 +36,7 @@ class RecognizerStream:
     ) -> None:  # fmt: skip
         self.rows = StreamRows(method, context=context, buffer=buffer)
         self.model, self.method, self.tokenizer = method.model, method, tokenizer
-        self.language, self.buffer, self.rules = language, buffer, rules or WordRules()
+        self.language, self.buffer, self.rules = language, self.rows.buffer, rules or WordRules()
         self.row = self.rows.open(language)
 
     @property

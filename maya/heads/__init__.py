@@ -12,6 +12,7 @@ from maya.heads.base import (
     final_weights,
     head_weights,
 )
+from maya.heads.canary import CanaryDecoder, CanaryDecoderConfig
 from maya.heads.classify import Classifier, ClassifyConfig, LanguageConfig, RegressConfig, Regressor
 from maya.heads.ctc import CTCConfig, CTCHead
 from maya.heads.distillation import Distillation, DistillationConfig
@@ -34,6 +35,8 @@ __all__ = [
     "AttentionDecoderConfig",
     "CTCConfig",
     "CTCHead",
+    "CanaryDecoder",
+    "CanaryDecoderConfig",
     "Classifier",
     "ClassifyConfig",
     "Distillation",

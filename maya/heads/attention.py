@@ -8,6 +8,7 @@ against scores beyond 50, which fused attention never shows; a training that goe
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -146,14 +147,80 @@ class DecoderLayer(nn.Module):
         k, v = self.self_attn.keys_values(y)
         if past is not None:
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-        x = x + self.dropout(self.self_attn(y, (k, v), causal=past is None))
+        x = x + self.dropout(self.self_attn(y, (k, v), causal=x.shape[1] > 1))
         # Queries do not meet in cross-attention: the sequences of an utterance may stand in one row.
         y = self.norm_src_attn(x).view(len(seen), -1, x.shape[-1])
         x = x + self.dropout(self.src_attn(y, frames, seen).view(x.shape))
         return x + self.dropout(self.feed_forward(self.norm_ff(x))), (k, v)
 
 
-class AttentionDecoder(Head):
+class TransformerDecoder(Head):
+    """The base of Transformer decoders: frames to `Memory`, tokens to the scores of each next token.
+
+    A subclass has `cfg` with `dim` and `heads`, and defines `cross_attentions`, `decode` and `scores`. eos:
+    the id that ends a text. outputs: how many scores a token has. never: ids that decoding does not write.
+    """
+
+    eos: int
+    outputs: int
+    never: tuple[int, ...] = ()
+
+    def projected(self, enc: Tensor, seen: Tensor) -> Tensor:
+        """The frames (B, S, D) as the layers read them; seen (B, 1, 1, S)."""
+        return enc
+
+    def cross_attentions(self) -> list[Attention]:
+        """The attention to the frames of each layer."""
+        raise NotImplementedError(f"{type(self).__name__}.cross_attentions")
+
+    def decode(
+        self, tokens: Tensor, first: int, past: Sequence[KeysValues] | None, memory: Memory
+    ) -> tuple[Tensor, tuple[KeysValues, ...]]:
+        """tokens (B * n, U) at positions `first` and after -> (B * n, U, D) and the layers' keys and
+        values."""
+        raise NotImplementedError(f"{type(self).__name__}.decode")
+
+    def scores(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., V): the logits."""
+        raise NotImplementedError(f"{type(self).__name__}.scores")
+
+    def memory(self, enc: Tensor, enc_lens: Tensor) -> Memory:
+        """enc (B, S, D), enc_lens (B,) frames -> what decoding reads of them. An utterance without frames is
+        taken for one frame of zeros."""
+        enc = F.pad(enc, (0, 0, 0, 1)) if enc.shape[1] == 0 else enc
+        place, lens = torch.arange(enc.shape[1], device=enc.device), enc_lens.to(enc.device)[:, None]
+        # Padding that is NaN would stay NaN at weight 0.
+        enc = enc.masked_fill((place >= lens)[..., None], 0.0)
+        seen = (place < lens.clamp(min=1))[:, None, None]
+        enc = self.projected(enc, seen)
+        return Memory(tuple(attention.keys_values(enc) for attention in self.cross_attentions()), seen)
+
+    def start(self, memory: Memory, beam: int = 1) -> DecoderState:
+        """The state of `beam` empty sequences for each utterance; the first token to read is `eos`, or the
+        first of a prompt."""
+        rows, heads, like = len(memory.seen) * beam, self.cfg.heads, next(self.parameters())
+        none = like.new_zeros(rows, heads, 0, self.cfg.dim // heads)
+        return DecoderState(tuple((none, none) for _ in memory.layers), memory)
+
+    def read(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """Read tokens (N, U), all of a prompt or then one at a time -> log probabilities (N, V) of the next,
+        fp32 at least, and the new state. Work and memory grow with the tokens read so far, not with their
+        square."""
+        first = state.past[0][0].shape[2]
+        assert tokens.shape[1] == 1 or not first
+        x, past = self.decode(tokens, first, state.past, state.memory)
+        return _wide(self.scores(x[:, -1])).log_softmax(-1), DecoderState(past, state.memory)
+
+    def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """`read` of one token per sequence, (N,)."""
+        return self.read(tokens[:, None], state)
+
+    def logits(self, tokens: Tensor, memory: Memory) -> Tensor:
+        """tokens (B * n, U), whole sequences -> (B * n, U, V)."""
+        return self.scores(self.decode(tokens, 0, None, memory)[0])
+
+
+class AttentionDecoder(TransformerDecoder):
     """Tokens and frames to the scores of each next token.
 
     `vocab_size` does not count blank, whose id is `vocab_size` unless `blank` says otherwise (icefall: 0). It
@@ -167,6 +234,8 @@ class AttentionDecoder(Head):
         self.blank = vocab_size if blank is None else blank
         self.eos = self.blank if cfg.eos is None else cfg.eos
         _check(cfg, vocab_size, self.eos)
+        self.outputs = vocab_size + 1
+        self.never = () if self.blank == self.eos else (self.blank,)
         self.cfg = cfg
         self.embed = nn.Embedding(vocab_size + 1, cfg.dim)
         self.layers = nn.ModuleList(DecoderLayer(cfg, enc_dim) for _ in range(cfg.layers))
@@ -176,7 +245,7 @@ class AttentionDecoder(Head):
     def forward(self, enc: Tensor, enc_lens: Tensor, tokens: Tensor, token_lens: Tensor) -> Tensor:
         """enc (B, S, D), enc_lens (B,), tokens (B, U), token_lens (B,) -> logits (B, U+1, V); output u has
         read tokens[:, :u]. Padding of `enc` and `tokens` may hold anything."""
-        return self._logits(self._with_ends(tokens, token_lens)[0], self.memory(enc, enc_lens))
+        return self.logits(self._with_ends(tokens, token_lens)[0], self.memory(enc, enc_lens))
 
     def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
         return {"loss": self.loss(encoded.frames, encoded.lens, batch.tokens, batch.token_lens)}
@@ -190,8 +259,8 @@ class AttentionDecoder(Head):
         of its own. fp64 for an fp64 model, fp32 otherwise, also under autocast.
         """
         inputs, targets = self._with_ends(tokens, token_lens)
-        logits = self._logits(inputs, self.memory(enc, enc_lens))
-        return self._cross_entropy(logits, targets, self.cfg.label_smoothing)
+        logits = self.logits(inputs, self.memory(enc, enc_lens))
+        return cross_entropy(logits, targets, self.cfg.label_smoothing)
 
     def score(self, tokens: Tensor, token_lens: Tensor, memory: Memory) -> Tensor:
         """Log probabilities (B, n), in nats, of n token sequences for each utterance, `eos` included.
@@ -199,41 +268,21 @@ class AttentionDecoder(Head):
         tokens (B, n, U), token_lens (B, n). The frames are projected once, however large n is.
         """
         inputs, targets = self._with_ends(tokens.flatten(0, 1), token_lens.flatten())
-        return -self._cross_entropy(self._logits(inputs, memory), targets, 0.0).view(token_lens.shape)
+        return -cross_entropy(self.logits(inputs, memory), targets, 0.0).view(token_lens.shape)
 
-    def memory(self, enc: Tensor, enc_lens: Tensor) -> Memory:
-        """enc (B, S, D), enc_lens (B,) frames -> what decoding reads of them. An utterance without frames is
-        taken for one frame of zeros."""
-        enc = F.pad(enc, (0, 0, 0, 1)) if enc.shape[1] == 0 else enc
-        place, lens = torch.arange(enc.shape[1], device=enc.device), enc_lens.to(enc.device)[:, None]
-        enc = enc.masked_fill(
-            (place >= lens)[..., None], 0.0
-        )  # padding that is NaN would stay NaN at weight 0
-        layers = tuple(layer.src_attn.keys_values(enc) for layer in self._layers())
-        return Memory(layers, (place < lens.clamp(min=1))[:, None, None])
+    def cross_attentions(self) -> list[Attention]:
+        return [layer.src_attn for layer in self._layers()]
 
-    def start(self, memory: Memory, beam: int = 1) -> DecoderState:
-        """The state of `beam` empty sequences for each utterance; the first token to read is `eos`."""
-        rows, heads = len(memory.seen) * beam, self.cfg.heads
-        none = self.embed.weight.new_zeros(rows, heads, 0, self.cfg.dim // heads)
-        return DecoderState(tuple((none, none) for _ in self.layers), memory)
+    def decode(
+        self, tokens: Tensor, first: int, past: Sequence[KeysValues] | None, memory: Memory
+    ) -> tuple[Tensor, tuple[KeysValues, ...]]:
+        x, read = self._embedded(tokens, first), []
+        for i, layer in enumerate(self._layers()):
+            x, keys_values = layer(x, past[i] if past else None, memory.layers[i], memory.seen)
+            read.append(keys_values)
+        return x, tuple(read)
 
-    def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Read one token per sequence, (N,) -> log probabilities of the next, (N, V) fp32 at least, and the
-        new state. Work and memory grow with the tokens read so far, not with their square."""
-        read = state.past[0][0].shape[2]
-        x = self._embedded(tokens[:, None], read)
-        past = []
-        for layer, before, frames in zip(self._layers(), state.past, state.memory.layers, strict=True):
-            x, keys_values = layer(x, before, frames, state.memory.seen)
-            past.append(keys_values)
-        return _wide(self.output_layer(x[:, 0])).log_softmax(-1), DecoderState(tuple(past), state.memory)
-
-    def _logits(self, inputs: Tensor, memory: Memory) -> Tensor:
-        """inputs (B * n, U) -> (B * n, U, V)."""
-        x = self._embedded(inputs, 0)
-        for layer, frames in zip(self._layers(), memory.layers, strict=True):
-            x, _ = layer(x, None, frames, memory.seen)
+    def scores(self, x: Tensor) -> Tensor:
         return self.output_layer(x)
 
     def _layers(self) -> list[DecoderLayer]:
@@ -253,16 +302,17 @@ class AttentionDecoder(Head):
         targets = F.pad(inputs, (0, 1), value=self.eos).masked_fill(place > lens, IGNORED)
         return F.pad(inputs, (1, 0), value=self.eos), targets
 
-    def _cross_entropy(self, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-        """logits (B, U, V), targets (B, U) -> (B,)."""
-        each = F.cross_entropy(
-            _wide(logits).flatten(0, 1),
-            targets.flatten(),
-            ignore_index=IGNORED,
-            label_smoothing=smoothing,
-            reduction="none",
-        )
-        return each.view(targets.shape).sum(1)
+
+def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """logits (B, U, V), targets (B, U), IGNORED where none counts -> (B,), in nats, summed."""
+    each = F.cross_entropy(
+        _wide(logits).flatten(0, 1),
+        targets.flatten(),
+        ignore_index=IGNORED,
+        label_smoothing=smoothing,
+        reduction="none",
+    )
+    return each.view(targets.shape).sum(1)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 LoRA (Hu et al. 2021, arXiv:2106.09685) is a parametrization of torch: a layer's weight is W + alpha / rank ·
 B A wherever it is read, and `merged` makes that its weight for good. Bottleneck adapters (Houlsby et al.
-2019, arXiv:1902.00751) stand behind the last norm of each layer, and stay in the model. Both change nothing
-before they have learnt. For a language model as a head there is maya.heads.lora.
+2019, arXiv:1902.00751) stand behind the last norm of each layer, and stay in the model; NeMo's begin with a
+norm. All change nothing before they have learnt. For a language model as a head there is maya.heads.lora.
 """
 
 from collections.abc import Iterator
@@ -23,11 +23,12 @@ _ENDS = ("norm_out", "joint.enc", "joint.pred", "norm_ff")  # of the modules tha
 
 @config
 class AdapterConfig:
-    """type: "lora", "bottleneck" or none. rank: of the matrices, or the bottleneck's width. alpha: LoRA's.
-    targets: LoRA's layers, as ends of their names (feed_forward1.linear1, linear_q, joint.enc); none: every
-    linear layer and pointwise convolution of the encoder's layers and of the heads."""
+    """type: "lora", "bottleneck", "nemo" or none. rank: of the matrices, or the bottleneck's width. alpha:
+    LoRA's. "nemo": NeMo's LinearAdapter behind the layers of the encoder. targets: LoRA's layers, as ends of
+    their names (feed_forward1.linear1, linear_q, joint.enc); none: every linear layer and pointwise
+    convolution of the encoder's layers and of the heads."""
 
-    type: Literal["none", "lora", "bottleneck"] = "none"
+    type: Literal["none", "lora", "bottleneck", "nemo"] = "none"
     rank: PosInt = 16
     alpha: PosFloat = 32.0
     targets: Annotated[tuple[str, ...], Distinct()] = ()
@@ -60,6 +61,19 @@ class Bottleneck(nn.Module):
         return x + self.up(self.down(x).relu())
 
 
+class NemoBottleneck(nn.Module):
+    """x (..., D) → x + up(silu(down(norm(x)))), up zero at the start: NeMo's LinearAdapter."""
+
+    def __init__(self, width: int, rank: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.down, self.up = nn.Linear(width, rank, bias=False), nn.Linear(rank, width, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.up(nn.functional.silu(self.down(self.norm(x))))
+
+
 def add_adapters(encoder: nn.Module, heads: nn.Module, cfg: AdapterConfig) -> None:
     """Put the adapters of a configuration into a model, in place. Raises MayaError where it has no layer for
     them."""
@@ -74,8 +88,11 @@ def add_adapters(encoder: nn.Module, heads: nn.Module, cfg: AdapterConfig) -> No
             assert isinstance(weight, Tensor)
             parametrize.register_parametrization(module, "weight", LowRank(weight, cfg.rank, cfg.alpha))
             count += 1
-        elif cfg.type == "bottleneck" and name.endswith(_ENDS):
-            module.add_module(ADAPTER, Bottleneck(_width(module), cfg.rank))
+        elif (cfg.type == "bottleneck" and name.endswith(_ENDS)) or (
+            cfg.type == "nemo" and name.endswith(_ENDS[0])
+        ):
+            kind = Bottleneck if cfg.type == "bottleneck" else NemoBottleneck
+            module.add_module(ADAPTER, kind(_width(module), cfg.rank))
             module.register_forward_hook(_behind)
             count += 1
     if not count:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from maya.errors import MayaError
-from maya.text import aggregate, byte_bpe, llm_tokenizer
+from maya.text import aggregate, byte_bpe, characters, llm_tokenizer
 from maya.text.tokenizer import Tokenizer
 
 
@@ -21,12 +21,14 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
 
 
 def tokenizer_from_bytes(model_bytes: bytes) -> Tokenizer:
-    """The tokenizer with these `model_bytes`: SentencePiece, an aggregate, byte-level BPE, or a
-    language model's."""
+    """The tokenizer with these `model_bytes`: SentencePiece, an aggregate, byte-level BPE, a list of
+    characters, or a language model's."""
     if model_bytes.startswith(llm_tokenizer.MAGIC):
         return llm_tokenizer.LLMTokenizer.from_json_bytes(model_bytes)
     if model_bytes.startswith(aggregate.MAGIC):
         return aggregate.aggregate_from_bytes(model_bytes)
     if model_bytes.startswith(byte_bpe.MAGIC):
         return byte_bpe.byte_bpe_from_bytes(model_bytes)
+    if model_bytes.startswith(characters.MAGIC):
+        return characters.characters_from_bytes(model_bytes)
     return Tokenizer(model_bytes)

@@ -77,13 +77,13 @@ def test_missing_members_are_named(tmp_path: Path, source: Path, ending: str, se
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        (put("target", value="nemo.x.EncDecMultiTaskModel"), ("EncDecMultiTaskModel", "EncDecCTCModelBPE")),
+        (put("target", value="nemo.x.SortformerEncLabelModel"), ("SortformerEncLabelModel", "EncDecCTC")),
         (
             put("encoder", "_target_", value="a.ConformerMultiLayerFeatureExtractor"),
             ("encoder is a", "Extractor"),
         ),
         (put("encoder", "new_trick", value=3), ("encoder.new_trick = 3", "--ignore encoder.new_trick")),
-        (put("adapters", value={"a": 1}), ("adapters", "merge or remove them in NeMo")),
+        (put("adapters", value={"a": 1}), ("adapters.a is 1",)),
         (put("num_prompts", value=128), ("num_prompts", "a prompt kernel")),
         (put("new_part", value={"a": 1}), ("new_part = {'a': 1}", "--ignore new_part")),
         (put("encoder", "reduction", value="pooling"), ("encoder.reduction is 'pooling'", "null")),

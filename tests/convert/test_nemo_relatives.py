@@ -26,11 +26,22 @@ UNIFIED = {
 }
 
 
-def test_parakeet_unified_is_an_offline_model(source: Path, tmp_path: Path) -> None:
+def test_parakeet_unified_is_one_model_for_whole_utterances_and_chunks(source: Path, tmp_path: Path) -> None:
     path = changed(source, tmp_path / "b.nemo", config=lambda c: c["encoder"].update(UNIFIED))
     made, plain = import_nemo(path), import_nemo(source)
+    encoder: Any = made.checkpoint.model_config.encoder
+    assert encoder.att_chunk_context_size == ((70,), (1, 2, 7, 13), (0, 1, 2, 3))
+    encoder.att_chunk_context_size = ()
     assert made.checkpoint.model_config == plain.checkpoint.model_config
     assert any("att_chunk_context_size" in warning for warning in made.report.warnings)
+    to_nemo(import_nemo(path).recognizer("cpu"), tmp_path / "again.nemo")
+    again: Any = import_nemo(tmp_path / "again.nemo").checkpoint.model_config.encoder
+    assert again.att_chunk_context_size == ((70,), (1, 2, 7, 13), (0, 1, 2, 3))
+    for sizes in ([[70], [7]], [[70], [], [7]], 7):
+        wrong = UNIFIED | {"att_chunk_context_size": sizes}
+        path = changed(source, tmp_path / "d.nemo", config=lambda c, wrong=wrong: c["encoder"].update(wrong))
+        with pytest.raises(MayaError, match="not lists of frames before, in and after a chunk"):
+            import_nemo(path)
     bounded = UNIFIED | {"att_context_size": [70, 7]}
     path = changed(source, tmp_path / "c.nemo", config=lambda c: c["encoder"].update(bounded))
     with pytest.raises(MayaError, match="whole utterances"):
@@ -84,7 +95,8 @@ def test_encoders_of_other_classes(source: Path, tmp_path: Path, target: str, ot
         return kept | {"transf_decoder.layers.0.weight": torch.ones(2), "log_softmax.bias": torch.ones(2)}
 
     path = changed(source, tmp_path / "b.nemo", config=change, weights=move)
-    with pytest.raises(MayaError, match=f"{target}.*--encoder-only"):
+    refusal = "transf_decoder" if target == "EncDecMultiTaskModel" else f"{target}.*--encoder-only"
+    with pytest.raises(MayaError, match=refusal):
         import_nemo(path)
     with pytest.raises(MayaError, match="--tokenizer"):
         import_nemo(path, encoder_only=True)

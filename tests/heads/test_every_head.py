@@ -63,7 +63,8 @@ def loss_of(head: Any, batch: Any, frames: torch.Tensor, lens: list[int]) -> tor
 
 def test_every_head_of_sound_is_in_the_table() -> None:
     kinds = {type(cfg) for cfg, _ in HEADS.values()}
-    text = {"AttentionDecoderConfig", "CTCConfig", "DistillationConfig", "HeadConfig", "LanguageModelConfig",
+    text = {"AttentionDecoderConfig", "CTCConfig", "CanaryDecoderConfig",
+            "DistillationConfig", "HeadConfig", "LanguageModelConfig",
             "TransducerConfig", "MultisoftmaxCTCConfig", "MultisoftmaxTransducerConfig",
             "WhisperDecoderConfig"}  # fmt: skip
     public = {name for name in maya.heads.__all__ if name.endswith("Config")} - text

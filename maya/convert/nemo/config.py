@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from maya.convert.nemo import multisoftmax
+from maya.convert.nemo import adapters, canary, multisoftmax
+from maya.convert.nemo.keys import (
+    FIXED_FEATURES,
+    HARMLESS,
+    OF_PROMPTS,
+    OTHER_NETWORKS,
+    OTHER_SETTINGS,
+)
 from maya.convert.nemo.parts import ENCODER, Family
 from maya.convert.nemo.section import Section
 from maya.encoders.conformer.config import FastConformerConfig
@@ -20,6 +27,7 @@ from maya.features.logmel import LogMelConfig
 from maya.features.specaugment import SpecAugmentConfig
 from maya.heads import CTCConfig, HeadConfig, TransducerConfig
 from maya.heads.transducer import JointConfig, PredictorConfig
+from maya.models.adapters import AdapterConfig
 from maya.models.config import SpeechModelConfig
 
 FrontEnd = Literal["auto", "since-2.5", "before-2.5"]
@@ -32,34 +40,13 @@ FAMILIES: dict[str, Family] = {
     "EncDecHybridRNNTCTCBPEModel": "hybrid",
     "EncDecRNNTBPEModelWithPrompt": "rnnt",
     "EncDecHybridRNNTCTCBPEModelWithPrompt": "hybrid",
+    "EncDecMultiTaskModel": "canary",
+    # With a list of characters in the place of a tokenizer.
+    "EncDecCTCModel": "ctc",
+    "EncDecRNNTModel": "rnnt",
+    "EncDecHybridRNNTCTCModel": "hybrid",
 }
-# Top-level keys about training, evaluation and decoding, which do not change the network.
-HARMLESS = (
-    *("sample_rate", "labels", "model_defaults", "decoding", "optim", "train_ds", "validation_ds", "test_ds"),
-    *("compute_eval_loss", "log_prediction", "use_cer", "rnnt_reduction", "ctc_reduction", "skip_nan_grad"),
-    *("variational_noise", "normalize_gradient", "exp_manager", "trainer", "name", "nemo_version"),
-    *("target", "nemo_path", "ema", "init_from_nemo_model", "init_from_pretrained_model"),
-    *("init_from_ptl_ckpt", "calculate_eou_metrics", "save_pred_to_file", "bleu_tokenizer"),
-    *("compute_timestamps", "token_init_method", "token_init_weight_value", "token_init_bias_value"),
-    *("normalize_joint_txu", "normalize_encoder_norm", "normalize_decoder_norm", "normalize_joint_norm"),
-)
-# Keys of networks that Maya does not have, and what they stand for.
-OTHER_NETWORKS = {
-    "adapters": "adapters beside its layers: merge or remove them in NeMo first",
-    "spk_kernel_type": "kernels for speakers", "spk_kernel_layers": "kernels for speakers",
-    "add_bg_spk_kernel": "kernels for speakers", "num_prompts": "a prompt kernel",
-    "initialize_prompt_feature": "a prompt kernel", "transf_encoder": "a Transformer encoder",
-    "transf_decoder": "a Transformer decoder", "prompt_format": "a decoder with prompts",
-    "sortformer_modules": "the heads of Sortformer", "transformer_encoder": "a Transformer encoder",
-    "quantizer": "the heads of self-supervised training",
-}  # fmt: skip
-# Settings of the features for which Maya supports only NeMo's defaults.
-FIXED_FEATURES: dict[str, tuple[Any, ...]] = {
-    "n_window_stride": (None,), "window": ("hann",), "lowfreq": (0, 0.0), "log": (True,),
-    "log_zero_guard_type": ("add",), "log_zero_guard_value": (2.0**-24,), "frame_splicing": (1,),
-    "exact_pad": (False,), "stft_exact_pad": (False,), "use_torchaudio": (False,), "pad_value": (0, 0.0),
-    "mag_power": (2.0, 2), "mel_norm": ("slaney",),
-}  # fmt: skip
+CHARACTERS = ("EncDecCTCModel", "EncDecRNNTModel", "EncDecHybridRNNTCTCModel")
 RNNT_LOSSES = ("default", "warprnnt", "warprnnt_numba", "pytorch", "graph_rnnt", "graph_w_transducer")
 
 
@@ -74,6 +61,12 @@ class NemoModel:
     warnings: list[str] = field(default_factory=list)
     codes: tuple[str, ...] = ()  # languages with an output layer each
     prompts: dict[str, int] = field(default_factory=dict)  # number by language, of a model with prompts
+    adapter: str = ""  # the name of the one whose layers the encoder has
+
+    @property
+    def is_canary(self) -> bool:
+        """Whether it has Canary's decoder."""
+        return canary.HEAD in self.config.heads
 
 
 def read_config(
@@ -88,9 +81,22 @@ def read_config(
 
     Raises MayaError for another class of model, and for a key or value that may change the network.
     """
+    try:
+        return _read(values, path, front_end, ignore, encoder_only)
+    except MayaError as e:
+        if str(path) in str(e):
+            raise
+        raise MayaError(f"{path}: {e}") from None  # a number out of its range, by Maya's name
+
+
+def _read(
+    values: Mapping[str, Any], path: Path, front_end: FrontEnd, ignore: Collection[str], encoder_only: bool
+) -> NemoModel:
     top = Section(path, "", dict(values), ignore)
     target = str(top.raw("target", ""))
     family = FAMILIES.get(target.rsplit(".", 1)[-1])
+    if family == "canary" and encoder_only:
+        family = None  # its decoder is left behind
     if family is None and not encoder_only:
         raise MayaError(
             f"{path} is a {target.rsplit('.', 1)[-1] or 'model without a class'}; "
@@ -100,18 +106,20 @@ def read_config(
     legacy, reason = choose_front_end(version, front_end)
     warnings: list[str] = []
     encoder = _encoder(top.section("encoder"), warnings)
+    adapter = adapters.read(top, warnings)
     codes, prompts = _codes(top), _prompts(top) if target.endswith("WithPrompt") else {}
     config = SpeechModelConfig(
         features=_features(top.section("preprocessor"), legacy),
         specaugment=_specaugment(top, warnings),
         encoder=encoder,
         heads=_heads(top, family, encoder, codes, warnings) if family else {"ctc": CTCConfig()},
+        adapters=adapter.config if adapter else AdapterConfig(),
     )
     if family is not None:
-        _close(top, warnings, prompts)
+        _close(top, warnings, prompts, canary.NETWORK if family == "canary" else ())
     return NemoModel(
         target=target, version=version, config=config, front_end_reason=reason, warnings=warnings,
-        codes=codes, prompts=prompts,
+        codes=codes, prompts=prompts, adapter=adapter.name if adapter else "",
     )  # fmt: skip
 
 
@@ -121,14 +129,14 @@ def _prompts(top: Section) -> dict[str, int]:
     return {name: dictionary.need(name, int) for name in dictionary}
 
 
-def _close(top: Section, warnings: list[str], prompts: Mapping[str, int]) -> None:
-    """What the top level has beside the sections of the network."""
+def _close(top: Section, warnings: list[str], prompts: Mapping[str, int], network: Collection[str]) -> None:
+    """What the top level has beside the sections of the network. network: keys that were read for it."""
     _intermediate_ctc(top, warnings)
     if prompts:
         top.harmless("num_prompts", "initialize_prompt_feature", "subsampling_factor", "prompt_dictionary")
-    for key, network in OTHER_NETWORKS.items():
-        if not (prompts and network == "a prompt kernel") and top.raw(key):
-            raise MayaError(f"{top.path}: {key} says that the model has {network}")
+    for key, part in OTHER_NETWORKS.items():
+        if not (prompts and part == OF_PROMPTS) and key not in network and top.raw(key):
+            raise MayaError(f"{top.path}: {key} says that the model has {part}")
     top.harmless(*HARMLESS)
     warnings += [f"{setting} is unknown to Maya and was passed over" for setting in top.unknown_values()]
     top.close()
@@ -230,14 +238,12 @@ def _encoder(s: Section, warnings: list[str]) -> FastConformerConfig:
         for key, (field, default) in ENCODER.items()
     }
     channels = s.take("subsampling_conv_channels", -1)
-    encoder = FastConformerConfig(
-        **values,
-        subsampling_channels=values["d_model"] if channels == -1 else channels,
-        conv_norm="layer_norm" if s.raw("conv_norm_type") == "layer_norm" else "batch_norm",
-        conv_context=_conv_context(s, values["conv_kernel"]),
-    )
+    values["subsampling_channels"] = values["d_model"] if channels == -1 else channels
+    values["conv_norm"] = "layer_norm" if s.raw("conv_norm_type") == "layer_norm" else "batch_norm"
+    values["conv_context"] = _conv_context(s, values["conv_kernel"])
+    encoder = FastConformerConfig(**values)
     _attention_context(s, encoder, warnings)
-    s.close()
+    s.close(OTHER_SETTINGS["encoder"])
     return encoder
 
 
@@ -265,13 +271,18 @@ def _attention_context(s: Section, encoder: FastConformerConfig, warnings: list[
             )
         sizes, style = [-1, -1], "regular"
     if chunks:
+        encoder.att_chunk_context_size = _chunk_sizes(s, chunks)
         warnings.append(
-            f"trained for chunks too, att_chunk_context_size={chunks}; Maya encodes utterances whole"
+            f"trained for chunks too, att_chunk_context_size={chunks}: streams use them, "
+            "and training in Maya is on whole utterances"
         )
     pairs = sizes if isinstance(sizes, list) and isinstance(sizes[0], list) else [sizes]
+    chances = s.raw("att_context_probs") or ()
+    if not isinstance(chances, list | tuple):
+        raise MayaError(f"{s.path}: encoder.att_context_probs is {chances!r}, not a list of probabilities")
     try:
         encoder.att_context_size = tuple(tuple(pair) for pair in pairs)
-        encoder.att_context_probs = tuple(s.raw("att_context_probs") or ())
+        encoder.att_context_probs = tuple(chances)
     except TypeError:
         raise MayaError(
             f"{s.path}: encoder.att_context_size is {sizes!r}, not a pair of frames or a list of pairs"
@@ -279,9 +290,22 @@ def _attention_context(s: Section, encoder: FastConformerConfig, warnings: list[
     encoder.att_context_style = style
 
 
+def _chunk_sizes(s: Section, chunks: Any) -> tuple[tuple[int, ...], ...]:
+    """Frames before, in and after a chunk, the choices of each."""
+    lists = chunks if isinstance(chunks, list) else []
+    if len(lists) != 3 or not all(isinstance(x, list) and x for x in lists):
+        raise MayaError(
+            f"{s.path}: encoder.att_chunk_context_size is {chunks!r}, not lists of frames before, in and "
+            "after a chunk"
+        )
+    return tuple(tuple(x) for x in lists)
+
+
 def _heads(
     top: Section, family: Family, encoder: FastConformerConfig, codes: tuple[str, ...], warnings: list[str]
 ) -> dict[str, HeadConfig]:
+    if family == "canary":
+        return {canary.HEAD: canary.head_config(top)}
     if family == "ctc":
         _check_ctc_head(top.section("decoder"), encoder, codes)
         return {"ctc": CTCConfig()}
@@ -293,6 +317,8 @@ def _heads(
     if share == 0:
         share = DEFAULT_CTC_WEIGHT
         warnings.append(f"aux_ctc.ctc_loss_weight is 0; the CTC head is kept with {share}")
+    if not 0 <= share <= 1:
+        raise MayaError(f"{top.path}: aux_ctc.ctc_loss_weight is {share:g}, not a share between 0 and 1")
     auxiliary.harmless("use_cer", "ctc_reduction", "decoding")
     _check_ctc_head(auxiliary.section("decoder"), encoder, codes)
     auxiliary.close()
@@ -306,7 +332,7 @@ def _check_ctc_head(s: Section, encoder: FastConformerConfig, codes: tuple[str, 
     s.fixed("add_blank", True)
     s.fixed("feat_in", None, encoder.d_model)
     s.harmless("num_classes", "vocabulary", "init_mode")
-    s.close()
+    s.close(OTHER_SETTINGS["decoder"])
 
 
 def _transducer(
@@ -326,7 +352,7 @@ def _transducer(
     # Initial values only:
     p.harmless("t_max", "forget_gate_bias", "weights_init_scale", "hidden_hidden_bias_scale")
     p.close()
-    s.close()
+    s.close(OTHER_SETTINGS["decoder"])
     s = top.section("joint")
     _is(s, "RNNTJoint", "SampledRNNTJoint")
     multisoftmax.read_masks(s, codes, ("multilingual",))
@@ -341,7 +367,7 @@ def _transducer(
     durations = s.take("num_extra_outputs", 0)
     s.harmless("num_classes", "vocabulary", "log_softmax", "preserve_memory", "fuse_loss_wer")
     s.harmless("fused_batch_size", "experimental_fuse_loss_wer", "masking_prob", "n_samples")
-    s.close()
+    s.close(OTHER_SETTINGS["joint"])
     return TransducerConfig(predictor=predictor, joint=joint, **_loss(top, durations, warnings))
 
 

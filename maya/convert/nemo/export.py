@@ -1,12 +1,15 @@
 """Export Maya models as `.nemo` archives that NeMo restores."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from maya.convert.heads import head_notes, of_language
+from maya.convert.nemo import canary
 from maya.convert.nemo.archive import REFERENCE, artifact_name, write_archive
+from maya.convert.nemo.canary_export import canary_sections, canary_tensors, custom_tokenizer
 from maya.convert.nemo.parts import ENCODER, NemoParts, nemo_parts
 from maya.convert.nemo.weights import to_nemo_names
 from maya.convert.report import ConversionReport, components
@@ -14,13 +17,19 @@ from maya.decode.recognizer import Recognizer
 from maya.encoders import FastConformerConfig
 from maya.errors import MayaError
 from maya.features import LogMelConfig
-from maya.heads import TransducerConfig
+from maya.heads import CanaryDecoderConfig, CTCConfig, TransducerConfig
 from maya.heads.transducer import PredictorConfig
 from maya.models.config import SpeechModelConfig
 from maya.text.aggregate import AggregateTokenizer
+from maya.text.characters import CharacterTokenizer
 from maya.text.tokenizer import Tokenizer
 
 MODULES = "nemo.collections.asr.modules."
+CHARACTER_TARGETS = {
+    "ctc": "nemo.collections.asr.models.ctc_models.EncDecCTCModel",
+    "rnnt": "nemo.collections.asr.models.rnnt_models.EncDecRNNTModel",
+    "hybrid": "nemo.collections.asr.models.hybrid_rnnt_ctc_models.EncDecHybridRNNTCTCModel",
+}
 TARGETS = {
     "ctc": "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE",
     "rnnt": "nemo.collections.asr.models.rnnt_bpe_models.EncDecRNNTBPEModel",
@@ -42,9 +51,15 @@ def to_nemo(model: Recognizer, path: str | Path, *, language: str | None = None)
     """
     model, language = of_language(model, language, "NeMo")
     cfg = model.model.cfg
+    if canary.HEAD in cfg.heads:
+        return _canary(model, Path(path), language)
     parts = nemo_parts(cfg, "NeMo")
     if parts.encoder.output_hidden:
         raise MayaError("NeMo has no place for the layer behind this encoder, into which a prompt was folded")
+    if cfg.adapters.type in ("bottleneck", "nemo"):
+        raise MayaError(
+            "Maya writes no adapters for NeMo, and this model has some; train without, or use LoRA"
+        )
     state = {k: v.detach().cpu() for k, v in model.model.state_dict().items()}
     notes = head_notes(model, "NeMo")
     if cfg.language_embedding:
@@ -59,12 +74,40 @@ def to_nemo(model: Recognizer, path: str | Path, *, language: str | None = None)
         notes.append("trained on the features from before NeMo 2.5, which later versions do not compute")
     if parts.encoder.conv_norm == "batch_norm" and parts.encoder.masked_norm:
         notes.append("in training NeMo counts padded frames in the batch statistics; Maya did not")
-    config = nemo_config(cfg, model.tokenizer) | {"tokenizer": tokenizer}
+    config = nemo_config(cfg, model.tokenizer) | ({"tokenizer": tokenizer} if tokenizer else {})
     write_archive(Path(path), config, to_nemo_names(weights, parts), files)
     return ConversionReport(
         title=f"{path}: {config['target'].rsplit('.', 1)[-1]}",
         components=components(cfg, weights),
         facts={"vocabulary": f"{model.tokenizer.vocab_size} pieces and a blank"},
+        warnings=notes,
+    )
+
+
+def _canary(model: Recognizer, path: Path, language: str | None) -> ConversionReport:
+    """The archive of a Canary."""
+    cfg, notes = model.model.cfg, head_notes(model, "NeMo")
+    if [*cfg.text_heads] != [canary.HEAD] or cfg.language_embedding or cfg.adapters.type != "none":
+        raise MayaError(
+            "NeMo's Canary has no other text heads, language embedding or adapters; train without"
+        )
+    if language is not None:
+        raise MayaError("Canary's prompt names the language; leave --language out")
+    head = cfg.head(canary.HEAD, CanaryDecoderConfig)
+    speech = replace(cfg, heads={"ctc": CTCConfig()})
+    parts = nemo_parts(speech, "NeMo")
+    config = nemo_config(speech, model.tokenizer)
+    del config["decoder"], config["labels"]
+    section, files = _tokenizer(model.tokenizer)
+    section["custom_tokenizer"] = custom_tokenizer(model.tokenizer)
+    config |= canary_sections(head, parts.encoder.d_model) | {"tokenizer": section}
+    state = model.model.state_dict()
+    own = {k: v for k, v in state.items() if k.startswith(("encoder.", "preprocessor."))}
+    write_archive(path, config, to_nemo_names(own, parts) | canary_tensors(state, head), files)
+    return ConversionReport(
+        title=f"{path}: EncDecMultiTaskModel",
+        components=components(cfg, dict(state)),
+        facts={"vocabulary": f"{model.tokenizer.vocab_size} pieces"},
         warnings=notes,
     )
 
@@ -96,7 +139,8 @@ def nemo_config(cfg: SpeechModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     """The yaml of a model, without its tokenizer section. Raises MayaError for parts that NeMo lacks."""
     parts = nemo_parts(cfg, "NeMo")
     f, e, family = parts.features, parts.encoder, parts.family
-    pieces = tokenizer.pieces(range(tokenizer.vocab_size))
+    labels = tokenizer.labels if isinstance(tokenizer, CharacterTokenizer) else None
+    pieces = [*labels] if labels else tokenizer.pieces(range(tokenizer.vocab_size))
     spec = cfg.specaugment
     ctc_head = {
         "_target_": MODULES + "ConvASRDecoder", "feat_in": e.d_model, "num_classes": len(pieces),
@@ -126,7 +170,8 @@ def nemo_config(cfg: SpeechModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
                 "ctc_reduction": "mean_batch", "decoder": ctc_head, "decoding": {"strategy": "greedy"},
             }  # fmt: skip
     version = VERSION_BEFORE if f.legacy else VERSION
-    return config | {"labels": pieces, "target": TARGETS[family], "nemo_version": version}
+    targets = CHARACTER_TARGETS if labels else TARGETS
+    return config | {"labels": pieces, "target": targets[family], "nemo_version": version}
 
 
 def _features(f: LogMelConfig) -> dict[str, Any]:
@@ -142,6 +187,12 @@ def _features(f: LogMelConfig) -> dict[str, Any]:
 def encoder_section(e: FastConformerConfig) -> dict[str, Any]:
     """The options of NeMo's ConformerEncoder, as its yaml has them."""
     contexts = [list(pair) for pair in e.att_context_size]
+    chunks: dict[str, Any] = {}
+    if e.att_chunk_context_size:
+        chunks = {
+            "att_chunk_context_size": [list(sizes) for sizes in e.att_chunk_context_size],
+            "att_context_style": "chunked_limited_with_rc", "conv_context_style": "dcc",
+        }  # fmt: skip
     return {
         "_target_": MODULES + "ConformerEncoder", "feat_out": -1,
         **{key: getattr(e, field) for key, (field, _) in ENCODER.items()},
@@ -151,7 +202,7 @@ def encoder_section(e: FastConformerConfig) -> dict[str, Any]:
         "pos_emb_max_len": 5000, "conv_norm_type": e.conv_norm,
         "conv_context_size": "causal" if e.conv_context == "causal" else None,
         "stochastic_depth_mode": "linear", "stochastic_depth_start_layer": 1,
-    }  # fmt: skip
+    } | chunks  # fmt: skip
 
 
 def _transducer(
@@ -188,7 +239,9 @@ def _transducer(
 
 
 def _tokenizer(tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The yaml's section, and the files that it names."""
+    """The yaml's section, empty for a model of characters, and the files that it names."""
+    if isinstance(tokenizer, CharacterTokenizer):
+        return {}, {}
     if isinstance(tokenizer, AggregateTokenizer):
         langs: dict[str, Any] = {}
         files: dict[str, bytes] = {}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from maya.convert.conversion import Conversion
-from maya.convert.nemo import multisoftmax, prompts
+from maya.convert.nemo import adapters, canary, multisoftmax, prompts
 from maya.convert.nemo.archive import NemoArchive
-from maya.convert.nemo.config import FrontEnd, NemoModel, read_config
+from maya.convert.nemo.config import CHARACTERS, FrontEnd, NemoModel, read_config
 from maya.convert.nemo.section import Section
 from maya.convert.nemo.weights import checked_weights
 from maya.convert.report import ConversionReport, components
@@ -21,6 +21,7 @@ from maya.features import LogMelConfig
 from maya.models.config import SpeechModelConfig, with_vocabulary
 from maya.models.speech_model import SpeechModel
 from maya.text.aggregate import AggregateTokenizer
+from maya.text.characters import CharacterTokenizer
 from maya.text.tokenizer import Tokenizer
 from maya.train.checkpoints.checkpoint import Checkpoint
 
@@ -66,9 +67,19 @@ def import_nemo(
         )
         own_tokenizer = _encoder_tokenizer(archive, tokenizer) if encoder_only else read_tokenizer(archive)
         stored = archive.weights()
+    if isinstance(archive.config.get("adapters"), dict):
+        stored = adapters.renamed(stored, described.adapter)
     _compare_vocabulary(archive, own_tokenizer, described.warnings)
     if dtypes := {str(v.dtype) for v in stored.values() if v.is_floating_point()} - {"torch.float32"}:
         described.warnings.append(f"weights stored as {', '.join(sorted(dtypes))} become torch.float32")
+    if described.is_canary:
+        if language is not None:
+            raise MayaError(f"{path} takes the language when it transcribes; leave --language out here")
+        config = canary.with_tokens(described.config, own_tokenizer, path)
+        if tokenizer is not None:
+            raise MayaError(f"{path}: another tokenizer needs new heads; give --encoder-only as well")
+        weights = canary.canary_weights(stored, config, path)
+        return _conversion(path, described, config, own_tokenizer, weights)
     if described.prompts and not encoder_only:
         stored = prompts.folded(stored, described, language, path)
     elif language is not None or (described.codes and not encoder_only):
@@ -84,15 +95,21 @@ def import_nemo(
         weights, new = _with_new_heads(weights, config)
     elif tokenizer is not None:
         raise MayaError(f"{path}: another tokenizer needs new heads; give --encoder-only as well")
+    return _conversion(path, described, config, own_tokenizer, weights, new)
+
+
+def _conversion(
+    path: Path, described: NemoModel, config: SpeechModelConfig, tokenizer: Tokenizer,
+    weights: dict[str, Tensor], new: tuple[str, ...] = (),
+) -> Conversion:  # fmt: skip
+    """Checkpoint and report. new: heads that are initialised anew."""
     notes = {
         "source": path.name,
         "nemo": {"target": described.target, "version": described.version},
         "front_end": "before-2.5" if _legacy(config) else "since-2.5",
         "untrained": list(new),
     }
-    checkpoint = Checkpoint(
-        model_config=config, tokenizer=own_tokenizer, weights=weights, step=0, notes=notes
-    )
+    checkpoint = Checkpoint(model_config=config, tokenizer=tokenizer, weights=weights, step=0, notes=notes)
     return Conversion(checkpoint=checkpoint, report=_report(path, described, checkpoint, new))
 
 
@@ -130,6 +147,8 @@ def _by_language(
 
 def read_tokenizer(archive: NemoArchive) -> Tokenizer:
     """The SentencePiece model of an archive, or the models of a tokenizer of several languages."""
+    if str(archive.config.get("target")).rsplit(".", 1)[-1] in CHARACTERS:
+        return _characters(archive)
     s = Section(archive.path, "tokenizer", archive.config.get("tokenizer"))
     kind = str(s.raw("type")).lower()
     if kind == "bpe":
@@ -143,11 +162,27 @@ def read_tokenizer(archive: NemoArchive) -> Tokenizer:
     return AggregateTokenizer({code: _sentencepiece(archive, parts.section(code)) for code in parts})
 
 
+def _characters(archive: NemoArchive) -> Tokenizer:
+    """The labels of a character model: those of its outputs, else of the top level."""
+    config = archive.config
+    sections = [config.get("joint"), config.get("decoder"), (config.get("aux_ctc") or {}).get("decoder")]
+    lists = [s["vocabulary"] for s in sections if isinstance(s, dict) and s.get("vocabulary")]
+    labels = next((x for x in (*lists, config.get("labels")) if isinstance(x, list) and x), None)
+    if labels is None:
+        raise MayaError(f"{archive.path} has no labels; a character model lists them in its yaml")
+    try:
+        return CharacterTokenizer(labels)
+    except MayaError as e:
+        raise MayaError(f"{archive.path}: {e}") from None
+
+
 def _compare_vocabulary(archive: NemoArchive, tokenizer: Tokenizer, warnings: list[str]) -> None:
     """Warn of a tokenizer whose pieces are not those that the yaml lists."""
     sections = [archive.config.get(name) or {} for name in ("joint", "decoder")]
     listed = next((s["vocabulary"] for s in sections if isinstance(s.get("vocabulary"), list)), None)
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
+    if isinstance(tokenizer, CharacterTokenizer):
+        return  # made of the list
     if listed is None or len(listed) != len(pieces):
         return  # another length is refused when it is compared with the weights
     if other := sum(str(a) != b for a, b in zip(listed, pieces, strict=True)):
@@ -158,7 +193,9 @@ def _compare_vocabulary(archive: NemoArchive, tokenizer: Tokenizer, warnings: li
 
 
 def _sentencepiece(archive: NemoArchive, s: Section) -> Tokenizer:
-    if s.raw("custom_tokenizer") is not None:
+    custom = s.raw("custom_tokenizer")
+    custom = custom.get("_target_") if isinstance(custom, dict) else custom
+    if custom is not None and str(custom).rsplit(".", 1)[-1] not in canary.TOKENIZERS:
         raise MayaError(f"{archive.path}: {s.name} has a custom class, which Maya does not support")
     if str(s.raw("type", "bpe")).lower() != "bpe":
         raise MayaError(

@@ -11,7 +11,7 @@ from maya.heads import CTCConfig, TransducerConfig
 from maya.heads.transducer import PredictorConfig
 from maya.models.config import SpeechModelConfig
 
-Family = Literal["ctc", "rnnt", "hybrid"]
+Family = Literal["ctc", "rnnt", "hybrid", "canary"]
 # Settings of the encoder that have the same value in both systems: key of the yaml -> (field of
 # FastConformerConfig, NeMo's default, or the type of a key without default).
 ENCODER: dict[str, tuple[str, Any]] = {

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,14 +90,20 @@ class Section:
         self._seen.update(unknown)
         return [f"{self.where(key)} = {_short(self._values[key])}" for key in unknown]
 
-    def close(self) -> None:
-        """Refuse the first key that was not read: it may change the network."""
+    def close(self, others: Mapping[str, str] | None = None) -> None:
+        """Refuse the first key that was not read: it may change the network. others: what the keys of other
+        networks are."""
         for key in self._values:
-            if key not in self._seen and self.where(key) not in self._ignored:
+            if key in self._seen or self.where(key) in self._ignored:
+                continue
+            if others and key in others:
                 raise MayaError(
-                    f"{self.path}: {self.where(key)} = {_short(self._values[key])} is unknown to Maya "
-                    f"and may change the network; if it does not, add --ignore {self.where(key)}"
+                    f"{self.path}: {self.where(key)} is {others[key]}, which Maya does not read here"
                 )
+            raise MayaError(
+                f"{self.path}: {self.where(key)} = {_short(self._values[key])} is unknown to Maya "
+                f"and may change the network; if it does not, add --ignore {self.where(key)}"
+            )
 
 
 def _short(value: Any) -> str:

@@ -1,6 +1,6 @@
 """Decoding with the attention decoder alone: beam search token by token, all utterances at once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +16,7 @@ from maya.decode.confidence import ConfidenceConfig, distribution_confidence
 from maya.decode.hypothesis import Hypothesis
 from maya.encoders import Encoded
 from maya.heads import AttentionDecoder, AttentionDecoderConfig, HeadConfig
+from maya.heads.attention import DecoderState, TransformerDecoder
 from maya.ranges import NonNegFloat, PosFloat, PosInt
 
 
@@ -74,25 +75,37 @@ def attention_beam(
     sentence that reaches its limit ends whatever the probability of its end, which is counted. The decoder
     gives no times, so frames and durations are empty. Rows without frames are empty.
     """
-    beam, length_norm = cfg.beam, cfg.length_norm
-    batch, device = len(enc), enc.device
-    lens = enc_lens.to(device)
+    lens = enc_lens.to(enc.device)
     limit = (lens * cfg.max_tokens_per_frame).long().clamp(min=1).masked_fill(lens == 0, 0)
+    state = decoder.start(decoder.memory(enc, lens), cfg.beam)
+    first = torch.full_like(limit, decoder.eos)
+    return beam_search(decoder, state, first, limit, cfg, never=decoder.never, start=start)
+
+
+@torch.no_grad()
+def beam_search(
+    decoder: TransformerDecoder, state: DecoderState, first: Tensor, limit: Tensor, cfg: Any, *,
+    never: Sequence[int], start: FusionStart | None = None,
+) -> list[Hypothesis]:  # fmt: skip
+    """The search from a state of B * cfg.beam sequences, all of an utterance alike, which read first (B,)
+    next. limit (B,): tokens of a sentence, 0 for a row that is empty. cfg: beam, n_best, length_norm and
+    confidence of `AttentionBeamConfig`. never: ids that are not written. start: see `attention_beam`."""
+    beam, length_norm = cfg.beam, cfg.length_norm
+    batch, device = len(limit), limit.device
     steps = int(limit.max()) + 1 if batch else 0
-    state = decoder.start(decoder.memory(enc, lens), beam)
     scores = torch.full((batch, beam), -torch.inf, device=device)
     scores[:, 0] = 0.0
-    read = torch.full((batch, beam), decoder.eos, device=device)
+    read = first[:, None].expand(-1, beam)
     done = (limit == 0)[:, None].expand(-1, beam)
     counts = torch.ones_like(read)
-    like = torch.zeros(1, decoder.output_layer.out_features, device=device)
+    like = torch.zeros(1, decoder.outputs, device=device)
     fused = FusedRows(start, batch, beam, like) if start else None
     n_best = min(cfg.n_best, beam)
     trace = Trace(decoder.eos)
     for step in range(steps):
         log_probs, state = decoder.step(read.flatten(), state)
         certain = distribution_confidence(log_probs, cfg.confidence) if cfg.confidence else None
-        log_probs = _allowed(log_probs.view(batch, beam, -1), decoder, done, step >= limit)
+        log_probs = _allowed(log_probs.view(batch, beam, -1), decoder.eos, never, (done, step >= limit))
         ranked = log_probs if fused is None else log_probs + _text_scores(fused, decoder.eos, done)
         scores, picked = (scores[..., None] + ranked).flatten(1).topk(beam)
         parents, read = picked // log_probs.shape[-1], picked % log_probs.shape[-1]
@@ -130,12 +143,13 @@ def _text_scores(fused: FusedRows, eos: int, done: Tensor) -> Tensor:
     return scores
 
 
-def _allowed(log_probs: Tensor, decoder: AttentionDecoder, done: Tensor, full: Tensor) -> Tensor:
-    """log_probs (B, K, V) with -inf for tokens that may not come next. After the end (`done`, (B, K)) only
-    the end may come, at no cost; in a row that is `full` (B,) only the end; blank never."""
-    if decoder.blank != decoder.eos:
-        log_probs[..., decoder.blank] = -torch.inf
-    ends = log_probs[..., decoder.eos].masked_fill(done, 0.0)
+def _allowed(log_probs: Tensor, eos: int, never: Sequence[int], stops: tuple[Tensor, Tensor]) -> Tensor:
+    """log_probs (B, K, V) with -inf for tokens that may not come next. stops: after the end (B, K) only the
+    end may come, at no cost; in a full row (B,) only the end. The ids `never` do not come."""
+    done, full = stops
+    if never:
+        log_probs[..., list(never)] = -torch.inf
+    ends = log_probs[..., eos].masked_fill(done, 0.0)
     log_probs = log_probs.masked_fill((done | full[:, None])[..., None], -torch.inf)
-    log_probs[..., decoder.eos] = ends
+    log_probs[..., eos] = ends
     return log_probs

@@ -34,14 +34,30 @@ class BufferConfig:
         return self.chunk_seconds + self.right_seconds
 
 
+def chunk_sizes(model: SpeechModel) -> tuple[tuple[int, ...], ...]:
+    """Frames before, in and after a chunk, the choices of each, that a model was trained for; () for none."""
+    sizes: tuple[tuple[int, ...], ...] = getattr(model.cfg.encoder, "att_chunk_context_size", ())
+    return sizes
+
+
+def trained_buffer(model: SpeechModel) -> BufferConfig | None:
+    """The largest chunk and context that a model was trained for; None for one trained for none."""
+    sizes, seconds = chunk_sizes(model), model.cfg.clock.seconds
+    if not sizes:
+        return None
+    before, chunk, after = (max(choices) * seconds for choices in sizes)
+    return BufferConfig(left_seconds=before, chunk_seconds=chunk, right_seconds=after)
+
+
 @dataclass(frozen=True, slots=True)
 class AudioWindow:
     """samples (n,) to encode; of its frames `skip` are left context, and `take` follow for the decoder (None:
-    all that remain)."""
+    all that remain). context: of attention, for a model that was trained for chunks."""
 
     samples: Tensor
     skip: int
     take: int | None
+    context: tuple[int, int, int] | None = None
 
 
 class WindowBuffer:
@@ -53,6 +69,11 @@ class WindowBuffer:
         self.left_frames = round(cfg.left_seconds / clock.seconds)
         self.chunk_frames = max(1, round(cfg.chunk_seconds / clock.seconds))
         self.right_frames = round(cfg.right_seconds / clock.seconds)
+        self.context: tuple[int, int, int] | None = None
+        if chunk_sizes(model):
+            # Chunks are counted from the window's first frame, so whole ones stand before it.
+            self.left_frames -= self.left_frames % self.chunk_frames
+            self.context = (self.left_frames, self.chunk_frames, self.right_frames)
         self._samples = torch.zeros(0)
         self._skip = 0  # frames of left context at the start of the samples
 
@@ -68,7 +89,9 @@ class WindowBuffer:
         while (
             len(self._samples) >= (needed := self._skip + self.chunk_frames + self.right_frames) * self.frame
         ):
-            windows.append(AudioWindow(self._samples[: needed * self.frame], self._skip, self.chunk_frames))
+            windows.append(
+                AudioWindow(self._samples[: needed * self.frame], self._skip, self.chunk_frames, self.context)
+            )
             drop = max(0, self._skip + self.chunk_frames - self.left_frames)
             self._samples = self._samples[drop * self.frame :].clone()
             self._skip += self.chunk_frames - drop
@@ -76,7 +99,7 @@ class WindowBuffer:
 
     def finish(self) -> AudioWindow:
         """The last window. The buffer then begins anew."""
-        window = AudioWindow(self._samples, self._skip, None)
+        window = AudioWindow(self._samples, self._skip, None, self.context)
         self._samples, self._skip = torch.zeros(0), 0
         return window
 
@@ -90,7 +113,10 @@ def encode_windows(model: SpeechModel, windows: Sequence[AudioWindow]) -> list[T
         return chunks
     lens = torch.tensor([len(windows[place].samples) for place in full], device=device)
     audio = pad_sequence([windows[place].samples for place in full], batch_first=True)
-    encoded = model.encode_audio(audio.to(device), lens)
+    if (context := windows[full[0]].context) is None:
+        encoded = model.encode_audio(audio.to(device), lens)
+    else:
+        encoded = model.encoder(*model.features(audio.to(device), lens), context=context)
     for place, frames, length in zip(full, encoded.frames, encoded.lens.tolist(), strict=True):
         window = windows[place]
         end = length if window.take is None else window.skip + window.take

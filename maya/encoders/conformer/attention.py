@@ -25,7 +25,8 @@ from maya.encoders.positions import sinusoids
 from maya.errors import MayaError
 from maya.kernels.onednn import QuickLinear
 
-Context = tuple[int, int]  # frames to the left and right, -1 for all
+# Frames to the left and right, -1 for all; or before a chunk, in it, and after it.
+Context = tuple[int, int] | tuple[int, int, int]
 
 # Elements of the bias that one call may hold, 256 MB in fp32: 16 utterances of 40 s (500 frames) with 8
 # heads stay whole, one of 4 minutes does not. Below it, blocks only add calls; far above, the bias alone
@@ -43,7 +44,8 @@ class AttentionSpan:
     """Which frames a query sees: `left_frames` before and `right` after it, None for all of them.
 
     With `chunk` > 0, NeMo's "chunked_limited": it sees its own chunk of that many frames and
-    `left_frames` before the chunk's first, so that nothing waits for more than the chunk's end.
+    `left_frames` before the chunk's first. `right` then counts from the chunk's first frame: chunk - 1, so
+    that nothing waits for more than the chunk's end, or more ("chunked_limited_with_rc").
     """
 
     left_frames: int | None = None
@@ -82,7 +84,8 @@ class AttentionSpan:
         queries, keys = queries[:, None], keys[None, :]
         if self.chunk:
             start = queries // self.chunk * self.chunk
-            seen = keys < start + self.chunk
+            assert self.right is not None
+            seen = keys <= start + self.right
             return seen if self.left_frames is None else seen & (keys >= start - self.left_frames)
         seen = torch.ones(len(queries), keys.shape[1], dtype=torch.bool, device=keys.device)
         if self.left_frames is not None:
@@ -95,6 +98,11 @@ EVERYTHING = AttentionSpan()
 
 def span_of(context: Context, style: str) -> AttentionSpan:
     """What a pair of `att_context_size` means. Raises MayaError for a pair that the style cannot have."""
+    if len(context) == 3:
+        left_frames, chunk, after = context
+        if left_frames < 0 or chunk < 1 or after < 0:
+            raise MayaError(f"a context of chunks, {context}, holds frames before, in and after one")
+        return AttentionSpan(left_frames, chunk - 1 + after, chunk=chunk)
     left_frames, right = context
     if left_frames < -1 or right < -1:
         raise MayaError(f"encoder.att_context_size={context} holds numbers of frames, or -1 for all of them")

@@ -46,6 +46,9 @@ class FastConformerConfig(EncoderConfig):
     att_context_probs: tuple[Share, ...] = ()
     # regular: a band of L + 1 + R frames. chunked_limited: chunks of R + 1 frames, with L frames before them.
     att_context_style: Literal["regular", "chunked_limited"] = "regular"
+    # NeMo's models for whole utterances and chunks in one: frames before a chunk, in it and after it, the
+    # choices of each. Streams encode windows of these frames, in which attention keeps to the chunks.
+    att_chunk_context_size: tuple[tuple[Count, ...], ...] = ()
     # Of a bounded regular context: so many frames, one every spacing from the first on, see all and are seen
     # by all, with projections of their own or not.
     global_tokens: Count = 0
@@ -106,6 +109,11 @@ def check(cfg: FastConformerConfig) -> None:
     for context in contexts:
         span_of(context, cfg.att_context_style)
     bounded = all(span_of(c, cfg.att_context_style).bounded for c in contexts)
+    sizes = cfg.att_chunk_context_size
+    if sizes and (len(sizes) != 3 or not all(sizes) or 0 in sizes[1]):
+        raise MayaError(
+            f"encoder.att_chunk_context_size={sizes} has to list frames before, in and after a chunk"
+        )
     if cfg.global_tokens and (cfg.att_context_style != "regular" or not bounded):
         raise MayaError(
             "encoder.global_tokens needs a regular att_context_size without -1, such as (128, 128), not "
