@@ -20,6 +20,6 @@ from maya.features.whole_frames import (
 __all__ = [
     "ASTFbank", "ASTFbankConfig", "BeatsFbank", "BeatsFbankConfig", "Fbank", "FbankConfig", "FbankStream",
     "FeatureStream", "Features", "FeaturesConfig", "LogMel", "LogMelConfig", "LogMelStream",
-    "SeamlessFbank", "SeamlessFbankConfig", "SpecAugment", "SpecAugmentConfig", "VoiceFbank", "VoiceFbankConfig", "Waveform",
-    "WaveformConfig", "WhisperMel", "WhisperMelConfig", "frame_samples",
+    "SeamlessFbank", "SeamlessFbankConfig", "SpecAugment", "SpecAugmentConfig", "VoiceFbank",
+    "VoiceFbankConfig", "Waveform", "WaveformConfig", "WhisperMel", "WhisperMelConfig", "frame_samples",
 ]  # fmt: skip

@@ -115,8 +115,8 @@ class BeatsEncoder(Encoder, config=BeatsConfig):
         return Encoded(by_time(y), lens, {number: by_time(states[number]) for number in hidden})
 
     def distances(self, size: int, device: torch.device) -> Tensor:
-        """(H, P, P): the bias of each head for key − query. Half of the buckets are for later keys. In each half
-        the nearest distances have one each, and the others grow to `max_distance` (Raffel et al. 2020)."""
+        """(H, P, P): the bias of each head for key − query. Half of the buckets are for later keys. In each
+        half the nearest distances have one each, and others grow to `max_distance` (Raffel et al. 2020)."""
         place = torch.arange(size, device=device)
         distance = place[None] - place[:, None]
         half = self.cfg.buckets // 2
