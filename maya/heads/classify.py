@@ -25,9 +25,10 @@ class UtteranceConfig(HeadConfig):
     layers: the encoder's output, or a learnt weighted sum of all hidden states. pooling: the mean over
     time, mean and standard deviation, or attentive statistics with `attention_dim` channels. With `hidden`
     channels behind one of the first two, over a frozen encoder, the head is the usual baseline: a multi-layer
-    perceptron. global_context: see `AttentivePooling`; without it the head can stream. hidden: channels of a layer between pooling and
-    output, 0 for none. dropout: before the output layer. crop_seconds: training pools a random part of an
-    utterance, so long or longer, so that the head learns short ones too; 0: all of it.
+    perceptron. global_context: see `AttentivePooling`; without it the head can stream. hidden: channels of a
+    layer between pooling and output, 0 for none. dropout: before the output layer. crop_seconds: training
+    pools a random part of an utterance, so long or longer, so that the head learns short ones too; 0: all of
+    it.
     """
 
     layers: Literal["last", "all"] = "last"

@@ -188,9 +188,8 @@ def test_a_lora_step_reaches_every_matrix(name: str, files: Path) -> None:
     with torch.no_grad():
         x = features.build().eval()(audio(), LENS)
         before, other = model.eval().encoder(*x).frames, plain.eval().encoder(*x).frames
-        if name != "means":  # without a file its random start comes after that of the adapters
-            names = {n for n in plain.state_dict() if "codec" in n or name != "codes"}
-            assert names and (name == "codes" or (before - other).abs().max() < 1e-5)
+        if name in ("beats", "emotion2vec"):  # the others are not all out of a file
+            assert (before - other).abs().max() < 1e-5
     names = {n for n, _ in model.named_parameters() if n.endswith((".up", ".down"))}
     assert len([n for n in names if n.startswith("encoder.layers.")]) >= 4
     model.learn_only(names | {n for n, _ in model.named_parameters() if n.startswith("heads.")})

@@ -1,4 +1,4 @@
-"""Linear layers whose weights are 4 bits wide and do not learn: NF4 (Dettmers et al. 2023, arXiv:2305.14314)."""
+"""Linear layers of 4-bit weights that do not learn: NF4 (Dettmers et al. 2023, arXiv:2305.14314)."""
 
 import importlib
 from typing import Any
@@ -21,7 +21,7 @@ def library() -> Any:
 
 
 class FourBitLinear(nn.Module):
-    """x (..., K) → (..., N). Buffers: `packed` (N · K / 2, 1) uint8, `scales` (N · K / 64,) fp32, `bias` (N,).
+    """x (..., K) → (..., N). Buffers: `packed` (N K / 2, 1) uint8, `scales` (N K / 64,) fp32, `bias` (N,).
 
     The weights are unpacked for each call, so that memory holds those of one layer at a time.
     """
