@@ -52,6 +52,7 @@ PLOT = ["matplotlib"]
 CLOUD = ["boto3"]
 ONNX = ["onnx", "onnxruntime"]
 LLM = ["transformers>=5.23,<6", "peft>=0.18"]
+FOUR_BIT = ["bitsandbytes>=0.48,<1"]  # encoders with weights of 4 bits
 HUB = ["huggingface-hub>=1,<3"]  # models by their names on the hub, hf:owner/name
 RAY = ["ray>=2.50"]  # preparation on several machines
 MIC = ["sounddevice"]
@@ -99,6 +100,7 @@ setup(
         "cloud": CLOUD,
         "onnx": ONNX,
         "llm": LLM,
+        "4bit": FOUR_BIT,
         "hub": HUB,
         "media": MEDIA,
         "kenlm": KENLM,

@@ -8,12 +8,18 @@ from maya.features.specaugment import SpecAugment, SpecAugmentConfig
 from maya.features.voice_fbank import VoiceFbank, VoiceFbankConfig
 from maya.features.waveform import Waveform, WaveformConfig
 from maya.features.whisper_mel import WhisperMel, WhisperMelConfig
-from maya.features.whole_frames import ASTFbank, ASTFbankConfig, SeamlessFbank, SeamlessFbankConfig
+from maya.features.whole_frames import (
+    ASTFbank,
+    ASTFbankConfig,
+    BeatsFbank,
+    BeatsFbankConfig,
+    SeamlessFbank,
+    SeamlessFbankConfig,
+)
 
 __all__ = [
-    "ASTFbank", "ASTFbankConfig", "Fbank", "FbankConfig", "FbankStream", "FeatureStream", "Features",
-    "FeaturesConfig", "LogMel", "LogMelConfig", "LogMelStream", "SeamlessFbank", "SeamlessFbankConfig",
-    "SpecAugment", "SpecAugmentConfig", "VoiceFbank", "VoiceFbankConfig", "Waveform", "WaveformConfig",
-    "WhisperMel", "WhisperMelConfig",
-    "frame_samples",
+    "ASTFbank", "ASTFbankConfig", "BeatsFbank", "BeatsFbankConfig", "Fbank", "FbankConfig", "FbankStream",
+    "FeatureStream", "Features", "FeaturesConfig", "LogMel", "LogMelConfig", "LogMelStream",
+    "SeamlessFbank", "SeamlessFbankConfig", "SpecAugment", "SpecAugmentConfig", "VoiceFbank",
+    "VoiceFbankConfig", "Waveform", "WaveformConfig", "WhisperMel", "WhisperMelConfig", "frame_samples",
 ]  # fmt: skip

@@ -8,19 +8,19 @@ from torch import Tensor
 from maya.config import config
 from maya.features.base import Features, FeaturesConfig
 from maya.features.frames import frame_mask
-from maya.ranges import PosInt
-
-VARIANCE_GUARD = 1e-7  # added to the variance, as transformers does
+from maya.ranges import PosFloat, PosInt
 
 
 @config
 class WaveformConfig(FeaturesConfig):
     """A frame is a sample. normalize: mean 0 and variance 1 over each utterance's own samples; the
-    `do_normalize` of a model's preprocessor_config.json says what it was trained with."""
+    `do_normalize` of a model's preprocessor_config.json says what it was trained with.
+    variance_guard: added to the variance; transformers' is the default, and fairseq's is 1e-5."""
 
     kind: Literal["waveform"] = "waveform"
     sample_rate: PosInt = 16000  # Hz
     normalize: bool = True
+    variance_guard: PosFloat = 1e-7
 
     @property
     def num_mels(self) -> int:
@@ -50,5 +50,5 @@ class Waveform(Features, config=WaveformConfig):
         if self.cfg.normalize:
             count = audio_lens.clamp(min=1)[:, None]
             x = (x - x.sum(1, keepdim=True) / count) * valid
-            x = x / (x.square().sum(1, keepdim=True) / count + VARIANCE_GUARD).sqrt()
+            x = x / (x.square().sum(1, keepdim=True) / count + self.cfg.variance_guard).sqrt()
         return x[:, :, None], audio_lens

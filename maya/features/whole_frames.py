@@ -1,4 +1,4 @@
-"""Kaldi's filter bank of frames that lie wholly in the audio, as W2V-BERT 2.0 and AST take it."""
+"""Kaldi's filter bank of frames that lie wholly in the audio, as W2V-BERT 2.0, AST and BEATs take it."""
 
 from typing import Any, Literal
 
@@ -51,6 +51,27 @@ class ASTFbankConfig(FeaturesConfig):
     length: PosInt = 1024
     mean: Finite = -4.2677393
     std: PosFloat = 4.5689974
+
+    @property
+    def sample_rate(self) -> int:
+        return 16000
+
+    @property
+    def hop_ms(self) -> float:
+        return 10.0
+
+    def frames(self, samples: Any) -> Any:
+        return _whole(samples)
+
+
+@config
+class BeatsFbankConfig(FeaturesConfig):
+    """The features of BEATs: (x - mean) / (2 std), of audio as 16-bit integers."""
+
+    kind: Literal["beats_fbank"] = "beats_fbank"
+    num_mels: PosInt = 128
+    mean: Finite = 15.41663
+    std: PosFloat = 6.55582
 
     @property
     def sample_rate(self) -> int:
@@ -132,3 +153,16 @@ class ASTFbank(_Bank, config=ASTFbankConfig):
         feats = feats[:, :length] * frame_mask(frames, feats.shape[1])[:, :length, None]
         feats = torch.nn.functional.pad(feats, (0, 0, 0, length - feats.shape[1]))
         return (feats - self.cfg.mean) / (2 * self.cfg.std), frames
+
+
+class BeatsFbank(_Bank, config=BeatsFbankConfig):
+    """Equal to torchaudio's kaldi.fbank as BEATs calls it, up to rounding. Zero beyond an utterance's end."""
+
+    def __init__(self, cfg: BeatsFbankConfig) -> None:
+        super().__init__(cfg, cfg.num_mels, 2.0**15)
+
+    @torch.no_grad()
+    def forward(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
+        feats, frames = self.energies(audio, audio_lens)
+        feats = (feats - self.cfg.mean) / (2 * self.cfg.std)
+        return feats * frame_mask(frames, feats.shape[1])[:, :, None], frames

@@ -11,7 +11,7 @@ from maya.data.loading.batch import Batch
 from maya.encoders.base import Encoded
 from maya.errors import MayaError
 from maya.heads.base import Head, HeadConfig, HeadContext, HeadStream, LossStep, Prediction, TrainingMeans
-from maya.heads.pooling import AttentivePooling, EcapaPooling, LayerSum, StatisticsPooling, Sums
+from maya.heads.pooling import AttentivePooling, EcapaPooling, LayerSum, MeanPooling, StatisticsPooling, Sums
 from maya.kernels.host import numbers_on
 from maya.ranges import BelowOne, Count, Distinct, NonNegFloat, PosInt
 
@@ -22,15 +22,17 @@ LANGUAGE = "language"  # the label that `Batch.langs` holds
 class UtteranceConfig(HeadConfig):
     """What heads of whole utterances share.
 
-    layers: the encoder's output, or a learnt weighted sum of all hidden states. pooling: mean and standard
-    deviation over time, or attentive statistics with `attention_dim` channels. global_context: see
-    `AttentivePooling`; without it the head can stream. hidden: channels of a layer between pooling and
-    output, 0 for none. dropout: before the output layer. crop_seconds: training pools a random part of an
-    utterance, so long or longer, so that the head learns short ones too; 0: all of it.
+    layers: the encoder's output, or a learnt weighted sum of all hidden states. pooling: the mean over
+    time, mean and standard deviation, or attentive statistics with `attention_dim` channels. With `hidden`
+    channels behind one of the first two, over a frozen encoder, the head is the usual baseline: a multi-layer
+    perceptron. global_context: see `AttentivePooling`; without it the head can stream. hidden: channels of a
+    layer between pooling and output, 0 for none. dropout: before the output layer. crop_seconds: training
+    pools a random part of an utterance, so long or longer, so that the head learns short ones too; 0: all of
+    it.
     """
 
     layers: Literal["last", "all"] = "last"
-    pooling: Literal["statistics", "attentive"] = "statistics"
+    pooling: Literal["mean", "statistics", "attentive"] = "statistics"
     attention_dim: PosInt = 128
     global_context: bool = False
     hidden: Count = 0
@@ -112,13 +114,16 @@ class UtteranceHead(Head):
         self.cfg, dim = cfg, context.dim
         self.layers = LayerSum(context.hidden_dims, dim) if cfg.layers == "all" else None
         self.pool: StatisticsPooling | AttentivePooling | EcapaPooling = StatisticsPooling()
+        if cfg.pooling == "mean":
+            self.pool = MeanPooling()
+        width = dim if cfg.pooling == "mean" else 2 * dim
         if cfg.pooling == "attentive":
             self.pool = AttentivePooling(dim, cfg.attention_dim, cfg.global_context)
         self.inner = nn.Identity() if not cfg.hidden else nn.Sequential(
-            nn.LayerNorm(2 * dim), nn.Linear(2 * dim, cfg.hidden), nn.GELU()
+            nn.LayerNorm(width), nn.Linear(width, cfg.hidden), nn.GELU()
         )  # fmt: skip
         self.dropout = nn.Dropout(cfg.dropout)
-        self.out = nn.Linear(cfg.hidden or 2 * dim, outputs)
+        self.out = nn.Linear(cfg.hidden or width, outputs)
         self.crop_frames = cfg.crop_seconds / (context.frame_seconds or 1.0)
 
     @property
@@ -135,7 +140,7 @@ class UtteranceHead(Head):
         return self.of_pooled(self.pool(frames, lens))
 
     def of_pooled(self, pooled: Tensor) -> Tensor:
-        """The outputs of statistics (B, 2D)."""
+        """The outputs of what was pooled, (B, 2D), or (B, D) of means."""
         inner = self.dropout(self.inner(pooled.to(self.out.weight.dtype)))  # half where the model is
         return self.out(inner).to(pooled.dtype)
 
@@ -170,7 +175,8 @@ class UtteranceStream(HeadStream):
     def prediction(self) -> Prediction | None:
         if self.sums is None:
             return None
-        return self.head.said(self.head.of_pooled(self.sums.statistics()))[0]
+        assert not isinstance(self.head.pool, EcapaPooling)
+        return self.head.said(self.head.of_pooled(self.head.pool.of_sums(self.sums)))[0]
 
 
 class Classifier(UtteranceHead):

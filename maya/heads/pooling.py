@@ -62,9 +62,13 @@ class Sums:
             own * self.second + rest * other.second,
         )  # fmt: skip
 
+    def mean(self) -> Tensor:
+        """(B, D)."""
+        return self.first / self.weight
+
     def statistics(self) -> Tensor:
         """(B, 2D) mean and standard deviation."""
-        mean = self.first / self.weight
+        mean = self.mean()
         variance = (self.second / self.weight - mean.square()).clamp(min=0)
         return torch.cat([mean, (variance + _SMALLEST).sqrt()], dim=-1)
 
@@ -76,13 +80,27 @@ class StatisticsPooling(nn.Module):
 
     def forward(self, x: Tensor, lens: Tensor) -> Tensor:
         """x (B, S, D) zero beyond lens (B,) → (B, 2D), fp32 at least."""
-        return self.sums(x, lens).statistics()
+        return self.of_sums(self.sums(x, lens))
+
+    def of_sums(self, sums: Sums) -> Tensor:
+        """What is pooled from the sums of all frames."""
+        return sums.statistics()
 
     def sums(self, x: Tensor, lens: Tensor) -> Sums:
         """The sums of these frames."""
         wide = _wide(x)
         frames = lens.clamp(min=1)[:, None].to(wide.dtype)
         return Sums(torch.zeros_like(frames), frames, wide.sum(1), wide.square().sum(1))
+
+
+class MeanPooling(StatisticsPooling):
+    """The mean over the frames alone: (B, D)."""
+
+    def forward(self, x: Tensor, lens: Tensor) -> Tensor:
+        return self.of_sums(self.sums(x, lens))
+
+    def of_sums(self, sums: Sums) -> Tensor:
+        return sums.mean()
 
 
 class AttentivePooling(nn.Module):
@@ -100,7 +118,11 @@ class AttentivePooling(nn.Module):
 
     def forward(self, x: Tensor, lens: Tensor) -> Tensor:
         """As `StatisticsPooling.forward`."""
-        return self.sums(x, lens).statistics()
+        return self.of_sums(self.sums(x, lens))
+
+    def of_sums(self, sums: Sums) -> Tensor:
+        """What is pooled from the sums of all frames."""
+        return sums.statistics()
 
     def sums(self, x: Tensor, lens: Tensor) -> Sums:
         """The sums of these frames."""

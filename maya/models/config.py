@@ -119,6 +119,10 @@ def check(cfg: SpeechModelConfig) -> None:
         raise MayaError(f"a head cannot be named {bad[0]!r}; use another word, such as ctc or emotion")
     if cfg.features.num_mels == 1 and cfg.specaugment.freq_masks:
         raise MayaError("a waveform has no frequencies to mask: set model.specaugment.freq_masks=0")
+    if cfg.adapters.type != "none" and getattr(cfg.encoder, "four_bit", False):
+        raise MayaError(
+            "LoRA and adapters have no place in weights of 4 bits: set model.encoder.four_bit=false"
+        )
     if cfg.features.num_mels != cfg.encoder.feat_in:
         raise MayaError(
             f"{cfg.features.num_mels} mel bins do not fit an encoder that takes {cfg.encoder.feat_in}"

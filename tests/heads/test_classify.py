@@ -31,6 +31,7 @@ ENCODERS: dict[str, tuple[Any, Any]] = {
 CLASSES = ("happy", "sad", "calm")
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
+    "perceptron on means": {"pooling": "mean", "hidden": 8},
     "layers": {"layers": "all", "hidden": 8},
     "attentive": {"pooling": "attentive", "attention_dim": 8},
     "context": {"pooling": "attentive", "attention_dim": 8, "global_context": True, "layers": "all"},
@@ -119,7 +120,7 @@ def test_dropout_is_applied_in_training_and_off_in_evaluation(hidden: int) -> No
         assert torch.equal(head(encoded), head(encoded))
 
 
-@pytest.mark.parametrize("options", ["plain", "attentive"])
+@pytest.mark.parametrize("options", ["plain", "attentive", "perceptron on means"])
 def test_running_sums_of_a_stream_equal_the_whole(options: str) -> None:
     head = head_of(**OPTIONS[options]).eval()
     x = 5 * torch.randn(1, 23, 4)

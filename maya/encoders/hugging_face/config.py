@@ -76,6 +76,8 @@ class HuggingFaceConfig(EncoderConfig):
     taken. whole: Whisper and Qwen2-Audio get utterances filled up to 30 s, as they were trained;
     false: only as many frames as the longest has, with attention that sees no padding.
     frozen_layers: so many layers, and all before them, stay as they are; for all of them use train.freeze.
+    four_bit: the linear layers of Whisper's or Qwen2-Audio's encoder hold 4-bit weights, and all of it stays
+    as it is.
     """
 
     traceless: ClassVar[tuple[str, ...]] = ("settings", "whole")
@@ -88,6 +90,7 @@ class HuggingFaceConfig(EncoderConfig):
     language: str = ""
     whole: bool = True
     frozen_layers: Count = 0
+    four_bit: bool = False
     activation_checkpointing: bool = False
 
     @property

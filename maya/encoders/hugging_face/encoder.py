@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from maya.encoders.base import Encoded, Encoder, check_hidden
 from maya.encoders.hugging_face.backbones import BACKBONES
 from maya.encoders.hugging_face.config import HuggingFaceConfig
+from maya.encoders.hugging_face.four_bit import to_four_bit
 from maya.encoders.hugging_face.start import read_start
 from maya.errors import MayaError
 from maya.features.frames import frame_mask
@@ -34,7 +35,12 @@ class HuggingFaceEncoder(Encoder, config=HuggingFaceConfig):
             if (unread := self.backbone.last_norm) is not None:
                 unread.requires_grad_(False)
         self._held: list[nn.Module] = []
-        if cfg.frozen_layers:
+        if cfg.four_bit:
+            if cfg.family.takes != "mel":
+                raise MayaError("encoder.four_bit is for the encoders of Whisper and Qwen2-Audio only")
+            to_four_bit(nn.ModuleList(self.blocks()))
+            self._held = [*self.backbone.requires_grad_(False).modules()]
+        if cfg.frozen_layers and not cfg.four_bit:
             blocks = self.blocks()
             learning = {id(p) for block in blocks[cfg.frozen_layers :] for p in block.parameters()}
             for p in self.backbone.parameters():

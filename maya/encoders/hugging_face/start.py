@@ -8,6 +8,7 @@ import torch
 from maya.encoders.hugging_face.backbones import stock_class, stock_config, without_weight_norm
 from maya.encoders.hugging_face.config import HuggingFaceConfig, adapter_languages
 from maya.encoders.hugging_face.folder import file_tensors, folder_of, tensor_names
+from maya.encoders.hugging_face.four_bit import FourBitLinear
 from maya.errors import MayaError
 
 _ADAPTER = "adapter_layer."
@@ -47,6 +48,9 @@ def read_start(model: Any, cfg: HuggingFaceConfig) -> None:
         plain = name.replace(".parametrizations.weight.original", ".weight")  # where LoRA was added already
         if plain in own:
             tensor.copy_(own[plain])
+    for name, module in model.named_modules():
+        if isinstance(module, FourBitLinear):
+            module.store(own[f"{name}.weight"])
 
 
 def _adapters(folder: Path, language: str, wanted: set[str]) -> dict[str, torch.Tensor]:

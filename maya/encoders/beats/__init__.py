@@ -1,0 +1,1 @@
+"""BEATs: a Transformer over patches of a filter bank."""

@@ -1,0 +1,1 @@
+"""emotion2vec: data2vec 2.0 of speech."""

@@ -1,0 +1,1 @@
+"""SpeechTokenizer's encoder and codes, and a small Transformer over the codes."""
