@@ -76,8 +76,8 @@ def add_session(p: argparse.ArgumentParser) -> None:
 def add_words(p: argparse.ArgumentParser) -> None:
     """The options of what happens to the words of finals."""
     text = (
-        "methods of the same model, such as ctc transducer, or for whole recordings names of other models, "
-        "whose words vote with those of the model (ROVER)"
+        "methods of the same model, such as ctc transducer, or names of other models that are served, "
+        "whose words vote with those of the model (ROVER); models read each segment once more"
     )
     p.add_argument("--rover", nargs="+", default=[], metavar="NAME", help=text)
     text = "count voters (freq), or also their words' confidences, the mean (the default) or the largest"

@@ -7,7 +7,8 @@ language: all recordings. words: strings of digits with the times and the phonem
 .../corpora/digits. pitch: the label f0 of some seconds of each speaker, the pitch that CREPE hears in the
 audio as it is, before any augmentation; of the test speakers also that of pYIN (label pyin), as a measure of
 how well two teachers agree. phonemes: the label phonemes, eSpeak NG's pronunciation of the transcripts.
-punctuation: some sentences of a speaker in a row, with the label written, see egs.heads.written.
+punctuation: some sentences of a speaker in a row, with the label written, see egs.heads.written. transcripts:
+its languages one by one, for a recogniser that has heard no test speaker.
 """
 
 import argparse
@@ -42,11 +43,18 @@ def language(source: Path, out: Path, seed: int) -> None:
 
 def phonemes(source: Path, out: Path, seed: int) -> None:
     """All recordings of the source with the pronunciations of their texts."""
-    rows = read_rows(source)
+    _write_manifest(out, pronounced(read_rows(source)))
+
+
+def transcripts(source: Path, out: Path, seed: int) -> None:
+    """The same of the languages of `punctuation`, parted as they are there."""
+    _write_manifest(out, pronounced(written.transcripts(read_rows(source), seed)))
+
+
+def pronounced(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the label phonemes."""
     labels = {key: pronounce(*key) for key in {(row["text"], row["language"]) for row in rows}}
-    _write_manifest(
-        out, [row | {"labels": {"phonemes": labels[row["text"], row["language"]]}} for row in rows]
-    )
+    return [row | {"labels": {"phonemes": labels[row["text"], row["language"]]}} for row in rows]
 
 
 def words(source: Path, out: Path, seed: int) -> None:
@@ -137,6 +145,7 @@ def _write_manifest(out: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     tasks = {"language": language, "words": words, "pitch": pitch, "phonemes": phonemes}
+    tasks["transcripts"] = transcripts
     names = [*tasks, "punctuation"]
     parser = argparse.ArgumentParser(
         prog="python -m egs.heads.data", description=(__doc__ or "").split("\n")[0], allow_abbrev=False
