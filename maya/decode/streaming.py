@@ -25,8 +25,8 @@ class RecognizerStream:
 
     `Recognizer.stream` makes it. The latency is the look-ahead of the model, its right context + 1 encoder
     frames (of a Zipformer a chunk and 130 ms), plus half a window of the features; with a `buffer` it is
-    `latency_seconds`. keep_frames: for who reads the row's `kept` frames. After `finish` it takes the next utterance. Raises MayaError for an encoder or a method
-    that cannot stream.
+    `latency_seconds`. keep_frames: for who reads the row's `kept` frames. After `finish` it takes the next
+    utterance. Raises MayaError for an encoder or a method that cannot stream.
     """
 
     def __init__(

@@ -66,9 +66,9 @@ class SegmentHeads:
         self, row: StreamRow, hyp: Hypothesis, cfg: SessionConfig, *, first_second: float, seconds: float,
         speech: float | None = None, end: int | None = None,
     ) -> SegmentFacts:  # fmt: skip
-        """Of the frames that the row has kept, up to the row's frame `end`. hyp: with text and words. cfg: was
-        given to `prepare`. first_second: of the row's frame 0. seconds: of the segment. speech: the share of
-        it with speech."""
+        """Of the frames that the row has kept, up to the row's frame `end`. hyp: with text and words. cfg:
+        was given to `prepare`. first_second: of the row's frame 0. seconds: of the segment. speech: the share
+        of it with speech."""
         encoded, start = self._kept(row, first_second, end)
         if not cfg.heads or not encoded.frames.shape[1]:
             return SegmentFacts()

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from maya.config import config
 from maya.decode.recognizer import Recognizer
@@ -23,6 +23,8 @@ from maya.serve.speech.engines import SpeechEngines
 from maya.serve.translation.models import load_translator
 from maya.serve.translation.queue import TranslationQueue
 
+RootProtocol = Literal["maya", "vosk", "sherpa", "sherpa-offline"]
+
 
 @config
 class ServerConfig:
@@ -34,7 +36,7 @@ class ServerConfig:
     translation: models, see `maya.serve.translation.models.load_translator`.
     upload_mb: 10^6 bytes of a file; upload_seconds: of its audio; uploads_waiting: files that may wait.
     session_seconds: of audio in a live session; idle_seconds: without a message, after which it ends.
-    drain_seconds: for open sessions when the server goes down.
+    drain_seconds: for open sessions when the server goes down. root: the protocol of a WebSocket at `/`.
     """
 
     method: str = "auto"
@@ -51,6 +53,7 @@ class ServerConfig:
     session_seconds: PosFloat = 4 * 3600.0
     idle_seconds: PosFloat = 60.0
     drain_seconds: PosFloat = 30.0
+    root: RootProtocol = "maya"
 
 
 class UnknownModel(MayaError):

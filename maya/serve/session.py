@@ -28,8 +28,8 @@ from maya.decode.words import join_words, write_words
 from maya.errors import MayaError
 from maya.serve.config import SessionConfig
 from maya.serve.events import Ended, Final, Flushed, LiveEvent, Partial, SpeechEnded, SpeechStarted
-from maya.serve.segments import SegmentFacts, SegmentHeads
 from maya.serve.segment_audio import SegmentAudio
+from maya.serve.segments import SegmentFacts, SegmentHeads
 from maya.serve.speakers import name_words_of, open_speakers, push_speakers
 from maya.serve.votes import OtherModels, shifted
 
@@ -58,9 +58,9 @@ class Block:
 class LiveModel:
     """A recogniser, one method and one look-ahead, for many sessions. One thread uses it at a time.
 
-    context, buffer: see `Recognizer.stream`. others: models by name that vote on the words of finals; they read
-    the audio of each segment when it ends, in the same thread. Raises MayaError for a model or a method that
-    cannot stream.
+    context, buffer: see `Recognizer.stream`. others: models by name that vote on the words of finals; they
+    read the audio of each segment when it ends, in the same thread. Raises MayaError for a model or a method
+    that cannot stream.
     """
 
     def __init__(
@@ -413,7 +413,8 @@ class Session:
         hyp.language = self.language
         warnings = self._vote(hyp, start, end, last_frame)
         number, facts = self._segment.number, self._facts(hyp, end - start, last_frame)
-        hyp.text = join_words([word.text for word in self._written(hyp, last_frame)])
+        if self._segment.live is not None:
+            hyp.text = join_words([word.text for word in self._written(hyp, last_frame)])
         self._segment = self._open_segment(number + 1, has_speech=self._segment.has_speech)
         speaker = None if self.speakers is None else name_words_of(self.speakers, hyp.words)
         sure = [word.confidence for word in hyp.words if word.confidence is not None]
