@@ -11,7 +11,7 @@
 #   ./egs/heads/run.sh --task check --init exp/digits/digits/digits    phonemes against made-up texts, beside a recogniser's CTC
 #   ./egs/heads/run.sh --task language --experiment heads:language_frozen --train.init_from exp/digits/digits/digits
 #
-# Options: --task NAME --init RUN --stage N --stop-stage N --source DIR --experiment NAME|FILE --name RUN --gpus N --cpu true|false --work DIR
+# Options: --task NAME --init RUN --strings N --stage N --stop-stage N --source DIR --experiment NAME|FILE --name RUN --gpus N --cpu true|false --work DIR
 # Stages: 0 corpus  1 manifests and validation  2 tokenizer  3 train  4 average  5 evaluate
 # A stage whose inputs have not changed is not run again; training continues where it stopped.
 set -euo pipefail
@@ -21,6 +21,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 task=language
 source=
 experiment=
+strings=1200 # of digits in each language, for --task words and check
 init= # the run whose encoder --task check or punctuation reads
 . egs/stages.sh
 
@@ -38,7 +39,8 @@ case $task in
     ;;
 esac
 case $task in
-  check) corpus_of=words measure=made-up overrides+=(--set "tokenizer.file=$init/tokenizer.model") ;;
+  check) corpus_of=words measure=made-up options=(--strings "$strings") overrides+=(--set "tokenizer.file=$init/tokenizer.model") ;;
+  words) options=(--strings "$strings") ;;
   written) corpus_of=punctuation options=(--init "$init") overrides+=(--set "tokenizer.file=$init/tokenizer.model") ;;
   transcripts) measure=phonemes ;;
   punctuation) options=(--init "$init") ;;

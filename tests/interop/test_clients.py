@@ -17,7 +17,8 @@ from tests.interop.check_clients import VOSK_PORT, check, protocol_of, texts_in 
 pytestmark = pytest.mark.interop
 PROGRAMS = (
     "test.py", "test_words.py", "test_alternatives.py", "online-websocket-client-decode-file.py",
-    "offline-websocket-client-decode-files-sequential.py", "offline-websocket-client-decode-files-paralell.py",
+    "offline-websocket-client-decode-files-sequential.py",
+    "offline-websocket-client-decode-files-paralell.py",
 )  # fmt: skip
 
 
