@@ -41,7 +41,7 @@ esac
 case $task in
   check) corpus_of=words measure=made-up options=(--strings "$strings") overrides+=(--set "tokenizer.file=$init/tokenizer.model") ;;
   words) options=(--strings "$strings") ;;
-  written) corpus_of=punctuation options=(--init "$init") overrides+=(--set "tokenizer.file=$init/tokenizer.model") ;;
+  written) corpus_of=punctuation measure=punctuation options=(--init "$init") overrides+=(--set "tokenizer.file=$init/tokenizer.model") ;;
   transcripts) measure=phonemes ;;
   punctuation) options=(--init "$init") ;;
 esac
@@ -55,3 +55,6 @@ prepare "$work/corpus"
 train
 average
 if due 5; then python -m egs.heads.evaluate "$measure" "$run" --data "$data" --out "$run/heads.json"; fi
+if [ "$task" = written ] && due 5; then
+  python -m egs.heads.evaluate recognised "$run" --data "$data" --out "$run/recognised.json"
+fi

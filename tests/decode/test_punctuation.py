@@ -27,6 +27,7 @@ from maya.serve.offline import OfflineQueue, Rewriting
 from maya.text.punctuation import UPPER
 from tests.decode import test_streaming
 from tests.decode.test_stream_rows import noise
+from tests.tiny import NumberTokenizer
 
 RATE = 16_000
 
@@ -91,13 +92,17 @@ def opinionated(model: SpeechModel) -> None:
         torch.nn.init.zeros_(layer.bias)
 
 
+def numbered(recognizer: Recognizer) -> Recognizer:
+    """A copy whose text is a word for each token."""
+    tokenizer: Any = NumberTokenizer()
+    return Recognizer(model=copy.deepcopy(recognizer.model), tokenizer=tokenizer, device=recognizer.device)
+
+
 @pytest.mark.parametrize("buffered", [False, True])
 def test_a_stream_writes_what_stays(writer: Recognizer, buffered: bool) -> None:
     """Pieces of 0.1 s: no stable part changes, and in the end the text is that of all words at once. Few
     frames are kept."""
-    recognizer = Recognizer(
-        model=copy.deepcopy(writer.model), tokenizer=writer.tokenizer, device=writer.device
-    )
+    recognizer = numbered(writer)
     opinionated(recognizer.model)
     buffer = BufferConfig(left_seconds=1.0, chunk_seconds=0.5, right_seconds=0.5) if buffered else None
     audio = torch.cat([noise(RATE, n) * level for n in range(8) for level in (1, 0.01)]).clip(-1, 1).numpy()

@@ -21,7 +21,7 @@ from maya.serve.session import LiveModel
 from maya.serve.votes import combined, shifted
 from maya.text.punctuation import UPPER
 from tests.decode import test_streaming
-from tests.decode.test_punctuation import opinionated
+from tests.decode.test_punctuation import numbered, opinionated
 from tests.decode.test_stream_rows import RECOGNIZERS, noise
 from tests.serve.test_session import QUIET, RATE, finals, in_pieces, recording, whole
 
@@ -112,6 +112,7 @@ def test_finals_are_punctuated(live: LiveModel) -> None:
 
 def test_partials_are_punctuated(live: LiveModel) -> None:
     """What a partial calls stable stays, and partials do not change the final."""
+    live = LiveModel(numbered(live.recognizer), method="ctc")
     opinionated(live.recognizer.model)
     audio, kept, texts = recording(1), 0, list[str]()
     events = whole(live, audio, writing(live, punctuate=True))
@@ -145,8 +146,8 @@ class Witness:
 
 def test_another_model_votes_on_finals() -> None:
     """Of each segment it gets the audio, and half a second around it."""
-    witness: Any = Witness(RECOGNIZERS["zipformer"]())
-    plain = LiveModel(RECOGNIZERS["fastconformer"](), method="ctc")
+    witness: Any = Witness(numbered(RECOGNIZERS["zipformer"]()))
+    plain = LiveModel(numbered(RECOGNIZERS["fastconformer"]()), method="ctc")
     voting = LiveModel(plain.recognizer, method="ctc", others={"other": witness})
     audio, cfg = recording(1), dataclasses.replace(QUIET, heads=False, vote="maxconf")
     alone, events = finals(whole(plain, audio, cfg)), whole(voting, audio, cfg)
