@@ -28,10 +28,9 @@ from maya.decode.words import join_words, write_words
 from maya.errors import MayaError
 from maya.serve.config import SessionConfig
 from maya.serve.events import Ended, Final, Flushed, LiveEvent, Partial, SpeechEnded, SpeechStarted
-from maya.serve.segment_audio import SegmentAudio
 from maya.serve.segments import SegmentFacts, SegmentHeads
 from maya.serve.speakers import name_words_of, open_speakers, push_speakers
-from maya.serve.votes import OtherModels, shifted
+from maya.serve.votes import OtherModels, SegmentAudio, shifted
 
 log = logging.getLogger(__name__)
 # For encoders that cannot stream: a word comes up to 2.4 s after it was spoken.
