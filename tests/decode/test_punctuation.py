@@ -1,7 +1,6 @@
 """Marks and capitals in whole recordings: words, segments and text, `maya transcribe --punctuate`, and the
 server's queue, where others may vote."""
 
-import copy
 import io
 import json
 from typing import Any
@@ -95,7 +94,9 @@ def opinionated(model: SpeechModel) -> None:
 def numbered(recognizer: Recognizer) -> Recognizer:
     """A copy whose text is a word for each token."""
     tokenizer: Any = NumberTokenizer()
-    return Recognizer(model=copy.deepcopy(recognizer.model), tokenizer=tokenizer, device=recognizer.device)
+    model = SpeechModel(recognizer.model.cfg).eval()
+    model.load_state_dict(recognizer.model.state_dict())
+    return Recognizer(model=model, tokenizer=tokenizer, device=recognizer.device)
 
 
 @pytest.mark.parametrize("buffered", [False, True])
