@@ -54,6 +54,12 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--translate", nargs="+", default=[], metavar="MODEL", help=text)
     text = "left and right context of a streaming encoder, such as 70 13; default: the model's first"
     p.add_argument("--context", type=int, nargs=2, metavar=("LEFT", "RIGHT"), help=text)
+    text = (
+        "the protocol of a WebSocket without a path, for programs that can name only a host and a port: maya "
+        "(the default), vosk, sherpa or sherpa-offline"
+    )
+    protocols = ("maya", "vosk", "sherpa", "sherpa-offline")
+    p.add_argument("--root", choices=protocols, default="maya", help=text)
     p.add_argument("--certificate", type=Path, metavar="FILE", help="TLS certificate (PEM)")
     p.add_argument("--private-key", type=Path, metavar="FILE", help="its private key (PEM)")
     text = "append one JSON line for each session and request, without texts, keys or addresses; -: stderr"
@@ -76,8 +82,8 @@ def add_session(p: argparse.ArgumentParser) -> None:
 def add_words(p: argparse.ArgumentParser) -> None:
     """The options of what happens to the words of finals."""
     text = (
-        "methods of the same model, such as ctc transducer, or for whole recordings names of other models, "
-        "whose words vote with those of the model (ROVER)"
+        "methods of the same model, such as ctc transducer, or names of other models that are served, "
+        "whose words vote with those of the model (ROVER); models read each segment once more"
     )
     p.add_argument("--rover", nargs="+", default=[], metavar="NAME", help=text)
     text = "count voters (freq), or also their words' confidences, the mean (the default) or the largest"
@@ -113,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
         method=args.method, context=tuple(args.context) if args.context else None,
         engine=EngineConfig(slots=args.slots), session=session_of(args),
         speech=SpeechConfig(engines=tuple(args.speech)), translation=tuple(args.translate),
+        root=args.root,
     )  # fmt: skip
     models = load_models(args.models, args.device)
     cfg.rover_models = tuple(name for name in args.rover if name in models)

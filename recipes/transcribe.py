@@ -235,7 +235,7 @@ class TranscribeOptions:
             "--channel": self.channel != "mix", "--vad": self.vad != "auto",
             "--batch-seconds": self.batch_seconds is not None, "--remember": self.remember,
             "--speakers": self.speakers is not None,
-            "--check": self.check_texts, "--punctuate": self.punctuate,
+            "--check": self.check_texts,
         }  # fmt: skip
         if names := [name for name, given in unused.items() if given]:
             raise MayaError(f"{names[0]} is for whole recordings: leave it or --stream out")

@@ -36,11 +36,13 @@ class LiveOptions(Protocol):
     def formats(self) -> Sequence[str]: ...
     @property
     def raw(self) -> PCMFormat | None: ...
+    @property
+    def punctuate(self) -> bool: ...
 
 
 def transcribe_stream(recognizer: Recognizer, audio: Sequence[str], options: LiveOptions) -> int:
     """Recognise each source as a stream and print the text while it grows; returns the exit status."""
-    stream = make_stream(recognizer, options.search, options.language)
+    stream = make_stream(recognizer, options.search, options.language, punctuate=options.punctuate)
     if (seconds := stream.latency_seconds) is not None:
         print(
             f"this encoder needs the audio around a frame: the text comes up to {seconds:g} s late",
@@ -52,7 +54,9 @@ def transcribe_stream(recognizer: Recognizer, audio: Sequence[str], options: Liv
         printer = Printer(name, rate, as_json="jsonl" in options.formats, named=len(sources) > 1)
         try:
             if language not in streams:
-                streams[language] = make_stream(recognizer, options.search, language)
+                streams[language] = make_stream(
+                    recognizer, options.search, language, punctuate=options.punctuate
+                )
             _recognize(streams[language], pieces, printer)
         except MayaError as error:
             if len(sources) == 1:
@@ -66,7 +70,8 @@ def _recognize(stream: Any, pieces: Pieces, printer: "Printer") -> None:
     """Ctrl-C and damaged audio end it: what was said before is decoded to its end."""
     try:
         for piece in pieces:
-            printer.show(stream.accept(piece), len(piece))
+            hyp = stream.accept(piece)
+            printer.show(hyp, len(piece), getattr(stream, "stable_text", None))
     except (KeyboardInterrupt, MayaError):
         hyp = stream.finish()  # the stream then takes the next source
         if printer.samples:
@@ -145,31 +150,34 @@ def _listening(sounddevice: Any, rate: int) -> Iterator[Callable[[], NDArray[np.
 
 class Printer:
     """Prints the text of one stream while it grows: on a terminal in one line, else what was added, or a JSON
-    object for each change."""
+    object for each change. Of a text whose end may still change, a pipe gets the part that stays."""
 
     def __init__(self, name: str, rate: int, *, as_json: bool, named: bool) -> None:
         self.name, self.rate, self.as_json = name, rate, as_json
         self.prefix = f"{' '.join(name.split())}\t" if named else ""
         self.shown, self.samples, self.begun = "", 0, False
 
-    def show(self, hyp: Hypothesis, samples: int) -> None:
-        """The hypothesis after so many more samples."""
+    def show(self, hyp: Hypothesis, samples: int, stable: str | None = None) -> None:
+        """The hypothesis after so many more samples. stable: the part of its text that stays; None: it
+        only grows."""
         self.samples += samples
-        if hyp.text != self.shown:
-            self._write(hyp, final=False)
+        text = hyp.text if stable is None or self.as_json or sys.stdout.isatty() else stable
+        if text != self.shown:
+            self._write(text, final=False, stable=stable)
 
     def finish(self, hyp: Hypothesis) -> None:
         """The last hypothesis."""
-        self._write(hyp, final=True)
+        self._write(hyp.text, final=True)
 
-    def _write(self, hyp: Hypothesis, *, final: bool) -> None:
+    def _write(self, text: str, *, final: bool, stable: str | None = None) -> None:
         if self.as_json:
-            row = {"id": self.name, "seconds": round(self.samples / self.rate, 3), "text": hyp.text,
+            row = {"id": self.name, "seconds": round(self.samples / self.rate, 3), "text": text,
                    "final": final}  # fmt: skip
+            row |= {} if stable is None else {"stable": len(stable)}
             print(json.dumps(row, ensure_ascii=False), flush=True)
         else:
-            print(self._addition(hyp.text), end="\n" if final else "", flush=True)
-        self.shown, self.begun = hyp.text, True
+            print(self._addition(text), end="\n" if final else "", flush=True)
+        self.shown, self.begun = text, True
 
     def _addition(self, text: str) -> str:
         if not self.begun:

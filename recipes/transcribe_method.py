@@ -13,6 +13,7 @@ from maya.decode.lm.make_fusion import make_fusion
 from maya.decode.lm.phrases import Phrase, parse_phrase, read_phrases
 from maya.decode.long.buffered import BufferConfig
 from maya.decode.methods import AUTO, METHODS, MethodChoice
+from maya.decode.punctuation import PunctuatedStream, Punctuation
 from maya.decode.recognizer import Recognizer
 from maya.decode.streaming import RecognizerStream
 from maya.errors import MayaError
@@ -82,21 +83,24 @@ def make_decoder(recognizer: Recognizer, options: SearchOptions) -> Method | Non
     return _decoder(recognizer, options, stream=False)
 
 
-def make_stream(recognizer: Recognizer, options: SearchOptions, language: str | None) -> RecognizerStream:
+def make_stream(
+    recognizer: Recognizer, options: SearchOptions, language: str | None, *, punctuate: bool = False
+) -> RecognizerStream | PunctuatedStream:
     """A stream that decodes as audio comes; for an encoder that needs the audio around a frame, a buffered
-    one, whose text comes some seconds later."""
+    one, whose text comes some seconds later. punctuate: hypotheses are in their written form."""
     options.check()
     if language == AUTO:
         recognizer.stream(language)  # raises, and says what to do
     code = recognizer.model_language(language)
     decoder = _decoder(recognizer, options, stream=True)
     rules = recognizer.word_rules(decoder.cfg.kind)
+    punctuation = Punctuation(recognizer) if punctuate else None
+    settings: dict[str, Any] = {"language": code, "rules": rules, "keep_frames": punctuate}
     try:
-        return RecognizerStream(decoder, recognizer.tokenizer, language=code, rules=rules)
+        stream = RecognizerStream(decoder, recognizer.tokenizer, **settings)
     except MayaError:
-        return RecognizerStream(
-            decoder, recognizer.tokenizer, buffer=BufferConfig(), language=code, rules=rules
-        )
+        stream = RecognizerStream(decoder, recognizer.tokenizer, buffer=BufferConfig(), **settings)
+    return stream if punctuation is None else PunctuatedStream(stream, punctuation)
 
 
 def _decoder(recognizer: Recognizer, options: SearchOptions, *, stream: bool) -> Method:

@@ -43,6 +43,9 @@ class NumberTokenizer:
     def decode(self, tokens: list[int]) -> str:
         return " ".join(map(str, tokens))
 
+    def encode(self, text: str, language: str | None = None) -> list[int]:
+        return [int(word) for word in text.split()]
+
     def pieces(self, tokens: list[int]) -> list[str]:
         return [f"\u2581{token}" for token in tokens]
 

@@ -7,7 +7,8 @@ language: all recordings. words: strings of digits with the times and the phonem
 .../corpora/digits. pitch: the label f0 of some seconds of each speaker, the pitch that CREPE hears in the
 audio as it is, before any augmentation; of the test speakers also that of pYIN (label pyin), as a measure of
 how well two teachers agree. phonemes: the label phonemes, eSpeak NG's pronunciation of the transcripts.
-punctuation: some sentences of a speaker in a row, with the label written, see egs.heads.written.
+punctuation: some sentences of a speaker in a row, with the label written, see egs.heads.written. transcripts:
+its languages one by one, for a recogniser that has heard no test speaker.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from maya.files import writing
 from maya.recipes.corpus_writer import SAMPLE_RATE, CorpusUtterance, describe, finished, write_corpus
 from maya.text.phonemes import pronounce
 
+STRINGS = 1200  # of digits in each language, for training
 _SPEAKER_SECONDS = 25.0  # of each speaker's recordings that are given a pitch
 _LONGEST_SECONDS = 12.0
 
@@ -42,17 +44,25 @@ def language(source: Path, out: Path, seed: int) -> None:
 
 def phonemes(source: Path, out: Path, seed: int) -> None:
     """All recordings of the source with the pronunciations of their texts."""
-    rows = read_rows(source)
+    _write_manifest(out, pronounced(read_rows(source)))
+
+
+def transcripts(source: Path, out: Path, seed: int) -> None:
+    """The same of the languages of `punctuation`, parted as they are there."""
+    _write_manifest(out, pronounced(written.transcripts(read_rows(source), seed)))
+
+
+def pronounced(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the label phonemes."""
     labels = {key: pronounce(*key) for key in {(row["text"], row["language"]) for row in rows}}
-    _write_manifest(
-        out, [row | {"labels": {"phonemes": labels[row["text"], row["language"]]}} for row in rows]
-    )
+    return [row | {"labels": {"phonemes": labels[row["text"], row["language"]]}} for row in rows]
 
 
-def words(source: Path, out: Path, seed: int) -> None:
-    """Strings of digits, as in egs/digits, with the label `words`: each word and its times."""
+def words(source: Path, out: Path, seed: int, strings: int = STRINGS) -> None:
+    """Strings of digits, as in egs/digits, with the label `words`: each word and its times. strings: of each
+    language for training; an eighth of it for dev and for test."""
     rows = read_source(source)
-    sizes = {"train": 1200, "heldout": 150}
+    sizes = {"train": strings, "heldout": max(4, strings // 8)}
     plan = []
     for code in sorted({row["language"] for row in rows}):
         own = [row for row in rows if row["language"] == code]
@@ -136,8 +146,8 @@ def _write_manifest(out: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    tasks = {"language": language, "words": words, "pitch": pitch, "phonemes": phonemes}
-    names = [*tasks, "punctuation"]
+    tasks = {"language": language, "pitch": pitch, "phonemes": phonemes, "transcripts": transcripts}
+    names = [*tasks, "words", "punctuation"]
     parser = argparse.ArgumentParser(
         prog="python -m egs.heads.data", description=(__doc__ or "").split("\n")[0], allow_abbrev=False
     )
@@ -146,10 +156,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="corpus folder to make")
     parser.add_argument("--init", type=Path, help="for punctuation: a run of the task phonemes")
     parser.add_argument("--seed", type=int, default=1, help="another seed gives other speakers to the test")
+    parser.add_argument("--strings", type=int, default=STRINGS, help="for words: strings of each language")
     args = parser.parse_args(argv)
     try:
         if args.task in tasks:
             tasks[args.task](args.source, args.out, args.seed)
+        elif args.task == "words":
+            words(args.source, args.out, args.seed, args.strings)
         elif args.init is None:
             raise MayaError("punctuation needs --init, a run of the task phonemes")
         else:

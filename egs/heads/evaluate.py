@@ -5,13 +5,15 @@
     python -m egs.heads.evaluate pitch exp/heads/pitch/heads_pitch --data exp/heads/pitch/data
     python -m egs.heads.evaluate phonemes exp/heads/phonemes/heads_phonemes --data exp/heads/phonemes/data
     python -m egs.heads.evaluate punctuation exp/heads/punctuation/heads_punctuation --data ...
+    python -m egs.heads.evaluate recognised exp/heads/written/heads_written --data exp/heads/written/data
     python -m egs.heads.evaluate made-up exp/digits/digits/digits --data exp/digits/digits/data
 
 language: UAR of the middle second, the middle three, and all of each utterance. words: F1 of digit words by
 their start. pitch: agreement with the teacher, beside that of the teacher with pYIN. phonemes: error rate by
 language. punctuation: F1 of each mark, of all words and of those inside of an utterance, and of capitals.
-made-up: how well the signs of `maya.score.hallucination` part texts that were said from texts on silence, on
-noise and of other recordings, with each CTC head of the run as the judge.
+recognised: the same of the text that the run's own text head writes, see egs.heads.recognised. made-up: how
+well the signs of `maya.score.hallucination` part texts that were said from texts on silence, noise, music and
+babble, and of other recordings, with each CTC head of the run as the judge.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import json
 import random
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import maya
+from egs.heads.measures import mark_counts, shown, test_batches
+from egs.heads.recognised import recognised
+from egs.heads.sounds import COUNT, KINDS, sounds
 from maya.audio.vad.detector import speech_spans
 from maya.data.loading.batch import Batch
-from maya.data.loading.loader import EvalLoader
 from maya.data.table.table import Table, part_path
-from maya.data.table.utterances import Utterances
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.long.long_audio import speech_defaults
 from maya.decode.recognizer import Recognizer
@@ -46,7 +49,6 @@ from maya.score.labels import LabelledUtterance
 from maya.score.report import percent, span
 from maya.score.resampling import of_sums
 from maya.score.tracks import (
-    TrackMeasure,
     auc_interval,
     event_counts,
     pitch_counts,
@@ -59,19 +61,6 @@ from maya.score.wer import ErrorStats, Interval, count_errors, interval, pool
 SECONDS = (1.0, 3.0, float("inf"))
 _VOICED = 0.5  # the probability from which a step counts as voiced
 _SHORTEST = 1.0  # utterances that count for the languages, in all columns alike
-
-
-def test_batches(recognizer: Recognizer, data: Path) -> Iterator[Batch]:
-    """The test set, a few utterances at a time."""
-    table, model = Table.open(part_path(data, "test")), recognizer.model
-    utterances = Utterances.from_table(table, recognizer.tokenizer, model.cfg.languages)
-    yield from EvalLoader(
-        utterances,
-        recognizer.tokenizer,
-        model.cfg.languages,
-        sample_rate=recognizer.sample_rate,
-        max_seconds=60.0,
-    )
 
 
 def middle(batch: Batch, seconds: float) -> tuple[Tensor, Tensor]:
@@ -182,13 +171,6 @@ def pitch(recognizer: Recognizer, data: Path) -> dict[str, Any]:
     return result | {"agreement": agreement, "ratio": ratio}
 
 
-def shown(title: str, scores: dict[str, TrackMeasure]) -> dict[str, Any]:
-    """Print measures in %; returns them as fractions."""
-    cells = [f"{name} {percent(m.value)} {span(m.interval)}" for name, m in scores.items()]
-    print(f"{title}: {', '.join(cells)}")
-    return {name: [m.value, m.interval.low, m.interval.high] for name, m in scores.items()}
-
-
 @torch.inference_mode()
 def phonemes(recognizer: Recognizer, data: Path) -> dict[str, Any]:
     """Errors of the best path against the pronunciations of the texts, by language."""
@@ -252,30 +234,6 @@ def punctuation(recognizer: Recognizer, data: Path) -> dict[str, Any]:
     return result
 
 
-def mark_counts(true: Sequence[str], said: Sequence[str], marks: Sequence[str]) -> NDArray[np.int64]:
-    """(marks, 3) how often each mark was found, missed and invented."""
-    table = np.zeros((len(marks), 3), np.int64)
-    for a, b in zip(true, said, strict=True):
-        if a in marks:
-            table[marks.index(a), 0 if a == b else 1] += 1
-        if b in marks and a != b:
-            table[marks.index(b), 2] += 1
-    return table
-
-
-def sounds(rate: int, rng: np.random.Generator) -> Iterator[tuple[str, Tensor]]:
-    """Audio without speech: silence, and noise that falls by 0, 3 and 6 dB an octave at several levels."""
-    for number in range(60):
-        size = int(rate * rng.uniform(1.0, 4.0))
-        yield "silence", torch.zeros(size) + 1e-5 * torch.from_numpy(rng.standard_normal(size)).float()
-        slope = (0.0, 0.5, 1.0)[number % 3]
-        spectrum = np.fft.rfft(rng.standard_normal(size))
-        spectrum /= np.maximum(np.arange(len(spectrum)), 1.0) ** slope
-        noise = np.fft.irfft(spectrum, size)
-        level = 10 ** (rng.uniform(-50, -20) / 20)
-        yield "noise", torch.from_numpy(noise / noise.std() * level).float()
-
-
 @torch.inference_mode()
 def made_up(recognizer: Recognizer, data: Path) -> dict[str, Any]:
     """AUC of each sign and of the suspicion, on texts that were said against those that were not."""
@@ -297,7 +255,7 @@ def made_up_by(head: str, recognizer: Recognizer, data: Path) -> dict[str, Any]:
             text, code = recognizer.tokenizer.decode(tokens), model.cfg.languages[lang]
             clips.append((audio, Hypothesis(tokens=tokens, text=text, language=code), lang))
     rng = random.Random(1)
-    kinds = ("said", "recognised", "other", "silence", "noise")
+    kinds = ("said", "recognised", "other", *KINDS)
     verdicts: dict[str, list[TextVerdict]] = {name: [] for name in kinds}
 
     def judge(kind: str, audio: Tensor, hyp: Hypothesis | None, lang: int) -> None:
@@ -319,14 +277,15 @@ def made_up_by(head: str, recognizer: Recognizer, data: Path) -> dict[str, Any]:
         others = [o for _, o, code in clips if code == lang and o.text != hyp.text]
         if others:
             judge("other", audio, rng.choice(others), lang)
-    invented = dict.fromkeys(("silence", "noise"), 0)
-    for kind, audio in sounds(recognizer.sample_rate, np.random.default_rng(1)):
+    invented = dict.fromkeys(KINDS, 0)
+    voices = [audio for audio, *_ in clips]
+    for kind, audio in sounds(recognizer.sample_rate, np.random.default_rng(1), voices):
         _, hyp, lang = rng.choice(clips)
         before = len(verdicts[kind])
         judge(kind, audio, None, lang)
         invented[kind] += len(verdicts[kind]) - before
         judge(kind, audio, hyp, lang)
-    print(f"texts that the model made of 60 sounds of each kind: {invented}")
+    print(f"texts that the model made of {COUNT} sounds of each kind: {invented}")
     return _aucs(verdicts) | {"invented": invented}
 
 
@@ -336,7 +295,7 @@ def _aucs(verdicts: dict[str, list[TextVerdict]]) -> dict[str, Any]:
     }  # fmt: skip
     good = verdicts["said"] + verdicts["recognised"]
     lines, result = [["AUC", "texts", *signs, "called made up %"]], {}
-    for kind in ("other", "silence", "noise"):
+    for kind in ("other", *KINDS):
         cells = []
         for name, sign in signs.items():
             low, high = [sign(v) for v in good], [sign(v) for v in verdicts[kind]]
@@ -359,6 +318,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "pitch": pitch,
         "phonemes": phonemes,
         "punctuation": punctuation,
+        "recognised": recognised,
         "made-up": made_up,
     }
     about = (__doc__ or "").split("\n")[0]

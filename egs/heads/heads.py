@@ -10,10 +10,19 @@ from egs.digits.digits import experiment as digits
 from maya.data.loading.augment import few_speakers
 from maya.encoders import FastConformerConfig
 from maya.features import LogMelConfig
-from maya.heads import EventConfig, HeadConfig, LanguageConfig, PitchConfig, PunctuationConfig, UnitCTCConfig
+from maya.heads import (
+    CTCConfig,
+    EventConfig,
+    HeadConfig,
+    LanguageConfig,
+    PitchConfig,
+    PunctuationConfig,
+    UnitCTCConfig,
+)
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 
+WRITTEN = ("as", "en", "hi", "ml", "or")  # languages with enough punctuation
 LANGUAGES = ("as", "bn", "en", "gu", "hi", "kn", "ml", "mr", "or", "pa", "ta", "te")
 WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
@@ -109,7 +118,7 @@ def phonemes() -> Experiment:
 def punctuation() -> Experiment:
     """Marks and capitals from letters and sound, on the frozen encoder of a run of the task phonemes."""
     exp = phonemes()
-    exp.name, exp.languages = "heads/heads_punctuation", ("as", "en", "hi", "ml", "or")
+    exp.name, exp.languages = "heads/heads_punctuation", WRITTEN
     exp.train.freeze, exp.train.encoder_hold = ("encoder",), 0
     head = PunctuationConfig(dropout=0.3, text_dropout=0.3, mark_weight=2.0)
     exp.model.heads = {"punctuation": head}
@@ -119,16 +128,47 @@ def punctuation() -> Experiment:
     return exp
 
 
+def transcripts() -> Experiment:
+    """Text and phonemes of the languages of `punctuation`, by one encoder."""
+    exp = _experiment("transcripts", WRITTEN, UnitCTCConfig(units=PHONEMES, upsampling=3, dropout=0.1))
+    exp.model.heads = {"phonemes": exp.model.heads["transcripts"], "ctc": CTCConfig(dropout=0.1)}
+    exp.tokenizer.vocab_size = 600
+    exp.data.plan.temperature, exp.data.plan.max_seconds = 0.7, 40.0
+    exp.data.speed_perturb = (0.87, 0.93, 1.0, 1.07, 1.15)
+    exp.train.encoder_hold = 50
+    exp.train.steps, exp.train.valid_every, exp.train.save_every = 1500, 250, 250
+    return exp
+
+
+def written() -> Experiment:
+    """Marks and capitals beside the text: a run of `transcripts` with one more head, all else frozen.
+    --train.init_from RUN --tokenizer.file RUN/tokenizer.model"""
+    exp, marks = transcripts(), punctuation()
+    exp.name = "heads/heads_written"
+    keep_heads(exp)
+    exp.model.heads |= marks.model.heads
+    exp.data.speed_perturb = marks.data.speed_perturb
+    exp.train.optimizer, exp.train.lr, exp.train.steps = "adamw", marks.train.lr, marks.train.steps
+    exp.train.valid_every = exp.train.save_every = 100
+    return exp
+
+
+def keep_heads(exp: Experiment) -> None:
+    """Take encoder and heads from `train.init_from`, and leave them as they are."""
+    for head in exp.model.heads.values():
+        head.skip_ramps()
+        head.weight = 0.0
+    exp.train.init_modules = ("encoder", *exp.model.heads)
+    exp.train.freeze, exp.train.encoder_hold = exp.train.init_modules, 0
+
+
 def check() -> Experiment:
     """A head of phonemes alone, on the frozen encoder of a recogniser of egs/digits, for the check of made-up
     texts: --train.init_from RUN --tokenizer.file RUN/tokenizer.model"""
     exp = digits()
     exp.name = "heads/heads_check"
-    for head in exp.model.heads.values():
-        head.skip_ramps()
-        head.weight = 0.0  # they stay as they are
-    exp.train.init_modules = ("encoder", *exp.model.heads, "language_embedding")
-    exp.train.freeze, exp.train.encoder_hold = ("encoder", *exp.model.heads), 0
+    keep_heads(exp)
+    exp.train.init_modules += ("language_embedding",)
     exp.model.heads["phonemes"] = UnitCTCConfig(units=PHONEMES, upsampling=4, dropout=0.1)
     exp.train.optimizer, exp.train.steps = "adamw", 400
     exp.train.valid_every = exp.train.save_every = 200

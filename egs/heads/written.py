@@ -7,7 +7,7 @@ that end with a mark count, because others are phrases, or have lost their punct
 
 import random
 import zlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,8 @@ Rows = Sequence[dict[str, Any]]
 def prepare(rows: Rows, out: Path, seed: int, init: Path) -> None:
     """Make the corpus in `out`. init: the run that aligns. No text of the test set, and no speaker of a
     language with four or more, is in training."""
-    rows = [row for row in rows if split_written(row["text"].split()[-1])[1] in (".", "?", "!")]
-    counts = Counter(row["language"] for row in rows)
     plan: list[dict[str, Any]] = []
-    for code in sorted(code for code, count in counts.items() if count >= _FEWEST_SENTENCES):
-        own = [row for row in rows if row["language"] == code]
+    for code, own in marked_rows(rows).items():
         for split, part in divided(own, random.Random(f"{seed} {code}")).items():
             plan += joined(code, split, part, random.Random(f"{seed} {code} {split}"))
     settings = {"corpus": "punctuation", "init": str(init), "seed": seed}
@@ -46,6 +43,32 @@ def prepare(rows: Rows, out: Path, seed: int, init: Path) -> None:
                 )
             )
         )
+
+
+def transcripts(rows: Rows, seed: int) -> list[dict[str, Any]]:
+    """The rows of these languages for a recogniser, each with its split. dev and test are those of `prepare`;
+    no test speaker of a language with four or more is in training, elsewhere no test text. Test texts that
+    others read are in training, which keeps the word errors of so small a recogniser low."""
+    marked, kept = marked_rows(rows), list[dict[str, Any]]()
+    for code, own in marked.items():
+        splits = divided(own, random.Random(f"{seed} {code}"))
+        split_of = {row["id"]: split for split in ("dev", "test") for row in splits[split]}
+        key = "speaker" if len({row["speaker"] for row in own}) >= 4 else "text"
+        tested = {row[key] for row in splits["test"]}
+        for row in rows:
+            split = split_of.get(row["id"], "train")
+            if row["language"] == code and (split == "test" or row[key] not in tested):
+                kept.append(row | {"split": split})
+    return kept
+
+
+def marked_rows(rows: Rows) -> dict[str, list[dict[str, Any]]]:
+    """By language the rows whose text ends with a mark, of languages that have enough of them."""
+    by_language: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if split_written(row["text"].split()[-1])[1] in (".", "?", "!"):
+            by_language[row["language"]].append(row)
+    return {code: own for code, own in sorted(by_language.items()) if len(own) >= _FEWEST_SENTENCES}
 
 
 def divided(rows: Rows, rng: random.Random) -> dict[str, list[dict[str, Any]]]:

@@ -118,6 +118,11 @@ class Hypothesis:
                 fill(self)
                 return getattr(self, name)
 
+    def copy_of_tokens(self) -> "Hypothesis":
+        """The tokens with their numbers, in lists of their own; no text."""
+        names = ("tokens", "frames", "durations", "scores", "confidences")
+        return Hypothesis(**{name: [*getattr(self, name)] for name in names})
+
     @property
     def score(self) -> float:
         """Log probability of the tokens, in nats, on the path that was decoded; 0 without tokens."""

@@ -25,19 +25,20 @@ class RecognizerStream:
 
     `Recognizer.stream` makes it. The latency is the look-ahead of the model, its right context + 1 encoder
     frames (of a Zipformer a chunk and 130 ms), plus half a window of the features; with a `buffer` it is
-    `latency_seconds`. After `finish` it takes the next utterance. Raises MayaError for an encoder or a method
-    that cannot stream.
+    `latency_seconds`. keep_frames: for who reads the row's `kept` frames. After `finish` it takes the next
+    utterance. Raises MayaError for an encoder or a method that cannot stream.
     """
 
     def __init__(
         self, method: Method, tokenizer: Tokenizer, *, language: str | None = None,
         context: tuple[int, int] | None = None, buffer: BufferConfig | None = None,
-        rules: WordRules | None = None,
+        rules: WordRules | None = None, keep_frames: bool = False,
     ) -> None:  # fmt: skip
         self.rows = StreamRows(method, context=context, buffer=buffer)
+        self.keep_frames = keep_frames
         self.model, self.method, self.tokenizer = method.model, method, tokenizer
         self.language, self.buffer, self.rules = language, self.rows.buffer, rules or WordRules()
-        self.row = self.rows.open(language)
+        self.row = self.rows.open(language, keep=keep_frames)
 
     @property
     def latency_seconds(self) -> float | None:
@@ -66,7 +67,7 @@ class RecognizerStream:
             )
         self.rows.push([row], [torch.zeros(0)], [True], same_speaker=same_speaker)
         hyp = self._hypothesis()
-        self.row = self.rows.open(self.language, after=row if same_speaker else None)
+        self.row = self.rows.open(self.language, after=row if same_speaker else None, keep=self.keep_frames)
         return hyp
 
     def _hypothesis(self) -> Hypothesis:

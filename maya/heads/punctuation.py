@@ -24,6 +24,7 @@ from maya.ranges import BelowOne, Count, Distinct, PosFloat, PosInt
 from maya.text.punctuation import case_of, split_written
 
 _LONGEST_PAUSE = 1.0  # seconds that count
+_ROUNDING = 1e-3  # frames: words of a recogniser begin exactly with a frame, whose time is rounded
 _GROUPS = (1, 2, 3, 4)  # characters
 _CASES = 3
 
@@ -134,7 +135,7 @@ class PunctuationHead(Head):
         for row, (words, size) in enumerate(zip(rows, lens, strict=True)):
             ends = [word.start for word in words[1:]] + [size * self.seconds]
             for i, (word, end) in enumerate(zip(words, ends, strict=False)):
-                start = min(max(0, int(word.start / self.seconds)), max(size - 1, 0))
+                start = min(max(0, int(word.start / self.seconds + _ROUNDING)), max(size - 1, 0))
                 stop = min(max(start + 1, round(word.end / self.seconds)), size)
                 pause = min(max(0.0, end - word.end), _LONGEST_PAUSE)
                 spans[:, row, i] = torch.tensor([start, stop, min(stop + round(pause / self.seconds), size)])

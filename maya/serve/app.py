@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -24,7 +24,7 @@ from maya.serve.protocols.native import NativeDialect
 from maya.serve.protocols.realtime import RealtimeDialect
 from maya.serve.protocols.sherpa import SherpaDialect, sherpa_offline
 from maya.serve.protocols.vosk import vosk
-from maya.serve.server import Server
+from maya.serve.server import RootProtocol, Server
 from maya.serve.speech.endpoint import speech
 from maya.serve.translation.endpoint import translations
 
@@ -39,6 +39,7 @@ def make_app(server: Server) -> Starlette:
     app = Starlette(
         routes=[
             Route("/", show_page),
+            WebSocketRoute("/", PROTOCOLS[server.cfg.root]),
             Mount(FOLDER, FILES),
             Route("/health", health),
             Route("/ready", ready),
@@ -107,6 +108,12 @@ async def sherpa_recordings(socket: WebSocket) -> None:
 async def vosk_socket(socket: WebSocket) -> None:
     """Vosk's protocol."""
     await _quietly(vosk(socket))
+
+
+# What a WebSocket at `/` speaks: many programs can name a host and a port and no path.
+PROTOCOLS: dict[RootProtocol, Callable[[WebSocket], Awaitable[None]]] = {
+    "maya": native, "vosk": vosk_socket, "sherpa": sherpa, "sherpa-offline": sherpa_recordings,
+}  # fmt: skip
 
 
 async def _quietly(conversation: Awaitable[None]) -> None:

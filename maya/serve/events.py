@@ -48,7 +48,8 @@ class Final(LiveEvent):
     """A segment that will not change. confidence: of its words, their mean; None where there is none.
 
     speaker: of most of it, where speakers are told apart; its words have theirs.
-    labels, tracks, check: what the model's heads say of it, see maya.serve.segments.
+    labels, tracks, check: what the model's heads say of it, see maya.serve.segments. warnings: a sentence for
+    each model that should have voted on its words and could not.
     reason: "pause" (silence), "length" (longer than allowed), "flush" (asked for) or "end" (of the audio).
     """
 
@@ -64,6 +65,7 @@ class Final(LiveEvent):
     labels: dict[str, Any] = field(default_factory=dict)
     tracks: dict[str, Any] = field(default_factory=dict)
     check: dict[str, Any] | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

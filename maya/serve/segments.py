@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 
-from maya.decode.hypothesis import Hypothesis
+from maya.decode.hypothesis import Hypothesis, Word
 from maya.decode.predictions import predicting_heads
-from maya.decode.punctuation import Punctuation
+from maya.decode.punctuation import LivePunctuation, Punctuation
 from maya.decode.recognizer import Recognizer
 from maya.decode.stream_rows import StreamRow
-from maya.decode.words import join_words
 from maya.encoders import Encoded
 from maya.heads import HeadTrack
 from maya.score.hallucination import HallucinationCheck
@@ -67,27 +66,43 @@ class SegmentHeads:
         self, row: StreamRow, hyp: Hypothesis, cfg: SessionConfig, *, first_second: float, seconds: float,
         speech: float | None = None, end: int | None = None,
     ) -> SegmentFacts:  # fmt: skip
-        """Of the frames that the row has kept, up to the row's frame `end`. hyp: with text and words, which
-        become those of the vote and get their punctuation. cfg: was given to `prepare`. first_second: of the
-        row's frame 0. seconds: of the segment. speech: the share of it with speech."""
-        frames = row.kept_frames(end)
-        if not frames.shape[1]:
+        """Of the frames that the row has kept, up to the row's frame `end`. hyp: with text and words. cfg:
+        was given to `prepare`. first_second: of the row's frame 0. seconds: of the segment. speech: the share
+        of it with speech."""
+        encoded, start = self._kept(row, first_second, end)
+        if not cfg.heads or not encoded.frames.shape[1]:
             return SegmentFacts()
+        return self._facts(hyp, encoded, row.langs, start=start, seconds=seconds, speech=speech)
+
+    @torch.inference_mode()
+    def vote(
+        self, row: StreamRow, hyp: Hypothesis, cfg: SessionConfig, others: list[Hypothesis], *,
+        first_second: float, end: int | None,
+    ) -> None:  # fmt: skip
+        """Change the words of a hypothesis to those that win the vote of the methods of `cfg.rover` and of
+        `others`. Times as in `read`."""
+        encoded, start = self._kept(row, first_second, end)
+        own = self.voters[cfg.rover].hypotheses(encoded, row.langs, start) if cfg.rover else []
+        if not own and not others:
+            return
+        before = hyp.text
+        combined([hyp, *own, *others], cfg.vote)
+        if hyp.text != before:  # the check reads the tokens
+            hyp.tokens = self.recognizer.tokenizer.encode(hyp.text, hyp.language)
+
+    def written(
+        self, row: StreamRow, words: list[Word], live: LivePunctuation, first_second: float,
+        end: int | None = None,
+    ) -> list[Word]:  # fmt: skip
+        """Words of the open segment in their written form. Times as in `read`."""
+        encoded, start = self._kept(row, first_second, end)
+        return live.write(words, encoded, start) if encoded.frames.shape[1] else words
+
+    def _kept(self, row: StreamRow, first_second: float, end: int | None) -> tuple[Encoded, float]:
+        """The frames that the row has kept, and when they begin."""
+        frames = row.kept_frames(end)
         encoded = Encoded(frames, torch.tensor([frames.shape[1]], device=frames.device))
-        start = first_second + row.kept_from * self.model.frame_seconds
-        if cfg.rover:
-            before = hyp.text
-            combined([hyp, *self.voters[cfg.rover].hypotheses(encoded, row.langs, start)], cfg.vote)
-            if hyp.text != before:  # the check reads the tokens
-                hyp.tokens = self.recognizer.tokenizer.encode(hyp.text, hyp.language)
-        facts = SegmentFacts()
-        if cfg.heads:
-            facts = self._facts(hyp, encoded, row.langs, start=start, seconds=seconds, speech=speech)
-        if cfg.punctuate:
-            assert self.punctuation is not None
-            self.punctuation.write(hyp.words, encoded, start, hyp.language)
-            hyp.text = join_words([word.text for word in hyp.words])
-        return facts
+        return encoded, first_second + row.kept_from * self.model.frame_seconds
 
     def _facts(
         self, hyp: Hypothesis, encoded: Encoded, langs: torch.Tensor, *, start: float, seconds: float,

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from maya.config import config
 from maya.decode.recognizer import Recognizer
@@ -23,16 +23,20 @@ from maya.serve.speech.engines import SpeechEngines
 from maya.serve.translation.models import load_translator
 from maya.serve.translation.queue import TranslationQueue
 
+RootProtocol = Literal["maya", "vosk", "sherpa", "sherpa-offline"]
+
 
 @config
 class ServerConfig:
     """method, context: of live recognition, see `Recognizer.stream`. transcription: of files.
 
-    rover_models: names of models that vote on the words of whole recordings, see maya.serve.offline.
+    rover_models: names of models that vote on the words of finals and of whole recordings; each model's own
+    methods are in `session.rover`. The other models read the audio of each segment when it ends, in the
+    thread of the sessions, which wait for it.
     translation: models, see `maya.serve.translation.models.load_translator`.
     upload_mb: 10^6 bytes of a file; upload_seconds: of its audio; uploads_waiting: files that may wait.
     session_seconds: of audio in a live session; idle_seconds: without a message, after which it ends.
-    drain_seconds: for open sessions when the server goes down.
+    drain_seconds: for open sessions when the server goes down. root: the protocol of a WebSocket at `/`.
     """
 
     method: str = "auto"
@@ -49,6 +53,7 @@ class ServerConfig:
     session_seconds: PosFloat = 4 * 3600.0
     idle_seconds: PosFloat = 60.0
     drain_seconds: PosFloat = 30.0
+    root: RootProtocol = "maya"
 
 
 class UnknownModel(MayaError):
@@ -96,12 +101,12 @@ class Server:
 
     def _serve(self, name: str, recognizers: Mapping[str, Recognizer]) -> ServedModel:
         cfg, recognizer = self.cfg, recognizers[name]
-        live = live_model(recognizer, cfg.method, cfg.context)
+        others = {n: own for n, own in recognizers.items() if n in cfg.rover_models and n != name}
+        live = live_model(recognizer, cfg.method, cfg.context, others)
         live.heads.prepare(cfg.session)  # refuses at once what the model cannot do
         session = cfg.session
-        others = [own for other, own in recognizers.items() if other in cfg.rover_models and other != name]
         rewriting = Rewriting(
-            rover=session.rover, others=others, vote=session.vote, punctuate=session.punctuate
+            rover=session.rover, others=[*others.values()], vote=session.vote, punctuate=session.punctuate
         )
         offline = OfflineQueue(
             recognizer, waiting=cfg.uploads_waiting, max_seconds=cfg.upload_seconds, cfg=cfg.transcription,

@@ -7,7 +7,7 @@ the end of a block. So any division of the same audio gives the same events.
 import logging
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,16 +19,18 @@ from maya.audio.load import as_audio
 from maya.audio.resampling import ResamplingStream
 from maya.audio.vad.detector import SpeechDetector
 from maya.decode.base import Method
-from maya.decode.hypothesis import Hypothesis, write_texts
+from maya.decode.hypothesis import Hypothesis, Word, write_texts
 from maya.decode.long.buffered import BufferConfig
+from maya.decode.punctuation import LivePunctuation
 from maya.decode.recognizer import Recognizer
 from maya.decode.stream_rows import StreamRows
-from maya.decode.words import write_words
+from maya.decode.words import join_words, write_words
 from maya.errors import MayaError
 from maya.serve.config import SessionConfig
 from maya.serve.events import Ended, Final, Flushed, LiveEvent, Partial, SpeechEnded, SpeechStarted
 from maya.serve.segments import SegmentFacts, SegmentHeads
 from maya.serve.speakers import name_words_of, open_speakers, push_speakers
+from maya.serve.votes import OtherModels, SegmentAudio, shifted
 
 log = logging.getLogger(__name__)
 # For encoders that cannot stream: a word comes up to 2.4 s after it was spoken.
@@ -55,14 +57,17 @@ class Block:
 class LiveModel:
     """A recogniser, one method and one look-ahead, for many sessions. One thread uses it at a time.
 
-    context, buffer: see `Recognizer.stream`. Raises MayaError for a model or a method that cannot stream.
+    context, buffer: see `Recognizer.stream`. others: models by name that vote on the words of finals; they
+    read the audio of each segment when it ends, in the same thread. Raises MayaError for a model or a method
+    that cannot stream.
     """
 
     def __init__(
         self, recognizer: Recognizer, *, method: str = "auto", context: tuple[int, int] | None = None,
-        buffer: BufferConfig | None = None,
+        buffer: BufferConfig | None = None, others: Mapping[str, Recognizer] | None = None,
     ) -> None:  # fmt: skip
         self.recognizer = recognizer
+        self.others = OtherModels(others) if others else None
         self.method: Method = recognizer.make_method(recognizer.choose_method(method, stream=True))
         self.rows = StreamRows(self.method, context=context, buffer=buffer)
         self.heads = SegmentHeads(recognizer)
@@ -97,31 +102,32 @@ class LiveModel:
         """Text and words of tokens whose frames count from `first_second`."""
         write_texts([hyp], self.recognizer.tokenizer, self.frame_seconds)
         write_words([hyp], self.recognizer.tokenizer, self.rules)
-        for word in hyp.words:
-            word.start = None if word.start is None else word.start + first_second
-            word.end = None if word.end is None else word.end + first_second
-        return hyp
+        return shifted(hyp, first_second)
 
 
-def live_model(recognizer: Recognizer, method: str, context: tuple[int, int] | None) -> LiveModel:
+def live_model(
+    recognizer: Recognizer, method: str, context: tuple[int, int] | None,
+    others: Mapping[str, Recognizer] | None = None,
+) -> LiveModel:  # fmt: skip
     """A `LiveModel`, through a buffer where the encoder cannot stream."""
     try:
-        return LiveModel(recognizer, method=method, context=context)
+        return LiveModel(recognizer, method=method, context=context, others=others)
     except MayaError as error:
         log.info("live sessions through a buffer: %s", error)
-        return LiveModel(recognizer, method=method, buffer=LIVE_BUFFER)
+        return LiveModel(recognizer, method=method, buffer=LIVE_BUFFER, others=others)
 
 
 @dataclass(slots=True)
 class _Segment:
     """The open segment. tokens: of its partial text. has_speech: whether there was speech since it began.
-    speech: how many of its blocks are speech."""
+    speech: how many of its blocks are speech. live: its written form, where that was asked for."""
 
     number: int = 0
     tokens: int = 0
     text: str = ""
     has_speech: bool = False
     speech: int = 0
+    live: LivePunctuation | None = None
 
 
 class Session:
@@ -139,7 +145,8 @@ class Session:
         self.blocks: deque[Block] = deque()
         self._waiting = np.zeros(0, np.float32)  # samples of the next block
         self._resampler: ResamplingStream | None = None
-        self._segment = _Segment()
+        self._audio = None if model.others is None else SegmentAudio(model.sample_rate)
+        self._segment = self._open_segment(0)
         self._speaking = self._closed = self._pausing = False
         self._samples = self._row_samples = 0  # computed so far; those before the row began
 
@@ -236,6 +243,8 @@ class Session:
     def advance(self, block: Block) -> list[LiveEvent]:
         """What follows from a block that the model and the detector have computed."""
         self._samples += len(block.samples)
+        if self._audio is not None:
+            self._audio.push(block.samples, self.row.hypothesis.tokens != [])
         events = self._speech_events()
         self._count_block()
         if block.final:
@@ -273,6 +282,12 @@ class Session:
         if self.cfg.keeps_frames:
             self.model.heads.trim(self.row)
         self._segment.speech += self._speaking
+
+    def _open_segment(self, number: int, *, has_speech: bool = False) -> _Segment:
+        live = None
+        if self.cfg.punctuate and self.model.heads.punctuation is not None:
+            live = LivePunctuation(self.model.heads.punctuation, self.language)
+        return _Segment(number=number, has_speech=has_speech, live=live)
 
     def _first_second(self) -> float:
         """When the frames of the row's hypothesis begin."""
@@ -346,11 +361,11 @@ class Session:
         hyp = self.row.hypothesis
         events = self._final(hyp, reason) if hyp.tokens and self._segment.has_speech else []
         self.model.rows.begin_text(self.row)
-        self._segment = _Segment(number=self._segment.number, has_speech=self._speaking)
+        self._segment = self._open_segment(self._segment.number, has_speech=self._speaking)
         return events
 
     def _facts(self, hyp: Hypothesis, seconds: float, end: int | None) -> SegmentFacts:
-        """What the heads say of the segment, whose last frame is before `end`; its words may change."""
+        """What the heads say of the segment, whose last frame is before `end`."""
         if not self.cfg.keeps_frames or not self.row.kept:
             return SegmentFacts()
         begin, spoken = (
@@ -361,6 +376,32 @@ class Session:
         options: dict[str, Any] = {"first_second": begin, "seconds": seconds, "speech": speech, "end": end}
         return self.model.heads.read(self.row, hyp, self.cfg, **options)
 
+    def _vote(self, hyp: Hypothesis, start: float, end: float, last_frame: int | None) -> list[str]:
+        """Change the words of a segment to those that win the vote: warnings of models that have none."""
+        others, warnings = list[Hypothesis](), list[str]()
+        if self._audio is not None and self.model.others is not None:
+            audio, first = self._audio.part(start, end)
+            rate, language = self.model.sample_rate, self.language
+            others, warnings = self.model.others.hypotheses(audio, rate, language, first)
+        if others or self.cfg.rover:
+            begin = self._row_samples / self.model.sample_rate
+            self.model.heads.vote(self.row, hyp, self.cfg, others, first_second=begin, end=last_frame)
+        return warnings
+
+    def _written(self, hyp: Hypothesis, last_frame: int | None = None) -> list[Word]:
+        """The words of the open segment, changed in place to their written form if that was asked for."""
+        live, begin = self._segment.live, self._row_samples / self.model.sample_rate
+        if live is not None:
+            if self._votes:  # other words than those of the partials
+                live.stable.clear()
+            hyp.words = self.model.heads.written(self.row, hyp.words, live, begin, last_frame)
+        return hyp.words
+
+    @property
+    def _votes(self) -> bool:
+        """Whether the words of a final may be others than those of its partials."""
+        return bool(self.cfg.rover) or self.model.others is not None
+
     def _final(self, hyp: Hypothesis, reason: str, last_frame: int | None = None) -> list[LiveEvent]:
         first, frame_seconds = self._first_second(), self.model.frame_seconds
         start = first + hyp.frames[0] * frame_seconds
@@ -369,27 +410,36 @@ class Session:
         if not hyp.text:
             return []
         hyp.language = self.language
+        warnings = self._vote(hyp, start, end, last_frame)
         number, facts = self._segment.number, self._facts(hyp, end - start, last_frame)
-        self._segment = _Segment(number=number + 1, has_speech=self._segment.has_speech)
+        if self._segment.live is not None:
+            hyp.text = join_words([word.text for word in self._written(hyp, last_frame)])
+        self._segment = self._open_segment(number + 1, has_speech=self._segment.has_speech)
         speaker = None if self.speakers is None else name_words_of(self.speakers, hyp.words)
         sure = [word.confidence for word in hyp.words if word.confidence is not None]
         return [Final(
             segment=number, text=hyp.text, start=start, end=min(end, self.seconds), reason=reason,
             words=hyp.words, confidence=sum(sure) / len(sure) if sure else None, language=self.language,
             speaker=speaker,
-            labels=facts.labels, tracks=facts.tracks, check=facts.check,
+            labels=facts.labels, tracks=facts.tracks, check=facts.check, warnings=warnings,
         )]  # fmt: skip
 
     def _partial(self) -> list[LiveEvent]:
-        """The text so far where it has changed. Only the last word may still grow."""
+        """The text so far where it has changed. Only the last word may still grow, and without their context
+        the marks of some words before it."""
         hyp, segment = self.row.hypothesis, self._segment
         if not self.cfg.partials or not segment.has_speech or len(hyp.tokens) == segment.tokens:
             return []
         segment.tokens = len(hyp.tokens)
         text = self.model.recognizer.tokenizer.decode(hyp.tokens)
+        stable = text.rfind(" ") + 1
+        if segment.live is not None:
+            own = self.model.text(hyp.copy_of_tokens(), self._first_second())
+            text = join_words([word.text for word in self._written(own)])
+            stable = len(join_words(segment.live.stable))
         if text == segment.text:
             return []
         segment.text = text
-        stable = text.rfind(" ") + 1
+        stable = 0 if self._votes else stable
         start = self._first_second() + hyp.frames[0] * self.model.frame_seconds
         return [Partial(segment=segment.number, text=text, stable=stable, start=start)]

@@ -2,6 +2,7 @@
 server's queue, where others may vote."""
 
 import io
+import json
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,22 @@ import soundfile
 import torch
 
 from maya.decode.hypothesis import Hypothesis
-from maya.decode.punctuation import Punctuation
+from maya.decode.long.buffered import BufferConfig
+from maya.decode.punctuation import LivePunctuation, PunctuatedStream, Punctuation
 from maya.decode.recognizer import Recognizer
+from maya.decode.streaming import RecognizerStream
 from maya.decode.transcription import TranscriptionConfig
 from maya.decode.words import join_words
+from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.heads import PunctuationConfig, PunctuationHead
 from maya.models.speech_model import SpeechModel
-from maya.recipes.transcribe import TranscribeOptions
+from maya.recipes.transcribe_live import Printer
 from maya.serve.offline import OfflineQueue, Rewriting
 from maya.text.punctuation import UPPER
 from tests.decode import test_streaming
 from tests.decode.test_stream_rows import noise
+from tests.tiny import NumberTokenizer
 
 RATE = 16_000
 
@@ -74,8 +79,75 @@ def test_models_and_options_without_it_are_refused(writer: Recognizer) -> None:
     with pytest.raises(MayaError, match="never trained"):
         Punctuation(untrained)
     untrained.model.untrained = ()
-    with pytest.raises(MayaError, match="--punctuate is for whole recordings"):
-        TranscribeOptions(punctuate=True, stream=True).check(["a.wav"])
+
+
+def opinionated(model: SpeechModel) -> None:
+    """Random weights that write all marks and cases."""
+    head = model.head("punctuation")
+    assert isinstance(head, PunctuationHead)
+    torch.manual_seed(5)
+    for layer in (head.marks, head.case):
+        torch.nn.init.normal_(layer.weight, std=2.0)
+        torch.nn.init.zeros_(layer.bias)
+
+
+def numbered(recognizer: Recognizer) -> Recognizer:
+    """A copy whose text is a word for each token."""
+    tokenizer: Any = NumberTokenizer()
+    model = SpeechModel(recognizer.model.cfg).eval()
+    model.load_state_dict(recognizer.model.state_dict())
+    return Recognizer(model=model, tokenizer=tokenizer, device=recognizer.device)
+
+
+@pytest.mark.parametrize("buffered", [False, True])
+def test_a_stream_writes_what_stays(writer: Recognizer, buffered: bool) -> None:
+    """Pieces of 0.1 s: no stable part changes, and in the end the text is that of all words at once. Few
+    frames are kept."""
+    recognizer = numbered(writer)
+    opinionated(recognizer.model)
+    buffer = BufferConfig(left_seconds=1.0, chunk_seconds=0.5, right_seconds=0.5) if buffered else None
+    audio = torch.cat([noise(RATE, n) * level for n in range(8) for level in (1, 0.01)]).clip(-1, 1).numpy()
+    streams = [
+        RecognizerStream(
+            recognizer.make_method(recognizer.choose_method("ctc")), recognizer.tokenizer, buffer=buffer,
+            keep_frames=True,
+        ) for _ in range(2)
+    ]  # fmt: skip
+    written, before, kept = PunctuatedStream(streams[0], Punctuation(recognizer)), "", 0
+    for begin in range(0, len(audio), RATE // 10):
+        hyp = written.accept(audio[begin : begin + RATE // 10])
+        assert hyp.text.startswith(before) and hyp.text.startswith(written.stable_text)
+        assert written.stable_text.startswith(before)
+        before, kept = written.stable_text, max(kept, streams[0].row.kept_frames().shape[1])
+    assert len(before.split()) > 8
+    last, row = written.finish(), streams[1].row
+    streams[1].accept(audio)
+    plain = streams[1].finish()
+    frames = row.kept_frames()
+    assert kept < frames.shape[1] * 0.8
+    words = LivePunctuation(Punctuation(recognizer), None).write(
+        plain.words, Encoded(frames, torch.tensor([frames.shape[1]])), 0.0
+    )
+    assert last.text.split() == [word.text for word in words] and last.text.startswith(before)
+    assert {mark for mark in ",.?!" if mark in last.text} and written.stable_text == ""
+
+
+def test_a_pipe_gets_what_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    for as_json in (False, True):
+        printer = Printer("a", RATE, as_json=as_json, named=False)
+        for text, stable in (
+            ("Yes", ""),
+            ("Yes, he", ""),
+            ("Yes, he did. not", "Yes, he"),
+            ("Yes, he did.", None),
+        ):
+            if stable is None:
+                printer.finish(Hypothesis(text=text))
+            else:
+                printer.show(Hypothesis(text=text), RATE, stable)
+    first, *rows = capsys.readouterr().out.splitlines()
+    assert first == "Yes, he did."
+    assert [json.loads(row).get("stable") for row in rows] == [0, 0, 7, None]
 
 
 @pytest.mark.parametrize("options", [

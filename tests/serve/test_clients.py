@@ -1,7 +1,8 @@
 """Programs that people have, or clients that do exactly what those programs do, get what they wait for.
 
 The openai client is in test_server.py. Vosk's and sherpa-onnx's test programs are scripts and not packages,
-so their steps are written here as their protocols describe them.
+so their steps are written here as their protocols describe them; tests/interop/test_clients.py runs the
+programs themselves.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from tests.serve.test_session import RATE, recording
 
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 from websockets.asyncio.client import connect as connect_async  # noqa: E402
+from websockets.exceptions import InvalidStatus  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
 
 from maya.serve.access import Access  # noqa: E402
@@ -93,6 +95,19 @@ def test_a_vosk_program(running: Running) -> None:
         client.send('{"eof" : 1}')
         texts.append(json.loads(client.recv(timeout=20))["text"])
     assert [text for text in texts if text] == expected_texts(running, samples) and any(partials)
+
+
+def test_a_program_that_names_no_path() -> None:
+    """It gets the protocol of the configuration, and the page is still at `/`."""
+    running = Running(config(root="vosk"), Access.of([KEY]))
+    try:
+        with connect(running.url(f"?token={KEY}")) as client:
+            client.send(bytes(3200))
+            assert json.loads(client.recv(timeout=20)) == {"partial": ""}
+        with pytest.raises(InvalidStatus), connect(running.url("")):
+            pass
+    finally:
+        running.close()
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.01])

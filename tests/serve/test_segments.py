@@ -1,5 +1,6 @@
 """Finals of a session carry what the heads say of their segment, whatever the pieces of the audio."""
 
+import copy
 import dataclasses
 import json
 from typing import Any
@@ -15,11 +16,13 @@ from maya.errors import MayaError
 from maya.heads import ClassifyConfig, PitchConfig, PunctuationConfig, PunctuationHead
 from maya.models.speech_model import SpeechModel
 from maya.serve.config import EndpointConfig, SessionConfig
+from maya.serve.events import Final, Partial
 from maya.serve.session import LiveModel
-from maya.serve.votes import combined
+from maya.serve.votes import combined, shifted
 from maya.text.punctuation import UPPER
 from tests.decode import test_streaming
-from tests.decode.test_stream_rows import noise
+from tests.decode.test_punctuation import numbered, opinionated
+from tests.decode.test_stream_rows import RECOGNIZERS, noise
 from tests.serve.test_session import QUIET, RATE, finals, in_pieces, recording, whole
 
 
@@ -105,6 +108,76 @@ def test_finals_are_punctuated(live: LiveModel) -> None:
     assert [e.text for e in events] == ["? ".join(text.upper().split()) + "?" for text in plain]
     assert [w.text for e in events for w in e.words] == " ".join(e.text for e in events).split()
     assert not any(e.labels for e in events)
+
+
+def test_partials_are_punctuated(live: LiveModel) -> None:
+    """What a partial calls stable stays, and partials do not change the final."""
+    live = LiveModel(numbered(live.recognizer), method="ctc")
+    opinionated(live.recognizer.model)
+    audio, kept, texts = recording(1), 0, list[str]()
+    events = whole(live, audio, writing(live, punctuate=True))
+    silent = whole(live, audio, writing(live, punctuate=True, partials=False))
+    assert finals(events) == finals(silent) and finals(events)
+    before = ""
+    for event in events:
+        if isinstance(event, Partial):
+            assert event.text.startswith(before)
+            before, kept = event.text[: event.stable], max(kept, event.stable)
+            texts.append(event.text)
+        elif isinstance(event, Final):
+            assert event.text.startswith(before)
+            before = ""
+    assert kept and any(mark in text for text in texts for mark in ",.?!")
+
+
+class Witness:
+    """A model whose calls are recorded, and which may fail."""
+
+    def __init__(self, recognizer: Recognizer, error: Exception | None = None) -> None:
+        self.recognizer, self.error, self.sample_rate = recognizer, error, recognizer.sample_rate
+        self.heard: list[tuple[torch.Tensor, list[Hypothesis]]] = []
+
+    def transcribe(self, audio: torch.Tensor, language: str | None) -> list[Hypothesis]:
+        if self.error is not None:
+            raise self.error
+        self.heard.append((audio, self.recognizer.transcribe(audio, language)))
+        return copy.deepcopy(self.heard[-1][1])
+
+
+def test_another_model_votes_on_finals() -> None:
+    """Of each segment it gets the audio, and half a second around it."""
+    witness: Any = Witness(numbered(RECOGNIZERS["zipformer"]()))
+    plain = LiveModel(numbered(RECOGNIZERS["fastconformer"]()), method="ctc")
+    voting = LiveModel(plain.recognizer, method="ctc", others={"other": witness})
+    audio, cfg = recording(1), dataclasses.replace(QUIET, heads=False, vote="maxconf")
+    alone, events = finals(whole(plain, audio, cfg)), whole(voting, audio, cfg)
+    own = finals(events)
+    assert len(own) == len(alone) == len(witness.heard) >= 2
+    for before, after, (samples, (hyp,)) in zip(alone, own, witness.heard, strict=True):
+        begin, end = max(0.0, before.start - 0.5), min(before.end + 0.5, len(audio) / RATE)
+        assert len(samples) == pytest.approx((end - begin) * RATE, abs=0.1 * RATE)
+        first = int(begin * RATE)
+        torch.testing.assert_close(samples[:8000], torch.from_numpy(audio[first : first + 8000]))
+        voted = combined([Hypothesis(words=list(before.words)), shifted(hyp, first / RATE)], "maxconf")
+        assert after.text == voted.text and not after.warnings
+        assert (after.segment, after.start, after.end) == (before.segment, before.start, before.end)
+    assert any(a.text != b.text for a, b in zip(alone, own, strict=True))
+    assert all(e.stable == 0 for e in events if isinstance(e, Partial))
+
+
+def test_a_model_that_fails_has_no_vote() -> None:
+    plain = LiveModel(RECOGNIZERS["fastconformer"](), method="ctc")
+    failing: Any = {
+        "broken": Witness(plain.recognizer, RuntimeError("no memory")),
+        "foreign": Witness(plain.recognizer, MayaError("this model does not know the language 'hi'")),
+    }
+    voting = LiveModel(plain.recognizer, method="ctc", others=failing)
+    audio, cfg = recording(0), dataclasses.replace(QUIET, heads=False)
+    own = finals(whole(voting, audio, cfg))
+    assert own and [e.text for e in own] == [e.text for e in finals(whole(plain, audio, cfg))]
+    for event in own:
+        broken, foreign = event.as_dict()["warnings"]
+        assert broken.startswith("broken has no vote: it failed") and "know the language" in foreign
 
 
 @pytest.mark.parametrize("pieces", [1, 4])

@@ -39,13 +39,14 @@ KEY = "a-key-of-the-tests"
 class Running:
     """A server on a free port of the loopback, in a thread."""
 
-    def __init__(self, cfg: ServerConfig, access: Access | None = None) -> None:
+    def __init__(self, cfg: ServerConfig, access: Access | None = None, port: int = 0) -> None:
         self.live, self.journal = model("fastconformer"), io.StringIO()
         self.server = Server(
             {"small": self.live.recognizer}, cfg, access=access, journal=Journal(stream=self.journal)
         )
         listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(make_app(self.server), log_level="error", lifespan="off", ws_max_size=1 << 20)
         self.web = uvicorn.Server(config)
