@@ -17,6 +17,7 @@ from maya.encoders.hugging_face.config import HuggingFaceConfig, hugging_face
 from maya.encoders.hugging_face.encoder import HuggingFaceEncoder
 from maya.encoders.lact.config import LaCTConfig
 from maya.encoders.lact.encoder import LaCT
+from maya.encoders.recurrent import RecurrentConfig, RecurrentEncoder
 from maya.encoders.whisper.encoder import WhisperEncoder, WhisperEncoderConfig
 from maya.encoders.zipformer.config import ZipformerConfig
 from maya.encoders.zipformer.encoder import Zipformer
@@ -37,6 +38,8 @@ __all__ = [
     "Miniatures",
     "LaCT",
     "LaCTConfig",
+    "RecurrentConfig",
+    "RecurrentEncoder",
     "WhisperEncoder",
     "WhisperEncoderConfig",
     "Zipformer",

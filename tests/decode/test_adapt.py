@@ -40,7 +40,7 @@ def _config(encoder: str) -> SpeechModelConfig:
         cfg = presets.zipformer_low_resource()
         cfg.language_embedding, cfg.heads["ctc"] = True, CTCConfig()
     elif encoder == "lact":
-        cfg.encoder = lact_tiny(n_layers=2)
+        cfg.encoder = lact_tiny(n_layers=2, feat_in=80)
     return with_vocabulary(cfg, 20, ("en", "hi"))
 
 

@@ -1,7 +1,7 @@
-"""Adaptation at test time (maya.decode.adapt): WER against noise and against seconds of speech, with the cost.
+"""Adaptation at test time (maya.decode.adapt): WER against noise and seconds of speech, with the cost.
 
-    python -m tools.bench.adaptation RUN... --data DATA --out adaptation     # adds rows to adaptation/rows.jsonl
-    python -m tools.bench.adaptation --out adaptation                        # table and picture of those rows
+    python -m tools.bench.adaptation RUN... --data DATA --out adaptation   # adds to adaptation/rows.jsonl
+    python -m tools.bench.adaptation --out adaptation                      # table and picture of those rows
 
 Each speaker of the test table is a stream of utterances with noise. A method begins anew with each speaker;
 "per utterance" it begins anew with each utterance. A seed draws the order, the noise and the search. What
