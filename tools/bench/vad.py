@@ -202,7 +202,8 @@ def _line(row: dict[str, Any]) -> str:
     noises = ", ".join(f"{kind} {auc:.3f}" for kind, auc in row["by_noise"].items())
     return (
         f"| {row['snr']:g} dB | {row['detector']} | {row['auc']:.3f} [{row['low']:.3f}, {row['high']:.3f}] | "
-        f"{100 * row['error']:.1f} % | {100 * row['equal']:.1f} % | {row['delay']:.2f} s, {row['delay95']:.2f} s | "
+        f"{100 * row['error']:.1f} % | {100 * row['equal']:.1f} % | "
+        f"{row['delay']:.2f} s, {row['delay95']:.2f} s | "
         f"{100 * row['missed']:.1f} % | {noises} |"
     )
 
@@ -227,8 +228,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (own := webrtc()) is not None:
             detectors["WebRTC"] = own
         detectors["energy"] = network("energy")
-        head = "| level | detector | AUC | wrong at 0.5 | equal error | delay, median, 95 % | missed | AUC by noise |"
-        lines = [head, "|---" * 8 + "|"]
+        heads = ["level", "detector", "AUC", "wrong at 0.5", "equal error", "delay, median, 95 %", "missed"]
+        lines = [f"| {' | '.join([*heads, 'AUC by noise'])} |", "|---" * 8 + "|"]
         results = measure(detectors, entries, args.snr)
     except MayaError as error:
         print(f"error: {error}", file=sys.stderr)
