@@ -17,6 +17,7 @@ from maya.errors import MayaError
 from maya.ranges import Range
 from maya.recipes.arguments import add_device, number
 from maya.recipes.speaker_options import add_speakers, speakers_of
+from maya.recipes.voice_detector import detector_name, detector_of
 from maya.score.rover import VOTES
 from maya.serve.config import EndpointConfig, EngineConfig, SessionConfig, live_speech
 from maya.serve.speech.config import SpeechConfig
@@ -71,9 +72,10 @@ def arguments(p: argparse.ArgumentParser) -> None:
 def add_session(p: argparse.ArgumentParser) -> None:
     """The options of live sessions."""
     text = (
-        "the voice detector: silero's network, the sound level, or nothing; auto: silero if it is installed"
+        "the voice detector: auto (silero's network if it is installed), silero, energy (the sound level), a "
+        "run of egs/vad, or off"
     )
-    p.add_argument("--vad", choices=("auto", "silero", "energy", "off"), default="auto", help=text)
+    p.add_argument("--vad", type=detector_name, default="auto", metavar="NAME|RUN", help=text)
     text = "seconds of silence that end a segment; default: 0.6"
     p.add_argument("--silence", type=number(float, Range(above=0)), default=0.6, metavar="SECONDS", help=text)
     add_speakers(p)
@@ -94,7 +96,7 @@ def add_words(p: argparse.ArgumentParser) -> None:
 
 def session_of(args: argparse.Namespace) -> SessionConfig:
     """The sessions that the options ask for."""
-    vad = None if args.vad == "off" else live_speech(args.vad)
+    vad = None if args.vad == "off" else live_speech(*detector_of(args.vad))
     endpoint = EndpointConfig(silence_seconds=args.silence, trailing_seconds=2 * args.silence)
     return SessionConfig(vad=vad, endpoint=endpoint, speakers=speakers_of(args))
 

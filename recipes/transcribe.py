@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -19,6 +19,7 @@ from maya.align.speakers.config import SpeakersConfig
 from maya.align.speakers.words import with_speakers
 from maya.audio.vad.config import VADConfig
 from maya.config import nearest, to_dict
+from maya.decode.adapt import PseudoLabelsConfig, SUTAConfig
 from maya.decode.base import Method
 from maya.decode.long.long_audio import LongAudioConfig, speech_defaults
 from maya.decode.methods import AUTO
@@ -48,9 +49,11 @@ from maya.recipes.transcribe_outputs import (
     options_key,
     print_at_once,
 )
+from maya.recipes.voice_detector import detector_name, detector_of
 from maya.train.checkpoints.checkpoint import find_checkpoint
 
 CPU_BATCH, GPU_BATCH = 60.0, 600.0  # seconds
+ADAPTATIONS = {"suta": SUTAConfig, "pseudo_labels": PseudoLabelsConfig}  # without a state between utterances
 WHOLE_SECONDS = 300.0
 """Without voice activity detection, longer recordings are decoded in windows of this length that overlap."""
 
@@ -96,12 +99,17 @@ def _add_search(p: Any) -> None:
 def _add_input(p: Any) -> None:
     text = "a channel from 1, all (each by itself), or mix (the average, the default)"
     p.add_argument("--channel", type=_channel, default="mix", metavar="N|all|mix", help=text)
-    text = "how speech is found: auto (silero's network if installed, else energy), silero, energy, or off"
-    p.add_argument("--vad", choices=("auto", "silero", "energy", "off"), default="auto", help=text)
+    text = (
+        "how speech is found: auto (silero's network if installed, else energy), silero, energy, a run of "
+        "egs/vad, or off"
+    )
+    p.add_argument("--vad", type=detector_name, default="auto", metavar="NAME|RUN", help=text)
     text = (
         "begin each piece of a recording with what LaCT learnt from those before it (data.plan.same_speaker)"
     )
     p.add_argument("--remember", action="store_true", help=text)
+    text = "adapt the model to each utterance before it is decoded (docs/decoding.md)"
+    p.add_argument("--adapt", choices=ADAPTATIONS, help=text)
     text = "say for each segment whether its text was made up; for json and jsonl"
     p.add_argument("--check", action="store_true", help=text)
     text = "write capitals and punctuation marks, with a model that has a head for them"
@@ -155,7 +163,7 @@ def run(args: argparse.Namespace) -> int:
         line_length=args.line_length, device=args.device, batch_seconds=args.batch_seconds,
         context=tuple(args.context) if args.context else None, stream=args.stream, mic=args.mic,
         raw=_raw(args), remember=args.remember, check_texts=args.check, speakers=speakers_of(args),
-        punctuate=args.punctuate,
+        punctuate=args.punctuate, adapt=args.adapt,
         search=SearchOptions(
             method=args.method, beam=args.beam, n_best=args.n_best, lm=args.lm, lm_weight=args.lm_weight,
             hotwords=tuple(args.hotwords), hotword_weight=args.hotword_weight,
@@ -176,14 +184,15 @@ class TranscribeOptions:
     """The options of `transcribe`; those of the command line have the same names.
 
     context: encoder frames that a FastConformer's frame attends to on its left and right, for hours of audio.
-    vad: how speech is found; "off" decodes all audio, in overlapping windows if it is long and no `context`
-    is given. remember: see `LongAudioConfig`. raw: the format of samples on stdin that have no header.
-    speakers: None for words without speakers.
+    vad: how speech is found, see `detector_of`; "off" decodes all audio, in overlapping windows if it is long
+    and no `context` is given. remember: see `LongAudioConfig`. raw: the format of samples on stdin that have
+    no header. speakers: None for words without speakers. adapt: one of `ADAPTATIONS`, by which the model
+    adapts to each utterance by itself; None: it does not.
     """
 
     language: str | None = None
     search: SearchOptions = field(default_factory=SearchOptions)
-    vad: Literal["auto", "silero", "energy", "off"] = "auto"
+    vad: str = "auto"
     remember: bool = False
     channel: Channels = "mix"
     formats: Sequence[str] = ("txt",)
@@ -200,6 +209,7 @@ class TranscribeOptions:
     speakers: SpeakersConfig | None = None
     check_texts: bool = False
     punctuate: bool = False
+    adapt: str | None = None
 
     def check(self, audio: Sequence[str]) -> None:
         """Raises MayaError for options that do not go together, and where no file is there."""
@@ -216,6 +226,8 @@ class TranscribeOptions:
             raise MayaError("--resume looks at the files in --output-dir: name one")
         if self.stream or self.mic:
             self._check_stream()
+        if self.adapt and self.remember:
+            raise MayaError("--adapt begins anew with each utterance: leave it or --remember out")
         if self.words_per_line and not {*self.formats} & {"srt", "vtt"}:
             raise MayaError("--words-per-line divides subtitles: add --format srt or vtt")
         if self.search.n_best > 1 and not {*self.formats} & {"json", "jsonl"}:
@@ -235,7 +247,7 @@ class TranscribeOptions:
             "--channel": self.channel != "mix", "--vad": self.vad != "auto",
             "--batch-seconds": self.batch_seconds is not None, "--remember": self.remember,
             "--speakers": self.speakers is not None,
-            "--check": self.check_texts,
+            "--check": self.check_texts, "--adapt": bool(self.adapt),
         }  # fmt: skip
         if names := [name for name, given in unused.items() if given]:
             raise MayaError(f"{names[0]} is for whole recordings: leave it or --stream out")
@@ -243,7 +255,8 @@ class TranscribeOptions:
     def transcription(self, device: torch.device) -> TranscriptionConfig:
         """How recordings are read and cut. A CPU is as fast with small batches, which need less memory."""
         if self.vad != "off":
-            vad = replace(speech_defaults(), detector=self.vad)
+            detector, weights = detector_of(self.vad)
+            vad = replace(speech_defaults(), detector=detector, weights=weights)
             cfg = LongAudioConfig(vad=vad)
         elif self.context is not None:
             cfg = LongAudioConfig(strategy="whole")
@@ -259,7 +272,7 @@ class TranscribeOptions:
             "version": maya.__version__, "language": self.language, "search": self.search.facts(),
             "vad": self.vad, "remember": self.remember, "context": self.context,
             "speakers": None if self.speakers is None else to_dict(self.speakers),
-            "check": self.check_texts, "punctuate": self.punctuate,
+            "check": self.check_texts, "punctuate": self.punctuate, "adapt": self.adapt,
             "formats": sorted(self.formats), "channel": self.channel,
             "words_per_line": self.words_per_line, "line_length": self.line_length,
         }  # fmt: skip
@@ -303,7 +316,7 @@ def load(checkpoint: Path, options: TranscribeOptions) -> Recognizer:
     recognizer = maya.load(checkpoint, options.device)
     if options.context is not None:
         limit_context(recognizer, options.context)
-    return recognizer
+    return recognizer.adapted(ADAPTATIONS[options.adapt]()) if options.adapt else recognizer
 
 
 def limit_context(recognizer: Recognizer, context: tuple[int, int]) -> None:
@@ -408,8 +421,8 @@ class _ManyRecordings:
         if transcript.channel is not None:
             recording = replace(recording, channel=transcript.channel)
         ((_, blocks),) = channel_blocks(recording, rate)
-        detector = self.options.vad if self.options.vad != "off" else "auto"
-        vad = VADConfig(detector=detector)
+        detector, weights = detector_of(self.options.vad if self.options.vad != "off" else "auto")
+        vad = VADConfig(detector=detector, weights=weights)
         return with_speakers(transcript, blocks, rate, self.options.speakers, vad)
 
     def _summary(self, count: int, skipped: int, seconds: float) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from maya.audio.byte_ranges import ByteRange
+from maya.decode.adapt import AdaptConfig, Adapter, Source
 from maya.decode.base import Method, MethodConfig, MethodContext
 from maya.decode.by_language import build_method, is_by_language, model_of_language
 from maya.decode.calibration import Calibration
@@ -66,6 +67,7 @@ class Recognizer:
 
     heads: which text heads were trained, and their dev scores; None: all of them were, scores unknown.
     calibration: of word times and confidences, see `maya calibrate`.
+    adapter: what the model adapts with at test time, see `adapted`; None: it stays as it is.
     """
 
     model: SpeechModel
@@ -73,12 +75,20 @@ class Recognizer:
     device: torch.device
     heads: TrainedHeads | None = None
     calibration: Calibration | None = None
+    adapter: Adapter | None = None
     _logged: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def trained_heads(self) -> TrainedHeads:
         """The model's text heads, the trained ones among them, and their dev scores."""
         names = tuple(self.model.cfg.text_heads)
         return self.heads or TrainedHeads(heads=names, trained=names)
+
+    def adapted(self, cfg: AdaptConfig, source: Source | None = None) -> "Recognizer":
+        """This recognizer, whose transcriptions adapt the model to each utterance first; `adapter.close()`
+        ends that. source: for methods that need it. Raises MayaError where the method cannot adapt this
+        model, as without a trained CTC head."""
+        head = aligning_head(self.model.cfg, self.trained_heads())
+        return replace(self, adapter=cfg.build(self.model, head, source))
 
     def choose_method(self, name: str = AUTO, *, stream: bool = False) -> MethodChoice:
         """As `maya.decode.methods.choose_method`. The choice that "auto" means is logged once."""
@@ -259,7 +269,10 @@ class Recognizer:
             measured = decoder is not None and not decoder.sets_spans
             levels = levels_of_rows(audio, lens, self.sample_rate) if measured else None
             learnt: list[Any] = [None] * rows
-            if memories is None:
+            if self.adapter is not None:
+                named = self._language_indices(languages)
+                encoded = self.adapter.encode(audio.to(self.device), lens, named, self.model.hidden)
+            elif memories is None:
                 encoded = self.model.encode_audio(audio.to(self.device), lens, hidden=self.model.hidden)
             else:
                 feats, feat_lens = self.model.features(audio.to(self.device), lens)
@@ -303,15 +316,19 @@ class Recognizer:
     ) -> tuple[Tensor, list[Prediction | None]]:
         """Indices (B,) into the model's languages, -1 for none, and the prediction of each row that has the
         language "auto"."""
-        codes = self.model.cfg.languages
-        named = [-1 if code in (None, AUTO) else codes.index(code) for code in languages]
-        langs = torch.tensor(named, device=self.device)
+        langs = self._language_indices(languages)
         if AUTO not in languages:
-            return langs, [None] * len(named)
+            return langs, [None] * len(langs)
         indices, predictions = identify(self.model, encoded)
         detected = torch.tensor([code == AUTO for code in languages], device=self.device)
         shown = [p if code == AUTO else None for p, code in zip(predictions, languages, strict=True)]
         return torch.where(detected, indices, langs), shown
+
+    def _language_indices(self, languages: Sequence[str | None]) -> Tensor:
+        """(B,) indices into the model's languages, -1 for none and for "auto"."""
+        codes = self.model.cfg.languages
+        named = [-1 if code in (None, AUTO) else codes.index(code) for code in languages]
+        return torch.tensor(named, device=self.device)
 
     def stream(
         self, language: str | None = None, *, method: str = AUTO, context: tuple[int, int] | None = None,

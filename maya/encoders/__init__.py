@@ -30,6 +30,7 @@ from maya.encoders.speech_tokenizer.config import (
     speech_tokenizer,
 )
 from maya.encoders.speech_tokenizer.encoder import SpeechTokenizerEncoder
+from maya.encoders.recurrent import RecurrentConfig, RecurrentEncoder
 from maya.encoders.whisper.encoder import WhisperEncoder, WhisperEncoderConfig
 from maya.encoders.zipformer.config import ZipformerConfig
 from maya.encoders.zipformer.encoder import Zipformer
@@ -60,6 +61,8 @@ __all__ = [
     "LaCTConfig",
     "SpeechTokenizerConfig",
     "SpeechTokenizerEncoder",
+    "RecurrentConfig",
+    "RecurrentEncoder",
     "WhisperEncoder",
     "WhisperEncoderConfig",
     "Zipformer",

@@ -1,10 +1,9 @@
 """Options of sessions and of the engine."""
 
 from dataclasses import field
-from typing import Literal
 
 from maya.align.speakers.config import SpeakersConfig
-from maya.audio.vad.config import VADConfig
+from maya.audio.vad.config import Detector, VADConfig
 from maya.config import config
 from maya.decode.long.long_audio import speech_defaults
 from maya.ranges import Limit, NonNegFloat, PosFloat, PosInt
@@ -27,11 +26,13 @@ class EndpointConfig:
     max_seconds: Limit = 20.0
 
 
-def live_speech(detector: Literal["auto", "silero", "energy"] = "auto") -> VADConfig:
+def live_speech(detector: Detector = "auto", weights: str = "") -> VADConfig:
     """Voice activity of a session, with the thresholds of recordings: at silero-vad's own 0.5 single words of
     quiet voices are lost (docs/decoding.md)."""
     own = speech_defaults()
-    return VADConfig(detector=detector, threshold=own.threshold, exit_threshold=own.exit_threshold)
+    return VADConfig(
+        detector=detector, weights=weights, threshold=own.threshold, exit_threshold=own.exit_threshold
+    )
 
 
 @config

@@ -6,14 +6,18 @@ from typing import Annotated, Literal
 from maya.config import config
 from maya.ranges import Limit, NonNegFloat, Range
 
+Detector = Literal["auto", "silero", "energy", "trained"]
+
 
 @config
 class VADConfig:
     """Times are in seconds.
 
     detector: "silero" is a small network whose weights come with the package silero-vad (or from `weights`);
-        "energy" compares the level with the background noise; "auto" is silero where its weights are.
+        "energy" compares the level with the background noise; "auto" is silero where its weights are;
+        "trained" is a model of one's own, see egs/vad.
     weights: path of a `silero_vad.jit` or `silero_vad_16k.safetensors`; empty for the installed package's.
+        Of "trained": the run or the checkpoint.
     threshold: speech begins at this probability. exit_threshold: silence begins below this one; None for
         threshold - 0.15.
     min_speech_seconds: shorter speech is dropped. min_silence_seconds: shorter silence does not end speech.
@@ -22,7 +26,7 @@ class VADConfig:
         it is too long if it has no pause.
     """
 
-    detector: Literal["auto", "silero", "energy"] = "auto"
+    detector: Detector = "auto"
     weights: str = ""
     threshold: Annotated[float, Range(above=0, below=1)] = 0.5
     exit_threshold: Annotated[float, Range(above=0, below=1)] | None = None

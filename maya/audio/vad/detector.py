@@ -3,7 +3,7 @@
 import functools
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,15 +14,16 @@ from maya.audio.vad.config import VADConfig
 from maya.audio.vad.energy import EnergyVAD
 from maya.audio.vad.silero import load_silero, packaged_weights
 from maya.audio.vad.spans import SpanTracker, SpeechSpan
+from maya.errors import MayaError
 
 log = logging.getLogger(__name__)
 
-
+LOADERS: dict[str, Callable[[str], Any]] = {}  # by detector, from its weights; of code above this folder
 _loading = threading.Lock()  # recordings are read in several threads
 
 
 def vad_model(detector: str = "auto", weights: str = "") -> Any:
-    """The model of a configuration, `SileroVAD` or `EnergyVAD`; which one it is is logged once.
+    """The model of a configuration, `SileroVAD`, `EnergyVAD` or what `LOADERS` has; which one is logged once.
 
     Raises MayaError where silero is asked for and its weights are missing.
     """
@@ -33,6 +34,11 @@ def vad_model(detector: str = "auto", weights: str = "") -> Any:
 @functools.cache
 def load_vad(detector: str, weights: str) -> Any:
     """As `vad_model`, for one thread."""
+    if detector in LOADERS:
+        log.info("voice activity by %s", weights)
+        return LOADERS[detector](weights)
+    if detector == "trained":
+        raise MayaError("a trained voice detector is loaded by maya.recipes.voice_detector: import it first")
     if detector == "energy" or (detector == "auto" and not weights and packaged_weights() is None):
         hint = "" if detector == "energy" else "; for silero's network: pip install silero-vad"
         log.info("voice activity by energy%s", hint)
