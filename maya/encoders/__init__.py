@@ -17,12 +17,16 @@ from maya.encoders.hugging_face.config import HuggingFaceConfig, hugging_face
 from maya.encoders.hugging_face.encoder import HuggingFaceEncoder
 from maya.encoders.lact.config import LaCTConfig
 from maya.encoders.lact.encoder import LaCT
+from maya.encoders.separation.config import ConvTasNetConfig, SepReformerConfig
+from maya.encoders.separation.conv_tasnet import ConvTasNet
 from maya.encoders.whisper.encoder import WhisperEncoder, WhisperEncoderConfig
 from maya.encoders.zipformer.config import ZipformerConfig
 from maya.encoders.zipformer.encoder import Zipformer
 from maya.features.frames import frame_mask
 
 __all__ = [
+    "ConvTasNet",
+    "ConvTasNetConfig",
     "EcapaConfig",
     "EcapaEncoder",
     "Encoded",
@@ -37,6 +41,7 @@ __all__ = [
     "Miniatures",
     "LaCT",
     "LaCTConfig",
+    "SepReformerConfig",
     "WhisperEncoder",
     "WhisperEncoderConfig",
     "Zipformer",
