@@ -26,16 +26,16 @@ def _experiment(name: str, encoder: SeparatorConfig, head: SeparationConfig | No
 
 
 def small() -> Experiment:
-    """Conv-TasNet of 0.4 M parameters with windows of 4 ms, for an hour of a CPU."""
+    """Conv-TasNet of 0.3 M parameters with windows of 5 ms, for less than an hour of a CPU."""
     encoder = ConvTasNetConfig(
-        filters=192, kernel_size=32, stride=16, bottleneck=64, hidden=128, skip=64, layers=7, stacks=2
+        filters=128, kernel_size=40, stride=20, bottleneck=64, hidden=128, skip=64, layers=6, stacks=2
     )
     exp = _experiment("small", encoder)
     exp.data.cache_gb = 1.0
     exp.data.plan.max_seconds, exp.data.plan.max_utterances = 100.0, 8
     exp.data.mixing.seconds = 2.0
-    exp.train.lr, exp.train.steps, exp.train.warmup_steps, exp.train.threads = 2e-3, 2000, 50, 1
-    exp.train.valid_every = exp.train.save_every = 250
+    exp.train.lr, exp.train.steps, exp.train.warmup_steps, exp.train.threads = 2e-3, 4000, 50, 1
+    exp.train.valid_every = exp.train.save_every = 200
     exp.train.log_every, exp.train.average_every = 20, 10
     return exp
 

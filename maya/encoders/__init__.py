@@ -19,6 +19,7 @@ from maya.encoders.lact.config import LaCTConfig
 from maya.encoders.lact.encoder import LaCT
 from maya.encoders.separation.config import ConvTasNetConfig, SepReformerConfig
 from maya.encoders.separation.conv_tasnet import ConvTasNet
+from maya.encoders.separation.sepreformer import SepReformer
 from maya.encoders.whisper.encoder import WhisperEncoder, WhisperEncoderConfig
 from maya.encoders.zipformer.config import ZipformerConfig
 from maya.encoders.zipformer.encoder import Zipformer
@@ -41,6 +42,7 @@ __all__ = [
     "Miniatures",
     "LaCT",
     "LaCTConfig",
+    "SepReformer",
     "SepReformerConfig",
     "WhisperEncoder",
     "WhisperEncoderConfig",

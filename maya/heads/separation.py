@@ -22,7 +22,7 @@ class SeparationConfig(HeadConfig):
 
     sources, kernel_size, stride, padded: those of the encoder. clamp_db: a ratio above it earns nothing more,
     so solved mixtures do not lead. auxiliary: weight of the same loss of the encoder's coarser stages, of an
-    encoder that has them (SepReformer). stages: how many there are.
+    encoder that has them (SepReformer).
     """
 
     kind: Literal["separation"] = "separation"
@@ -32,7 +32,6 @@ class SeparationConfig(HeadConfig):
     padded: bool = True
     clamp_db: PosFloat = 30.0
     auxiliary: NonNegFloat = 0.0
-    stages: PosInt = 4
 
     def build(self, context: HeadContext) -> "SeparationHead":
         return SeparationHead(self, context)
@@ -52,14 +51,15 @@ class SeparationHead(Head):
                 "sources of an encoder that separates (conv_tasnet, sepreformer)"
             )
         self.cfg, self.framing = cfg, Framing(cfg.kernel_size, cfg.stride, cfg.padded)
-        if cfg.auxiliary and len(context.hidden_dims) <= cfg.stages:
+        self.stages = tuple(range(len(context.hidden_dims))) if cfg.auxiliary else ()
+        if cfg.auxiliary and not self.stages:
             raise MayaError("this encoder has no stages for auxiliary losses: set auxiliary=0")
         filters = context.dim // cfg.sources
         self.decoder = nn.ConvTranspose1d(filters, 1, cfg.kernel_size, stride=cfg.stride, bias=False)
 
     @property
     def hidden(self) -> tuple[int, ...]:
-        return tuple(range(self.cfg.stages)) if self.cfg.auxiliary else ()
+        return self.stages
 
     @property
     def parts(self) -> tuple[str, ...]:  # type: ignore[override]

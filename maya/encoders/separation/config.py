@@ -99,5 +99,5 @@ class SepReformerConfig(SeparatorConfig):
 
     @property
     def hidden_dims(self) -> tuple[int, ...]:
-        """Layer i is the masked frames from the decoder's stage i, from the coarsest, 0."""
-        return (self.d_model,) * (self.stages + 1)
+        """Layer i is the masked frames from before the decoder's stage i; 0 is the coarsest."""
+        return (self.d_model,) * self.stages
