@@ -20,9 +20,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, cfg: ConvTasNetConfig, dilation: int, *, last: bool) -> None:
         super().__init__()
-        depthwise = nn.Conv1d(
-            cfg.hidden, cfg.hidden, cfg.conv_kernel, dilation=dilation, groups=cfg.hidden
-        )
+        depthwise = nn.Conv1d(cfg.hidden, cfg.hidden, cfg.conv_kernel, dilation=dilation, groups=cfg.hidden)
         self.conv_layers = nn.ModuleList([
             nn.Conv1d(cfg.bottleneck, cfg.hidden, 1), nn.PReLU(), SeparationNorm(cfg.hidden, cfg.norm),
             depthwise, nn.PReLU(), SeparationNorm(cfg.hidden, cfg.norm),

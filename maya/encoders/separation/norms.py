@@ -55,7 +55,9 @@ def _cumulative(x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
     sums, squares = x.sum(1).double().cumsum(1), x.square().sum(1).double().cumsum(1)
     count = channels * torch.arange(1, size + 1, device=x.device, dtype=torch.float64).expand(len(x), size)
     if past is not None:
-        count, sums, squares = (a + b for a, b in zip((count, sums, squares), past[:, :, None].unbind(1), strict=True))
+        count, sums, squares = (
+            a + b for a, b in zip((count, sums, squares), past[:, :, None].unbind(1), strict=True)
+        )
         if size:
             past.copy_(torch.stack([count[:, -1], sums[:, -1], squares[:, -1]], 1))
     mean = sums / count

@@ -86,7 +86,9 @@ class LocalBlock(Scaled):
     def __init__(self, cfg: SepReformerConfig) -> None:
         super().__init__(cfg.channels)
         size = cfg.channels
-        self.gated, self.widen, self.narrow = (nn.Linear(a, b) for a, b in ((size, 2 * size),) * 2 + ((2 * size, size),))
+        self.gated, self.widen, self.narrow = (
+            nn.Linear(a, b) for a, b in ((size, 2 * size),) * 2 + ((2 * size, size),)
+        )
         self.depthwise = nn.Conv1d(size, size, cfg.local_kernel, padding=cfg.local_kernel // 2, groups=size)
         self.batch_norm = MaskedBatchNorm(2 * size)
         self.dropout = nn.Dropout(cfg.dropout)
