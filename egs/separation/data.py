@@ -1,7 +1,7 @@
 """Corpora for separation.
 
     python -m egs.separation.data voices --source .../corpora --out exp/separation/corpus
-    python -m egs.separation.data librimix --source .../LibriMix/metadata/Libri2Mix --root .../LibriSpeech --out DIR
+    python -m egs.separation.data librimix --source .../metadata/Libri2Mix --root .../LibriSpeech --out DIR
 
 voices: the recordings of people in indic12. Every third speaker of a language with several is held out: a
 quarter of them for dev, the others for the test. Mixtures are made while training, of two speakers of a set.

@@ -15,6 +15,6 @@ from maya.convert.whisper.load import import_whisper
 
 __all__ = [
     "Conversion", "from_hugging_face", "from_icefall", "from_nemo", "import_conv_tasnet", "import_ecapa",
-    "import_hugging_face", "import_icefall", "import_nemo", "import_whisper", "to_ctranslate2", "to_ggml", "to_hugging_face",
-    "to_icefall", "to_nemo",
+    "import_hugging_face", "import_icefall", "import_nemo", "import_whisper", "to_ctranslate2", "to_ggml",
+    "to_hugging_face", "to_icefall", "to_nemo",
 ]  # fmt: skip

@@ -70,7 +70,7 @@ def import_conv_tasnet(
     encoder.stacks = blocks // encoder.layers
     rate = int(args.get("sample_rate", sample_rate))
     if any(name.startswith("masker.") for name in stored):
-        _as_asteroid(encoder, args, weights, stored)
+        _as_asteroid(encoder, args, stored)
         for leaf in ("weight", "bias"):  # of a residual that nothing reads; torchaudio leaves it out
             weights.pop(f"{_MASKS}.conv_layers.{blocks - 1}.res_out.{leaf}", None)
     config = separation_model(encoder, rate)

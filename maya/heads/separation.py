@@ -74,8 +74,8 @@ class SeparationHead(Head):
         expected = self.framing.frames(samples)
         if frames.shape[1] != expected:
             raise MayaError(
-                f"{samples} samples have {expected} windows of the separation head and {frames.shape[1]} of the "
-                "encoder: give both the same kernel_size, stride and padded"
+                f"{samples} samples have {expected} windows of the separation head and {frames.shape[1]} of "
+                "the encoder: give both the same kernel_size, stride and padded"
             )
         audio = self.framing.synthesize(self.rows(frames), self.decoder.weight, samples)
         return audio.view(len(frames), self.cfg.sources, samples) * frame_mask(audio_lens, samples)[:, None]

@@ -26,8 +26,8 @@ def si_sdr(estimates: Tensor, sources: Tensor, lens: Tensor) -> Tensor:
 
 
 def pit_si_sdr_loss(estimates: Tensor, sources: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
-    """The negative mean SI-SDR of the sources in dB, for the order in which it is least (permutation-invariant
-    training, Yu et al. 2017).
+    """The negative mean SI-SDR of the sources in dB, for the order in which it is least
+    (permutation-invariant training, Yu et al. 2017).
 
     estimates, sources: (B, K, N) float, computed as fp32 at least. lens: (B,) int64 samples of each row; what
     is beyond does not matter. Returns the loss (B,) and the order (B, K) int64: estimate `order[b, k]` is of

@@ -70,8 +70,8 @@ def stoi(estimate: Tensor, source: Tensor, sample_rate: int) -> float:
 def means(
     scores: Sequence[SeparationScores], blocks: Sequence[Hashable] | None = None
 ) -> dict[str, tuple[float, Interval]]:
-    """The mean of each measure and its 95 % bootstrap interval, over the mixtures in which it applies. blocks:
-    a label for each mixture, such as a speaker; mixtures with one label are drawn together."""
+    """The mean of each measure and its 95 % bootstrap interval, over the mixtures in which it applies.
+    blocks: a label for each mixture, such as a speaker; those with one label are drawn together."""
     out = {}
     for name in MEASURES:
         rows = np.array([score.values.get(name, np.nan) for score in scores], np.float64)

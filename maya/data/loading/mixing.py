@@ -114,7 +114,7 @@ class Mixer:
         return chosen[1:]
 
     def _aligned(self, sources: list[Tensor], rng: np.random.Generator) -> Tensor:
-        """(K, N) of the signals: cut to the shortest, each at a place of its own while training, or padded."""
+        """(K, N) of the signals: cut to the shortest, each at its own place while training, or padded."""
         lengths = [len(x) for x in sources]
         size = min(lengths) if self.cfg.mode == "min" else max(lengths)
         room = int(self.cfg.seconds * self.sample_rate) if self.crop else 0
@@ -150,7 +150,7 @@ class Mixer:
 
 
 class FixedMixture(NamedTuple):
-    """The label `mixture`: a JSON object of the gain of the utterance, and the path and the gain of each other
+    """The label `mixture`: a JSON object of the utterance's gain, and the path and the gain of each other
     source and of the noise. Gains are factors of the samples."""
 
     gain: float

@@ -74,8 +74,8 @@ class Made:
 
 
 class Read(NamedTuple):
-    """An utterance that was read: its place in the table, its audio, its row in `Batch.row_of`, its speed, and
-    where it is a mixture the sources (K, N)."""
+    """An utterance that was read: its place in the table, its audio, its row in `Batch.row_of`, its speed,
+    and where it is a mixture the sources (K, N)."""
 
     item: int
     audio: Tensor

@@ -52,8 +52,8 @@ class SeparatorConfig(EncoderConfig):
 
 @config
 class ConvTasNetConfig(SeparatorConfig):
-    """Conv-TasNet (Luo and Mesgarani 2019, arXiv:1809.07454). The defaults, and names of the weights, are those
-    of torchaudio's ConvTasNet.
+    """Conv-TasNet (Luo and Mesgarani 2019, arXiv:1809.07454). The defaults and the names of the weights are
+    those of torchaudio's ConvTasNet.
 
     bottleneck, hidden, skip: channels B, H and Sc of the paper. layers, stacks: X and R. norm: see
     `SeparationNorm`. causal: no frame sees a later one; it needs a norm other than "global".
@@ -77,8 +77,8 @@ class ConvTasNetConfig(SeparatorConfig):
 
 @config
 class SepReformerConfig(SeparatorConfig):
-    """SepReformer (Shin et al. 2024, arXiv:2406.05983) with the focused linear attention of FLASepformer (Wang
-    et al. 2025, arXiv:2508.19528). The defaults are those of the base model.
+    """SepReformer (Shin et al. 2024, arXiv:2406.05983) with the focused linear attention of FLASepformer
+    (2025, arXiv:2508.19528). The defaults are those of the base model.
 
     channels: F of the paper, 64 tiny, 128 base, 256 large. stages: of the U-Net, each of half the frames.
     heads: of attention. local_kernel: of the depthwise convolution of local blocks. power: p of the focused

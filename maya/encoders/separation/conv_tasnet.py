@@ -134,8 +134,8 @@ class TasNetPast:
 
 
 class ConvTasNetStream(EncoderStream):
-    """B streams of a causal Conv-TasNet. Its state has a fixed size. The frames equal those of the whole audio;
-    a frame comes with its last sample."""
+    """B streams of a causal Conv-TasNet. Its state has a fixed size. The frames equal those of the whole
+    audio; a frame comes with its last sample."""
 
     def __init__(self, model: ConvTasNet, batch: int) -> None:
         self.model, self.framing, self.count, self.made = model, model.framing, 0, 0

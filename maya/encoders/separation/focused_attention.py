@@ -33,13 +33,9 @@ class FocusedLinearAttention(nn.Module):
         local = self.local(self._split(v).transpose(2, 3).flatten(0, 1))
         with torch.autocast(x.device.type, enabled=False):
             wide = torch.promote_types(x.dtype, torch.float32)
-            q, k, values, mask = (
-                self._focused(q.to(wide)),
-                self._focused(k.to(wide)),
-                v.to(wide),
-                valid.to(wide),
-            )
-            q, k, values = self._split(q), self._split(k * mask), self._split(values)
+            mask = valid.to(wide)
+            q, k = self._split(self._focused(q.to(wide))), self._split(self._focused(k.to(wide)) * mask)
+            values = self._split(v.to(wide))
             count = mask.sum(1, keepdim=True).clamp(min=1)[:, None]  # (B, 1, 1, 1)
             mixed = k.transpose(2, 3) @ values / count
             mean = k.sum(2, keepdim=True) / count
