@@ -108,12 +108,7 @@ def _encoder(weights: Mapping[str, Tensor], path: Path) -> ConvTasNetConfig:
     )  # fmt: skip
 
 
-def _as_asteroid(
-    encoder: ConvTasNetConfig,
-    args: Mapping[str, Any],
-    weights: Mapping[str, Tensor],
-    stored: Mapping[str, Tensor],
-) -> None:
+def _as_asteroid(encoder: ConvTasNetConfig, args: Mapping[str, Any], stored: Mapping[str, Tensor]) -> None:
     """asteroid's windows, norm and activations."""
     encoder.padded, encoder.stride = False, int(args.get("stride", encoder.stride))
     encoder.causal = any(".shared_block.3.0." in name for name in stored)
