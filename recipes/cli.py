@@ -54,6 +54,7 @@ COMMANDS = {
     "rover": Command("evaluation.rover", "combine the transcripts of several systems by voting"),
     "enroll": Command("evaluation.enroll", "keep the voice of a speaker, from recordings"),
     "verify": Command("evaluation.verify", "compare voices: two recordings, an enrolled speaker, or trials"),
+    "separate": Command("separate", "write the speakers of a recording into a file each"),
     "transcribe": Command("transcribe", "transcribe audio files (wav, flac, ogg, opus, mp3)"),
     "serve": Command("serve", "serve models: live speech over WebSockets, recordings over HTTP"),
     "listen": Command("listen", "recognise the microphone or a pipe live, by a server or a model"),

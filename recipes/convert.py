@@ -6,18 +6,21 @@ from typing import Any, get_args
 
 from maya.convert import (
     Conversion,
+    import_conv_tasnet,
     import_ecapa,
     import_hugging_face,
     import_icefall,
     import_nemo,
     import_whisper,
 )  # fmt: skip
+from maya.convert.conv_tasnet import Mask
 from maya.convert.icefall.checkpoint import Which
 from maya.convert.nemo.config import FrontEnd
 from maya.encoders.hugging_face.folder import folder_with, is_whisper
 from maya.errors import MayaError
 from maya.files import write_json
-from maya.recipes.arguments import add_parser, add_set
+from maya.ranges import Range
+from maya.recipes.arguments import COUNT, add_parser, add_set, number
 from maya.text.load import load_tokenizer
 from maya.train.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_checkpoints
 
@@ -38,12 +41,21 @@ def arguments(p: argparse.ArgumentParser) -> None:
         formats, "ecapa", "weights of SpeechBrain's or wespeaker's ECAPA-TDNN, for maya verify"
     )
     ecapa.add_argument("source", type=Path, help="embedding_model.ckpt or avg_model.pt")
+    tasnet = add_parser(formats, "conv-tasnet", "a Conv-TasNet of torchaudio or asteroid, for maya separate")
+    tasnet.add_argument("source", type=Path, help="torchaudio's state dict, or a model that asteroid saved")
     whisper = add_parser(formats, "whisper", "a Whisper model of OpenAI, Hugging Face or CTranslate2")
     whisper.add_argument("source", help="OpenAI's .pt, a folder, or hf:owner/name")
     text = "the model's tokenizer.json, where it does not lie beside the weights"
     whisper.add_argument("--tokenizer", type=Path, metavar="FILE", help=text)
-    for each in (nemo, icefall, folder, ecapa, whisper):
+    for each in (nemo, icefall, folder, ecapa, tasnet, whisper):
         each.add_argument("out", type=Path, help="folder for the checkpoint; use it like a run folder")
+
+    text = "of torchaudio's file, which does not say it: %(default)s"
+    tasnet.add_argument(
+        "--sample-rate", type=number(int, Range(min=1000)), default=8000, metavar="HZ", help=text
+    )
+    tasnet.add_argument("--mask", choices=get_args(Mask), default="sigmoid", help="activation of its masks")
+    tasnet.add_argument("--layers", type=COUNT, default=8, metavar="X", help="blocks in one of its stacks")
 
     text = "NeMo 2.5 changed the features; auto uses those of the version that saved the model"
     nemo.add_argument("--front-end", default="auto", choices=get_args(FrontEnd), help=text)
@@ -77,6 +89,10 @@ def run(args: argparse.Namespace) -> None:
     elif args.format == "ecapa":
         _check_free(args.out)
         _written(args.out, import_ecapa(args.source))
+    elif args.format == "conv-tasnet":
+        _check_free(args.out)
+        options = {"sample_rate": args.sample_rate, "mask": args.mask, "layers": args.layers}
+        _written(args.out, import_conv_tasnet(args.source, **options))
     elif args.format == "whisper":
         convert_whisper(args.source, args.out, tokenizer=args.tokenizer)
     else:

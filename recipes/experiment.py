@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from maya.config import config, override
 from maya.data.loading.augment import AugmentConfig
+from maya.data.loading.mixing import MixingConfig
 from maya.data.plan import PlanConfig
 from maya.data.prepare.config import PrepareConfig
 from maya.decode.base import MethodConfig
@@ -67,6 +68,9 @@ class DataConfig:
     min_seconds: NonNegFloat = 0.0
     max_seconds: NonNegFloat = 0.0  # 0 is no limit
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    mixing: MixingConfig = field(
+        default_factory=MixingConfig
+    )  # mixtures of speakers, of a table's utterances
     max_skipped: Share = 0.001  # share of the utterances that may turn out unreadable while training
     timeout_seconds: NonNegFloat = 1800.0  # without a batch, after which training stops; 0 waits for ever
     valid_utterances: Count = 0  # per language, of the dev set, while training; 0 takes all

@@ -313,6 +313,7 @@ def train_batches(
             start=start,
             pin_memory=torch.cuda.is_available(),
             augment=augment,
+            mixing=cfg.mixing,
             max_skipped=cfg.max_skipped,
             skip_log=run / "skipped.jsonl",
             timeout_seconds=cfg.timeout_seconds,
@@ -372,7 +373,8 @@ def dev_validation(
         utterances = Utterances.from_table(table, tokenizer, languages, rows)
         loader = EvalLoader(
             utterances, tokenizer, languages, sample_rate=experiment.model.features.sample_rate,
-            max_seconds=experiment.decode.max_seconds, rank=rank(), world_size=world_size(), **limits,
+            max_seconds=experiment.decode.max_seconds, rank=rank(), world_size=world_size(),
+            mixing=experiment.data.mixing, **limits,
         )  # fmt: skip
     for text_head in experiment.model.text_heads.values():
         greedy_method(text_head)  # raises before training where no method decodes it

@@ -1,8 +1,10 @@
 """A converted model, and the strict conversion of weights."""
 
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +16,12 @@ from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel
 from maya.train.checkpoints.checkpoint import Checkpoint, build
 from maya.train.heads import read_heads, untrained_names
+
+# From torch.load, for a file that is not torch's, or holds other things than tensors.
+_UNREADABLE = (
+    *(pickle.UnpicklingError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError),
+    RuntimeError,
+)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,6 +37,22 @@ class Conversion:
         model = build(made).to(device)
         model.untrained = untrained_names(made)
         return Recognizer(model=model, tokenizer=made.tokenizer, device=device, heads=read_heads(made))
+
+
+def torch_content(path: Path) -> Mapping[Any, Any]:
+    """The mapping that torch saved in a file. Raises MayaError for another file, or one with other objects
+    than tensors and plain values, which are not executed."""
+    if not path.is_file():
+        raise MayaError(f"there is no file {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise MayaError(
+            f"{path} is no file of weights that torch can read safely ({type(error).__name__})"
+        ) from None
+    if not isinstance(content, Mapping):
+        raise MayaError(f"{path} holds no state dict: save the model's own, with tensors by name")
+    return content
 
 
 def strict(

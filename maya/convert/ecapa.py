@@ -1,6 +1,5 @@
 """Weights of SpeechBrain's and wespeaker's ECAPA-TDNN, by their names."""
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from maya.convert.conversion import Conversion, strict
+from maya.convert.conversion import Conversion, strict, torch_content
 from maya.convert.icefall.tokens import tokenizer_of
 from maya.convert.report import ConversionReport, components
 from maya.encoders import EcapaConfig
@@ -56,12 +55,6 @@ _WESPEAKER = {
     r"bn2": f"{_HEAD}.out_norm",
 }
 _LINEAR = re.compile(rf"({_HEAD}\.(pool\.(inner|score)|out)|.*\.(squeeze|excite))\.weight")
-
-# From torch.load, for a file that is not torch's, or holds other things than tensors.
-_UNREADABLE = (
-    *(pickle.UnpicklingError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError),
-    RuntimeError,
-)
 
 
 def our_name(name: str) -> str:
@@ -118,15 +111,8 @@ def import_ecapa(source: str | Path) -> Conversion:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise MayaError(f"there is no file {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        raise MayaError(
-            f"{path} is no file of weights that torch can read safely ({type(error).__name__})"
-        ) from None
-    if not isinstance(content, Mapping) or not all(isinstance(x, Tensor) for x in content.values()):
+    content = torch_content(path)
+    if not all(isinstance(x, Tensor) for x in content.values()):
         raise MayaError(f"{path} holds no state dict: save the model's own, with tensors by name")
     return {str(name).removeprefix("module."): x for name, x in content.items()}
 

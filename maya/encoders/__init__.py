@@ -31,6 +31,9 @@ from maya.encoders.speech_tokenizer.config import (
 )
 from maya.encoders.speech_tokenizer.encoder import SpeechTokenizerEncoder
 from maya.encoders.recurrent import RecurrentConfig, RecurrentEncoder
+from maya.encoders.separation.config import ConvTasNetConfig, SepReformerConfig
+from maya.encoders.separation.conv_tasnet import ConvTasNet
+from maya.encoders.separation.sepreformer import SepReformer
 from maya.encoders.whisper.encoder import WhisperEncoder, WhisperEncoderConfig
 from maya.encoders.zipformer.config import ZipformerConfig
 from maya.encoders.zipformer.encoder import Zipformer
@@ -41,6 +44,8 @@ __all__ = [
     "BeatsEncoder",
     "CodesConfig",
     "CodesEncoder",
+    "ConvTasNet",
+    "ConvTasNetConfig",
     "EcapaConfig",
     "EcapaEncoder",
     "Emotion2vecConfig",
@@ -63,6 +68,8 @@ __all__ = [
     "SpeechTokenizerEncoder",
     "RecurrentConfig",
     "RecurrentEncoder",
+    "SepReformer",
+    "SepReformerConfig",
     "WhisperEncoder",
     "WhisperEncoderConfig",
     "Zipformer",

@@ -25,6 +25,7 @@ from maya.heads.multisoftmax import (
     MultisoftmaxTransducerConfig,
 )
 from maya.heads.punctuation import PunctuationConfig, PunctuationHead
+from maya.heads.separation import SeparationConfig, SeparationHead
 from maya.heads.speaker import SpeakerConfig, SpeakerHead
 from maya.heads.transducer import TransducerConfig, TransducerHead
 from maya.heads.units import UnitCTC, UnitCTCConfig
@@ -63,6 +64,8 @@ __all__ = [
     "RegressConfig",
     "Regressor",
     "HeadTrack",
+    "SeparationConfig",
+    "SeparationHead",
     "SpeakerConfig",
     "SpeakerHead",
     "TransducerConfig",

@@ -179,8 +179,8 @@ class Augment:
         _check_band_limits(cfg, sample_rate)
         self.cfg, self.sample_rate = cfg, sample_rate
         used = {name: noise.folders for name, noise in cfg.noises.items() if noise.prob > 0}
-        self._noises = {name: _recordings(folders, f"augment.{name}") for name, folders in used.items()}
-        self._rooms = _recordings(cfg.rooms, "augment.rooms") if cfg.room_prob > 0 else []
+        self._noises = {name: recordings_in(folders, f"augment.{name}") for name, folders in used.items()}
+        self._rooms = recordings_in(cfg.rooms, "augment.rooms") if cfg.room_prob > 0 else []
         self._room = lru_cache(_ROOMS_KEPT)(partial(_load_room, sample_rate=sample_rate))
 
     def __call__(self, audio: Tensor, id: str, epoch: int) -> Tensor:
@@ -192,7 +192,7 @@ class Augment:
         cfg = self.cfg
         if _clean_place(cfg.seed, id, epoch) < cfg.clean_share:
             return Changes()
-        rng = _generator(f"{cfg.seed}/{epoch}/{id}")
+        rng = draws_of(f"{cfg.seed}/{epoch}/{id}")
         # Always the same number of draws for the decisions: options do not shift each other's.
         does, which = rng.random(5), rng.random(7)
         return Changes(
@@ -213,7 +213,7 @@ class Augment:
 
     def _made_up(self, id: str, epoch: int) -> dict[str, Any]:
         """The changes that need no recordings, by draws of their own."""
-        cfg, rng = self.cfg, _generator(f"{self.cfg.seed}/{epoch}/{id}/made")
+        cfg, rng = self.cfg, draws_of(f"{self.cfg.seed}/{epoch}/{id}/made")
         does, room, noise = rng.random(4), rng.random(2), rng.random(2)
         seeds, gains, warp = rng.integers(2**32, size=2), rng.uniform(-1, 1, len(EQUALIZER_HZ)), rng.random()
         spread = 1 + cfg.warp_spread * rng.uniform(-1, 1, _WARPS)
@@ -279,7 +279,7 @@ class Augment:
         """(samples,): the recordings, each brought to the same power, added up."""
         total = torch.zeros(samples)
         for index, place in noise.recordings:
-            segment = _load_segment(self._noises[noise.kind][index], samples, place, self.sample_rate)
+            segment = load_segment(self._noises[noise.kind][index], samples, place, self.sample_rate)
             power = power_of(segment)
             total += segment / math.sqrt(power) if power > SILENT else 0.0
         return total
@@ -292,7 +292,8 @@ def _clean_place(seed: int, id: str, epoch: int) -> float:
     return (int.from_bytes(key, "little") / 2**64 + epoch * _GOLDEN) % 1.0
 
 
-def _generator(key: str) -> np.random.Generator:
+def draws_of(key: str) -> np.random.Generator:
+    """Random numbers that are a function of `key`."""
     digest = hashlib.blake2b(key.encode(), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
@@ -310,7 +311,7 @@ def _between_logs(limits: tuple[float, float], draw: float) -> float:
     return math.exp(low + draw * (high - low))
 
 
-def _recordings(folders: Sequence[str], option: str) -> list[ByteRange]:
+def recordings_in(folders: Sequence[str], option: str) -> list[ByteRange]:
     """All audio in these folders and tars, in the order of names."""
     recordings: list[ByteRange] = []
     for folder in map(Path, folders):
@@ -329,7 +330,7 @@ def _recordings(folders: Sequence[str], option: str) -> list[ByteRange]:
     return recordings
 
 
-def _load_segment(where: ByteRange, samples: int, place: float, sample_rate: int) -> Tensor:
+def load_segment(where: ByteRange, samples: int, place: float, sample_rate: int) -> Tensor:
     """(samples,) at `sample_rate` Hz from `place` (0 to 1) of what the recording leaves room for; repeated if
     short."""
     segment, rate = read_segment(where, samples / sample_rate, place)

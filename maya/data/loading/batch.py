@@ -39,6 +39,7 @@ class Batch:
     row_of: (B,) int64, or None: utterances with the same number are of one speaker, and an encoder that
         learns from utterances goes through them in their order with one memory; without, each is by itself
     warps: (B, 3) float32 factors by which the features move formants, see maya.features.warp, or None
+    sources: (B, K, N) float32, the speakers in `audio` one by one, or None; see maya.data.loading.mixing
     speeds: by how much each utterance is played faster than its labels say, or None for 1
     host: of a batch on a device, copies on the CPU by the name of the field; see `on_host`
     """
@@ -53,6 +54,7 @@ class Batch:
     labels: dict[str, list[str | None]] = field(default_factory=dict)
     warps: Tensor | None = None
     row_of: Tensor | None = None
+    sources: Tensor | None = None
     speeds: list[float] | None = None
     host: dict[str, HostCopy] = field(default_factory=dict, repr=False)
 

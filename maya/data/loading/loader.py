@@ -23,6 +23,7 @@ from maya.data.loading.augment import Augment
 from maya.data.loading.batch import Batch
 from maya.data.loading.by_length import batches_by_length
 from maya.data.loading.cache import AudioCache
+from maya.data.loading.mixing import Mixer, MixingConfig
 from maya.data.loading.reading import BatchReader, Job, Made, Skipped, Skips
 from maya.data.plan import BatchPlan, Position
 from maya.data.table.utterances import Utterances
@@ -126,6 +127,7 @@ class TrainLoader(Readahead[Job]):
         epoch to epoch, bit-exactly; what does not fit is decoded every time. An hour takes 0.23.
     start: the position to begin at, as it was yielded, with any number of ranks (see BatchPlan.resume).
     augment: changes audio after the change of speed; see maya.data.loading.augment.
+    mixing: makes mixtures of speakers out of the utterances; see maya.data.loading.mixing.
     max_skipped: share of this rank's utterances that may turn out unreadable. Such an utterance is left out
         of its batch, counted in `skips` and written to `skip_log` (JSON lines with id and reason); with more
         of them, and with 0 at the first, MayaError is raised.
@@ -146,6 +148,7 @@ class TrainLoader(Readahead[Job]):
         start: Position | Sequence[int] = (0, 0),
         pin_memory: bool = False,
         augment: Augment | None = None,
+        mixing: MixingConfig | None = None,
         max_skipped: float = 0.0,
         skip_log: Path | None = None,
         timeout_seconds: float = 0.0,
@@ -159,7 +162,7 @@ class TrainLoader(Readahead[Job]):
         self.start = self.plan.resume(start)
         reader = BatchReader(
             cuts, AudioCache(cuts.durations, cache_gb, sample_rate=sample_rate), augment,
-            may_skip=max_skipped > 0, sample_rate=sample_rate,
+            may_skip=max_skipped > 0, sample_rate=sample_rate, mixer=_mixer(mixing, cuts, sample_rate, True),
         )  # fmt: skip
         super().__init__(
             reader, Skips(len(cuts), plan.world_size, max_skipped, skip_log), num_workers=num_workers,
@@ -187,6 +190,7 @@ class EvalLoader:
     holds at most max_seconds of padded audio and max_utterances; a longer utterance is a batch of its own.
     max_skipped, skip_log: as in `TrainLoader`. `left_out` holds what could not be read in the last iteration.
     sample_rate: of the model's features, Hz; audio of any other rate is resampled to it.
+    mixing: as in `TrainLoader`, always the mixtures of epoch 0, and whole.
     """
 
     def __init__(
@@ -196,6 +200,7 @@ class EvalLoader:
         languages: Sequence[str],
         *,
         sample_rate: int,
+        mixing: MixingConfig | None = None,
         max_seconds: float = 200.0,
         max_utterances: int = 128,
         rank: int = 0,
@@ -212,8 +217,9 @@ class EvalLoader:
         self._skips = Skips(len(cuts), world_size, max_skipped, skip_log)
         cache = AudioCache(cuts.durations, cache_gb, sample_rate=sample_rate)
         self._dataset = BatchReader(
-            cuts, cache, may_skip=max_skipped > 0, stand_in=False, sample_rate=sample_rate
-        )
+            cuts, cache, may_skip=max_skipped > 0, stand_in=False, sample_rate=sample_rate,
+            mixer=_mixer(mixing, cuts, sample_rate, False),
+        )  # fmt: skip
 
     def __len__(self) -> int:
         """Number of batches of this rank."""
@@ -227,6 +233,10 @@ class EvalLoader:
             self._skips.add(made.skipped)
             if not made.is_empty:
                 yield made.batch
+
+
+def _mixer(cfg: MixingConfig | None, utterances: Utterances, sample_rate: int, crop: bool) -> Mixer | None:
+    return Mixer(cfg, utterances, sample_rate, crop=crop) if cfg is not None and cfg.sources else None
 
 
 class _Once(Iterable[T]):

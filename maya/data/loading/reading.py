@@ -13,6 +13,7 @@ from maya.audio.load import change_speed
 from maya.data.loading.augment import Augment
 from maya.data.loading.batch import Batch, make_batch
 from maya.data.loading.cache import AudioCache
+from maya.data.loading.mixing import Mixer
 from maya.data.plan import Position
 from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
@@ -73,12 +74,14 @@ class Made:
 
 
 class Read(NamedTuple):
-    """An utterance that was read: its place in the table, its audio, its row in `Batch.row_of`, its speed."""
+    """An utterance that was read: its place in the table, its audio, its row in `Batch.row_of`, its speed,
+    and where it is a mixture the sources (K, N)."""
 
     item: int
     audio: Tensor
     row: int
     speed: float
+    sources: Tensor | None = None
 
 
 class BatchReader(Dataset[Made]):
@@ -86,7 +89,7 @@ class BatchReader(Dataset[Made]):
 
     may_skip: an utterance that cannot be read is left out. stand_in: a batch of which nothing can be read
     becomes that of a single other utterance, because the other ranks wait for this one to take part in the
-    step; without, such a batch is empty.
+    step; without, such a batch is empty. mixer: makes each utterance a mixture with others.
     """
 
     def __init__(
@@ -98,7 +101,9 @@ class BatchReader(Dataset[Made]):
         stand_in: bool = True,
         *,
         sample_rate: int,
+        mixer: Mixer | None = None,
     ) -> None:
+        self.mixer = mixer
         self.utterances, self.cache, self.sample_rate = utterances, cache, sample_rate
         self.augment, self.may_skip, self.stand_in = augment, may_skip, stand_in
 
@@ -125,6 +130,8 @@ class BatchReader(Dataset[Made]):
         )
         if job.row_of is not None:
             batch.row_of = torch.tensor([own.row for own in read])
+        if self.mixer is not None:
+            batch.sources = _padded([own.sources for own in read if own.sources is not None])
         if any(own.speed != 1.0 for own in read):
             batch.speeds = [own.speed for own in read]
         return Made(job.position, batch, skipped)
@@ -135,12 +142,19 @@ class BatchReader(Dataset[Made]):
         rows = job.row_of or [0] * len(job.items)
         for item, speed, row in zip(job.items, job.speeds, rows, strict=True):
             try:
-                read.append(Read(item, self._audio(item, speed, job.epoch), row, speed))
+                read.append(self._utterance(item, speed, row, job.epoch))
             except MayaError as error:
                 if not self.may_skip:
                     raise
                 skipped.append(Skipped(self.utterances.ids[item], str(error)))
         return read
+
+    def _utterance(self, item: int, speed: float, row: int, epoch: int) -> Read:
+        audio = self._audio(item, speed, epoch)
+        if self.mixer is None:
+            return Read(item, audio, row, speed)
+        mixed = self.mixer(item, audio, epoch, lambda other: self._audio(other, 1.0, epoch))
+        return Read(item, mixed.mixture, row, speed, mixed.sources)
 
     def _stand_in(self, job: Job, skipped: list[Skipped]) -> list[Read]:
         tried: list[Skipped] = []
@@ -161,6 +175,14 @@ class BatchReader(Dataset[Made]):
         if speed != 1.0:
             audio = change_speed(audio, speed, self.sample_rate)
         return audio if self.augment is None else self.augment(audio, self.utterances.ids[item], epoch)
+
+
+def _padded(rows: list[Tensor]) -> Tensor:
+    """(B, K, N) of the sources (K, n) of each utterance."""
+    out = torch.zeros(len(rows), len(rows[0]), max(row.shape[1] for row in rows))
+    for place, row in zip(out, rows, strict=True):
+        place[:, : row.shape[1]] = row
+    return out
 
 
 class Skips:

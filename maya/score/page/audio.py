@@ -8,10 +8,12 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 import soundfile
+from torch import Tensor
 
 from maya.audio.byte_ranges import is_address
 from maya.data.measure.entry import Entry
 from maya.errors import MayaError
+from maya.pages import Html
 
 CLIP_SECONDS = 30.0  # of an utterance
 CLIP_RATE = 16_000  # Hz
@@ -66,8 +68,13 @@ def mp3(entry: Entry) -> bytes:
     short = entry
     if entry.duration > CLIP_SECONDS:
         short = entry._replace(start=entry.start or 0.0, duration=CLIP_SECONDS)
-    audio = short.load_audio(CLIP_RATE)
-    audio = audio / max(1.0, float(audio.abs().max()))
+    return encoded_mp3(short.load_audio(CLIP_RATE))
+
+
+def encoded_mp3(audio: Tensor) -> bytes:
+    """Audio (N,) at `CLIP_RATE` as MP3; one that is louder than 1 is made softer. Raises SoundFileError where
+    libsndfile has no MP3 encoder."""
+    audio = audio / max(1.0, float(audio.abs().max())) if len(audio) else audio
     samples, buffer = audio.numpy(), io.BytesIO()
     with soundfile.SoundFile(
         buffer, "w", CLIP_RATE, 1, _SUBTYPE, format=_FORMAT, compression_level=_COMPRESSION
@@ -75,3 +82,9 @@ def mp3(entry: Entry) -> bytes:
         for start in range(0, len(samples), _AT_ONCE):
             file.write(samples[start : start + _AT_ONCE])
     return buffer.getvalue()
+
+
+def player(audio: Tensor) -> Html:
+    """An audio element that holds its clip, of audio (N,) at `CLIP_RATE`, of `CLIP_SECONDS` at most."""
+    clip = base64.b64encode(encoded_mp3(audio[: int(CLIP_SECONDS * CLIP_RATE)])).decode("ascii")
+    return Html(f'<audio controls preload="none" src="data:{CLIP_TYPE};base64,{clip}"></audio>')

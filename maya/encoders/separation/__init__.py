@@ -1,0 +1,1 @@
+"""Encoders that separate sources: waveform → filterbank → masks of each source × filterbank."""
