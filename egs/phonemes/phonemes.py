@@ -8,7 +8,7 @@ Cost and result: see RESULTS.md in this folder.
 from typing import cast
 
 from maya.data.loading.augment import few_speakers
-from maya.encoders import FastConformerConfig, WhisperEncoderConfig, ZipformerConfig
+from maya.encoders import FastConformerConfig, MLPConfig, WhisperEncoderConfig, ZipformerConfig
 from maya.features import SpecAugmentConfig, WhisperMelConfig
 from maya.heads import UnitCTCConfig
 from maya.models.config import SpeechModelConfig
@@ -64,6 +64,15 @@ def lact() -> Experiment:
     exp = fastconformer()
     exp.name = "phonemes/phonemes_lact"
     exp.model.encoder = lact_tiny(ff_dim=336, subsampling_factor=4)
+    return exp
+
+
+def mlp() -> Experiment:
+    """Means of 40 ms of features and three linear layers that see 280 ms: what needs no encoder."""
+    exp = fastconformer()
+    exp.name = "phonemes/phonemes_mlp"
+    exp.model.encoder = MLPConfig(feat_in=40)
+    exp.train.optimizer, exp.train.lr = "adamw", 3e-3
     return exp
 
 

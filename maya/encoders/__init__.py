@@ -17,6 +17,7 @@ from maya.encoders.hugging_face.config import HuggingFaceConfig, hugging_face
 from maya.encoders.hugging_face.encoder import HuggingFaceEncoder
 from maya.encoders.lact.config import LaCTConfig
 from maya.encoders.lact.encoder import LaCT
+from maya.encoders.mlp import MLPConfig, MLPEncoder
 from maya.encoders.whisper.encoder import WhisperEncoder, WhisperEncoderConfig
 from maya.encoders.zipformer.config import ZipformerConfig
 from maya.encoders.zipformer.encoder import Zipformer
@@ -34,6 +35,8 @@ __all__ = [
     "FrameClock",
     "HuggingFaceConfig",
     "HuggingFaceEncoder",
+    "MLPConfig",
+    "MLPEncoder",
     "Miniatures",
     "LaCT",
     "LaCTConfig",
