@@ -130,17 +130,17 @@ def agreement(scores: Scores, head: UnitCTC, labels: dict[str, dict[str, str]]) 
         ids = np.array([head.numbers.get(phone, -1) for phone in phones])
         judged = [float(score) for score in labels[name]["phone_scores"].split()]
         if (ids < 0).any() or len(judged) != len(phones):
-            values["left"].append(name)
+            values["skipped"].append(name)
             continue
         try:
             gop = goodness(scores[name], ids, head.blank).gop
         except MayaError:  # more phonemes than steps
-            values["left"].append(name)
+            values["skipped"].append(name)
             continue
         values["gop"] += gop.tolist()
         values["judged"] += judged
         values["speaker"] += [speaker] * len(judged)
-    if values["left"]:
+    if values["skipped"]:
         print(f"goodness of pronunciation leaves out {len(values['left'])} utterances", file=sys.stderr)
     if values["gop"]:
         pair = correlation(values["gop"], values["judged"], blocks=values["speaker"])

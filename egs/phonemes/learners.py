@@ -111,7 +111,7 @@ def annotated(path: Path) -> Iterator[tuple[Path, str]]:
     try:
         tiers = textgrid.openTextgrid(str(path), includeEmptyIntervals=False)
         entries = tiers.getTier("phones").entries
-    except (PraatioException, KeyError, ValueError, OSError) as error:
+    except (PraatioException, LookupError, ValueError, OSError) as error:
         raise MayaError(f"{path} is no TextGrid with a tier of phones ({error})") from None
     yield from ((path, e.label.strip()) for e in entries if e.label.strip().lower() not in _SILENT)
 

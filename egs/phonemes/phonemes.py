@@ -27,7 +27,6 @@ def frame_experiment(name: str, model: SpeechModelConfig, head: UnitCTCConfig | 
     """An experiment with a head of phonemes alone."""
     exp = Experiment(name=f"phonemes/{name}", languages=("en",), model=model)
     exp.model.heads = {"phonemes": head or UnitCTCConfig(units=UNITS, dropout=0.1)}
-    exp.prepare.labels = ("phonemes",)
     exp.tokenizer.model_type, exp.tokenizer.vocab_size = "unigram", 64  # of texts that this head does not read
     exp.data.cache_gb = 1.0
     exp.data.plan.max_seconds, exp.data.plan.max_utterances = 60.0, 32

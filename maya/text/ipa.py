@@ -1,8 +1,8 @@
 """Phonemes of IPA and of ARPAbet as units.
 
 A unit is a letter with its marks and modifier letters: "pʰ", "iː", "n̩", "ã". Letters under a tie bar are one
-unit, and so are the affricates and diphthongs of `JOINED`, which are written without a bar: "t͡ʃ" and "tʃ" are
-the same unit. A space ends a unit, so "t ʃ" are two. Stress marks are dropped unless they are asked for: error
+unit ("t͡s"), and so are the affricates and diphthongs of `JOINED`, which are written without a bar: "t͡ʃ" and
+"tʃ" are the same unit. A space ends a unit, so "t ʃ" are two. Stress marks are dropped unless they are asked for: error
 rates depend on it. Units are composed (NFC), as scoring composes texts.
 """
 
@@ -63,21 +63,26 @@ def _letters(word: str) -> Iterator[str]:
         match = _UNIT.match(word, place)
         if match is None:
             raise MayaError(f"{word[place]!r} in {word!r} is no IPA; write phonemes in IPA")
-        yield re.sub(f"[{_TIES}]", "", match[0])
+        yield match[0].replace(_TIES[1], _TIES[0])
         place = match.end()
 
 
 def _joined(letters: list[str], joined: Collection[str]) -> Iterator[str]:
-    """The same with diphthongs and affricates as one: those of `joined`, and a vowel that is marked as not
-    syllabic with the one before it. Length and marks may follow the last letter: "aɪː"."""
+    """The same with the diphthongs and affricates of `joined` as one and without a bar; a vowel that is marked
+    as not syllabic goes to the one before it. Length and modifiers may follow the last letter: "aɪː"."""
     place = 0
     while place < len(letters):
         unit, place = letters[place], place + 1
         if place < len(letters):
             pair = unit + letters[place]
-            if _NON_SYLLABIC in letters[place] or re.sub(f"[{_MODIFIERS}]+$", "", pair) in joined:
-                unit, place = pair.replace(_NON_SYLLABIC, ""), place + 1
-        yield unit
+            if _NON_SYLLABIC in letters[place] or _bare(pair) in joined:
+                unit, place = pair, place + 1
+        yield re.sub(f"[{_TIES[0]}{_NON_SYLLABIC}]", "", unit) if _bare(unit) in joined else unit
+
+
+def _bare(unit: str) -> str:
+    """Without bars, the mark of a vowel that is not syllabic, and what follows the last letter."""
+    return re.sub(f"[{_TIES[0]}{_NON_SYLLABIC}]|[{_MODIFIERS}]+$", "", unit)
 
 
 def arpabet_units(phones: Collection[str]) -> list[str]:
