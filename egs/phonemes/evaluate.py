@@ -47,7 +47,9 @@ def head_of(recognizer: Recognizer) -> UnitCTC:
     """Raises MayaError for a run without a head of phonemes."""
     head = recognizer.model.head(HEAD)
     if not isinstance(head, UnitCTC):
-        raise MayaError(f"the head {HEAD} is of kind {head.cfg.kind!r}; evaluate runs with one of kind unit_ctc")
+        raise MayaError(
+            f"the head {HEAD} is of kind {head.cfg.kind!r}; evaluate runs with one of kind unit_ctc"
+        )
     return head
 
 
@@ -58,7 +60,11 @@ def emissions(recognizer: Recognizer, data: Path) -> tuple[Scores, dict[str, dic
     table = Table.open(part_path(data, "test"))
     utterances = Utterances.from_table(table, recognizer.tokenizer, model.cfg.languages)
     loader = EvalLoader(
-        utterances, recognizer.tokenizer, model.cfg.languages, sample_rate=recognizer.sample_rate, max_seconds=60.0
+        utterances,
+        recognizer.tokenizer,
+        model.cfg.languages,
+        sample_rate=recognizer.sample_rate,
+        max_seconds=60.0,
     )
     scores: Scores = {}
     labels: dict[str, dict[str, str]] = {}

@@ -32,13 +32,17 @@ def speechocean(source: Path) -> Iterator[dict[str, Any]]:
     try:
         judged = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise MayaError(f"{path} cannot be read ({error}); is --source the folder of SpeechOcean762?") from None
+        raise MayaError(
+            f"{path} cannot be read ({error}); is --source the folder of SpeechOcean762?"
+        ) from None
     for part in ("train", "test"):
         texts, speakers, audio = (_table(source / part / name) for name in ("text", "utt2spk", "wav.scp"))
         aside = set(sorted(set(speakers.values()))[::_HELD_OUT]) if part == "train" else set()
         for name in sorted(audio):
             if name not in judged or name not in texts or name not in speakers:
-                raise MayaError(f"{name} of {source / part} has no text, speaker or scores; copy the corpus again")
+                raise MayaError(
+                    f"{name} of {source / part} has no text, speaker or scores; copy the corpus again"
+                )
             yield {
                 "id": name, "language": "en", "speaker": speakers[name], "text": texts[name].lower(),
                 "split": "dev" if speakers[name] in aside else part,
@@ -124,7 +128,5 @@ def _triple(path: Path, label: str) -> tuple[str, str, str]:
         return cells[0], cells[0], ""
     if len(cells) != 3 or cells[2].lower() not in ("s", "d", "a"):
         raise MayaError(f"{path}: {label!r} is no phone and no `correct,perceived,s|d|a`")
-    said, heard = (
-        "" if cell.lower() in (*_SILENT, "err") else cell.rstrip("*") for cell in cells[:2]
-    )
+    said, heard = ("" if cell.lower() in (*_SILENT, "err") else cell.rstrip("*") for cell in cells[:2])
     return said, heard, cells[2].lower()

@@ -27,7 +27,10 @@ def frame_experiment(name: str, model: SpeechModelConfig, head: UnitCTCConfig | 
     """An experiment with a head of phonemes alone."""
     exp = Experiment(name=f"phonemes/{name}", languages=("en",), model=model)
     exp.model.heads = {"phonemes": head or UnitCTCConfig(units=UNITS, dropout=0.1)}
-    exp.tokenizer.model_type, exp.tokenizer.vocab_size = "unigram", 64  # of texts that this head does not read
+    exp.tokenizer.model_type, exp.tokenizer.vocab_size = (
+        "unigram",
+        64,
+    )  # of texts that this head does not read
     exp.data.cache_gb = 1.0
     exp.data.plan.max_seconds, exp.data.plan.max_utterances = 60.0, 32
     exp.train.per = "utterance"
@@ -81,7 +84,9 @@ def whisper() -> Experiment:
     steps of CTC."""
     encoder = WhisperEncoderConfig(whole=False)
     model = SpeechModelConfig(
-        features=WhisperMelConfig(), encoder=encoder, specaugment=SpecAugmentConfig(time_masks=0, freq_masks=0)
+        features=WhisperMelConfig(),
+        encoder=encoder,
+        specaugment=SpecAugmentConfig(time_masks=0, freq_masks=0),
     )
     exp = frame_experiment("phonemes_whisper", model, UnitCTCConfig(units=UNITS, layers="all", dropout=0.1))
     exp.data.plan.max_seconds = 30.0

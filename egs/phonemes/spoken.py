@@ -91,7 +91,13 @@ def make(out: Path, sizes: dict[str, int], seed: int) -> None:
     if min(sizes.values()) < 1:
         raise MayaError("each of train, dev and test needs at least one utterance; ask for more")
     items = plan(sizes, seed)
-    settings = {"corpus": "phonemes", "version": 1, "utterances": sizes, "seed": seed, "plan": settings_hash({"plan": items})}
+    settings = {
+        "corpus": "phonemes",
+        "version": 1,
+        "utterances": sizes,
+        "seed": seed,
+        "plan": settings_hash({"plan": items}),
+    }
     if finished(out, settings):
         return
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

@@ -38,7 +38,10 @@ class MLPEncoder(Encoder, config=MLPConfig):
         self.input = nn.Linear((2 * cfg.context + 1) * cfg.feat_in, cfg.d_model)
         self.layers = nn.ModuleList(
             nn.Sequential(
-                nn.LayerNorm(cfg.d_model), nn.GELU(), nn.Dropout(cfg.dropout), nn.Linear(cfg.d_model, cfg.d_model)
+                nn.LayerNorm(cfg.d_model),
+                nn.GELU(),
+                nn.Dropout(cfg.dropout),
+                nn.Linear(cfg.d_model, cfg.d_model),
             )
             for _ in range(cfg.n_layers)
         )

@@ -48,7 +48,9 @@ def ipa_units(text: str, *, joined: Collection[str] = JOINED, stress: Stress = "
         plain = plain.replace(written, meant)
     units: list[str] = []
     for word in _DROPPED.sub(" ", plain).split():
-        units += [unit for unit in _joined(list(_letters(word)), joined) if stress == "keep" or unit not in _STRESS]
+        units += [
+            unit for unit in _joined(list(_letters(word)), joined) if stress == "keep" or unit not in _STRESS
+        ]
     return [unicodedata.normalize("NFC", unit) for unit in units]
 
 

@@ -60,7 +60,9 @@ def test_folding_gives_48_and_39_phones_in_one_step_or_two() -> None:
     small, smaller = ({own[i] for own in timit.FOLD.values()} for i in (0, 1))
     assert len(small) == 48 and len(smaller) == 39
     for phone, (in_48, in_39) in timit.FOLD.items():
-        assert timit.fold([phone], 48) == [in_48] and timit.fold([phone], 39) == timit.fold([in_48], 39) == [in_39]
+        assert timit.fold([phone], 48) == [in_48] and timit.fold([phone], 39) == timit.fold([in_48], 39) == [
+            in_39
+        ]
     assert timit.fold(["q", "ax"], 61) == ["q", "ax"] and timit.fold(["q", "ax"], 39) == ["ah"]
     assert timit.fold(["pau", "tcl", "t", "h#"], 39, merge=True) == ["sil", "t", "sil"]
     with pytest.raises(MayaError, match="'xx' is no phone"):
@@ -107,7 +109,9 @@ def test_speechocean(tmp_path: Path) -> None:
     ]  # fmt: skip
     labels = rows[0]["labels"]
     assert labels["canonical"] == "w i k ɔ l" and labels["phonemes"] == "w i k ɑ"
-    assert labels["phone_scores"] == "2 1.8 2 0.4 0" and labels["accuracy"] == "8" and labels["fluency"] == "9"
+    assert (
+        labels["phone_scores"] == "2 1.8 2 0.4 0" and labels["accuracy"] == "8" and labels["fluency"] == "9"
+    )
     assert len(load_audio(rows[0]["audio"], 16000)) == len(AUDIO) and rows[0]["text"] == "we call"
 
 
@@ -149,7 +153,7 @@ item []:
 
 def grid(labels: list[str]) -> str:
     rows = "".join(
-        f'        intervals [{i + 1}]:\n            xmin = {i / 10}\n            xmax = {(i + 1) / 10}\n'
+        f"        intervals [{i + 1}]:\n            xmin = {i / 10}\n            xmax = {(i + 1) / 10}\n"
         f'            text = "{label}"\n'
         for i, label in enumerate(labels)
     )
@@ -210,4 +214,6 @@ def test_spoken_test_shares_no_word_and_no_voice_with_training() -> None:
         assert not words["train"] & words[held] and not voices["train"] & voices[held]
     assert not voices["dev"] & voices["test"] and len(voices["test"]) == 8
     assert set().union(*units.values()) <= set(UNITS)
-    assert spoken.plan({"train": 5, "dev": 20, "test": 40}, 1)[-1] == items[-1]  # a larger training set changes no test
+    assert (
+        spoken.plan({"train": 5, "dev": 20, "test": 40}, 1)[-1] == items[-1]
+    )  # a larger training set changes no test

@@ -54,7 +54,17 @@ def test_what_is_no_ipa_is_refused(text: str) -> None:
 
 
 def test_arpabet() -> None:
-    assert arpabet_units(["HH", "AH0", "L", "OW1", "AH1", "ch", "ER0"]) == ["h", "ə", "l", "oʊ", "ʌ", "tʃ", "ɚ"]
-    assert all(len(ipa_units(unit)) == 1 for unit in arpabet_units(["AY1", "EY", "OY", "JH", "EN", "NX", "AXR"]))
+    assert arpabet_units(["HH", "AH0", "L", "OW1", "AH1", "ch", "ER0"]) == [
+        "h",
+        "ə",
+        "l",
+        "oʊ",
+        "ʌ",
+        "tʃ",
+        "ɚ",
+    ]
+    assert all(
+        len(ipa_units(unit)) == 1 for unit in arpabet_units(["AY1", "EY", "OY", "JH", "EN", "NX", "AXR"])
+    )
     with pytest.raises(MayaError, match="'XX' is no phone"):
         arpabet_units(["XX"])
