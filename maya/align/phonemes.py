@@ -36,8 +36,8 @@ class PhonemeAligner:
                 written[-1] += part
         ids = [self.head.ids(pronounce(split_written(word)[0], language)) for word in written]
         words = [(word, own) for word, own in zip(written, ids, strict=True) if own]
-        encoded = self.model.encode_audio(audio[None], torch.tensor([len(audio)]))
-        scores = self.head(encoded.frames)[0].numpy()
+        encoded = self.model.encode_audio(audio[None], torch.tensor([len(audio)]), hidden=self.head.hidden)
+        scores = self.head.log_probs(encoded)[0].numpy()
         bounds = np.cumsum([0, *(len(own) for _, own in words)])
         tokens = np.array([number for _, own in words for number in own], np.int64)
         graph = SkipGraph(tokens=tokens, first=bounds[:-1], blank=self.head.blank)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from maya.config import config
 from maya.encoders.base import Encoded, Encoder, EncoderConfig, check_hidden
 from maya.features.frames import frame_mask
-from maya.ranges import BelowOne, PosInt
+from maya.ranges import BelowOne, Count, PosInt
 
 _SMALLEST = 1e-5  # keeps the root's slope finite where a feature does not vary
 
@@ -17,7 +17,8 @@ _SMALLEST = 1e-5  # keeps the root's slope finite where a feature does not vary
 @config
 class MLPConfig(EncoderConfig):
     """subsampling_factor: feature frames that a frame pools. pooling: their mean, or mean and standard
-    deviation. n_layers: hidden layers, each with dropout. A frame knows nothing of its neighbours."""
+    deviation. context: pooled frames on either side that the first layer also reads. n_layers: hidden layers,
+    each with dropout."""
 
     traceless: ClassVar[tuple[str, ...]] = ("subsampling_factor",)
 
@@ -26,6 +27,7 @@ class MLPConfig(EncoderConfig):
     d_model: PosInt = 256
     subsampling_factor: PosInt = 4
     pooling: Literal["mean", "statistics"] = "mean"
+    context: Count = 0
     n_layers: PosInt = 2
     dropout: BelowOne = 0.1
 
@@ -38,7 +40,7 @@ class MLPEncoder(Encoder, config=MLPConfig):
     def __init__(self, cfg: MLPConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        size = cfg.feat_in * (2 if cfg.pooling == "statistics" else 1)
+        size = cfg.feat_in * (2 if cfg.pooling == "statistics" else 1) * (2 * cfg.context + 1)
         self.norm, self.input = nn.LayerNorm(size), nn.Linear(size, cfg.d_model)
         self.layers = nn.ModuleList(
             nn.Sequential(nn.GELU(), nn.Dropout(cfg.dropout), nn.Linear(cfg.d_model, cfg.d_model))
@@ -57,8 +59,9 @@ class MLPEncoder(Encoder, config=MLPConfig):
         if self.cfg.pooling == "statistics":
             variance = ((parts - pooled[:, :, None]) * used).square().sum(2) / count
             pooled = torch.cat([pooled, (variance + _SMALLEST).sqrt()], -1)
-        states = [self.input(self.norm(pooled))]
+        valid, side = frame_mask(lens, pooled.shape[1])[..., None], self.cfg.context
+        around = nn.functional.pad(pooled * valid, (0, 0, side, side)).unfold(1, 2 * side + 1, 1)
+        states = [self.input(self.norm(around.flatten(2)))]
         for layer in self.layers:
             states.append(layer(states[-1]))
-        valid = frame_mask(lens, pooled.shape[1])[..., None]
         return Encoded(states[-1] * valid, lens, {number: states[number] * valid for number in hidden})

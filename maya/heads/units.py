@@ -5,6 +5,7 @@ frames for fast speech, which has 15 to 20 phonemes a second: raise `upsampling`
 than the units: see `UnitCTC.ids`.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -15,6 +16,7 @@ from maya.data.loading.batch import Batch
 from maya.encoders.base import Encoded
 from maya.errors import MayaError
 from maya.heads.base import Head, HeadConfig, HeadContext, LossStep
+from maya.heads.pooling import LayerSum
 from maya.losses import ctc_loss
 from maya.ranges import BelowOne, Distinct, PosInt
 from maya.text.phonemes import broad
@@ -23,12 +25,14 @@ from maya.text.phonemes import broad
 @config
 class UnitCTCConfig(HeadConfig):
     """CTC over `units`, the values of the label `label`. upsampling: steps of the head to an encoder frame.
-    An utterance without the label has no loss; one with a unit that is not among them is refused."""
+    layers: the encoder's output, or a learnt weighted sum of all hidden states. An utterance without the
+    label has no loss; one with a unit that is not among them is refused."""
 
     kind: Literal["unit_ctc"] = "unit_ctc"
     label: str = "phonemes"
     units: Annotated[tuple[str, ...], Distinct()] = ()
     upsampling: PosInt = 1
+    layers: Literal["last", "all"] = "last"
     dropout: BelowOne = 0.0
 
     @property
@@ -38,7 +42,7 @@ class UnitCTCConfig(HeadConfig):
     def build(self, context: HeadContext) -> "UnitCTC":
         if not self.label or not self.units:
             raise MayaError("a unit_ctc head needs the name of a label and its units, such as all phonemes")
-        return UnitCTC(self, context.dim)
+        return UnitCTC(self, context)
 
 
 class UnitCTC(Head):
@@ -48,12 +52,23 @@ class UnitCTC(Head):
     ctc_over = "units"
     cfg: UnitCTCConfig
 
-    def __init__(self, cfg: UnitCTCConfig, dim: int) -> None:
+    def __init__(self, cfg: UnitCTCConfig, context: HeadContext) -> None:
         super().__init__()
-        self.cfg, self.blank = cfg, len(cfg.units)
+        self.cfg, self.blank, dim = cfg, len(cfg.units), context.dim
+        self.layers = LayerSum(context.hidden_dims, dim) if cfg.layers == "all" else None
+        if self.layers is not None:
+            self.ctc_over = ""  # the encoder's output alone is not enough
         self.numbers = {unit: number for number, unit in enumerate(cfg.units)}
         self.dropout = nn.Dropout(cfg.dropout)
         self.out = nn.Linear(dim, cfg.upsampling * (self.blank + 1))
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        return () if self.layers is None else tuple(range(len(self.layers.weight)))
+
+    def log_probs(self, encoded: Encoded) -> Tensor:
+        """`forward` of the frames that it reads: those of the output, or the sum of the layers."""
+        return self((encoded if self.layers is None else self.layers(encoded)).frames)
 
     def forward(self, enc: Tensor) -> Tensor:
         """enc (B, S, D) → log-probabilities (B, S · upsampling, units + 1), fp32 at least."""
@@ -83,13 +98,17 @@ class UnitCTC(Head):
             row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
         lens = torch.tensor([len(ids) for ids in rows])
         frames = encoded.lens_on_host * self.cfg.upsampling
-        loss = ctc_loss(self(encoded.frames), targets, frames, lens, blank=self.blank)
+        loss = ctc_loss(self.log_probs(encoded), targets, frames, lens, blank=self.blank)
         has = torch.tensor([value is not None for value in values], device=loss.device)
         return {"loss": torch.where(has, loss, loss.new_zeros(()))}
 
     def decode(self, encoded: Encoded) -> list[list[str]]:
         """The units of each utterance by its best path."""
         lens = (encoded.lens_on_host * self.cfg.upsampling).tolist()
-        rows = [own[:size] for own, size in zip(self(encoded.frames).argmax(-1).tolist(), lens, strict=True)]
-        runs = [[a for a, before in zip(row, [-1, *row[:-1]], strict=True) if a != before] for row in rows]
-        return [[self.cfg.units[a] for a in run if a != self.blank] for run in runs]
+        best = self.log_probs(encoded).argmax(-1).tolist()
+        return [self.units_of(row[:size]) for row, size in zip(best, lens, strict=True)]
+
+    def units_of(self, path: Sequence[int]) -> list[str]:
+        """The units of a path, the number of a unit or of blank in each step."""
+        runs = [a for a, before in zip(path, [-1, *path[:-1]], strict=True) if a != before]
+        return [self.cfg.units[a] for a in runs if a != self.blank]
