@@ -22,6 +22,10 @@ from maya.encoders.hugging_face.encoder import HuggingFaceEncoder
 from maya.encoders.lact.config import LaCTConfig
 from maya.encoders.lact.encoder import LaCT
 from maya.encoders.mlp import MLPConfig, MLPEncoder
+from maya.encoders.recurrent import RecurrentConfig, RecurrentEncoder
+from maya.encoders.separation.config import ConvTasNetConfig, SepReformerConfig
+from maya.encoders.separation.conv_tasnet import ConvTasNet
+from maya.encoders.separation.sepreformer import SepReformer
 from maya.encoders.speech_tokenizer.codes import CodesEncoder
 from maya.encoders.speech_tokenizer.config import (
     CodesConfig,
@@ -30,10 +34,6 @@ from maya.encoders.speech_tokenizer.config import (
     speech_tokenizer,
 )
 from maya.encoders.speech_tokenizer.encoder import SpeechTokenizerEncoder
-from maya.encoders.recurrent import RecurrentConfig, RecurrentEncoder
-from maya.encoders.separation.config import ConvTasNetConfig, SepReformerConfig
-from maya.encoders.separation.conv_tasnet import ConvTasNet
-from maya.encoders.separation.sepreformer import SepReformer
 from maya.encoders.whisper.encoder import WhisperEncoder, WhisperEncoderConfig
 from maya.encoders.zipformer.config import ZipformerConfig
 from maya.encoders.zipformer.encoder import Zipformer
