@@ -66,7 +66,10 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--language", help="code of the spoken language, if the data do not name it")
     text = "the weights that learn: all (the default), top layers and heads, those of norms, LoRA or adapters"
     p.add_argument("--tune", choices=get_args(settings.Tune), default="all", help=text)
-    text = "auto (the default): keep it, or extend it where it lacks letters; old pieces keep their rows"
+    text = (
+        "auto (the default): keep it, or extend it where it lacks letters (old pieces keep their rows), or "
+        "replace it where CTC would lose utterances because a text has so many of its pieces"
+    )
     choices = ("auto", *get_args(settings.Vocabulary))
     p.add_argument("--vocabulary", choices=choices, default="auto", help=text)
     text = "new pieces to train; default: by the amount of text"
@@ -183,7 +186,7 @@ def planned(options: Options, base: Checkpoint, data: Path, spoken: Sequence[str
     """The experiment, printed; writes start.pt, before.pt, the tokenizer and the experiment's file."""
     folder, table = options.run_dir, Table.open(part_path(data, "train"))
     texts = texts_of(table)
-    start = choose_vocabulary(base, texts, options.vocabulary, options.pieces)
+    start = choose_vocabulary(base, texts, options.vocabulary, options.pieces, table)
     check_texts(start, texts)
     languages_before = base.model_config.languages
     languages = (*languages_before, *(code for code in spoken if code not in languages_before))
