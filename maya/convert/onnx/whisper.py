@@ -102,7 +102,8 @@ class DecoderGraph(nn.Module):
         places = torch.arange(k_cache.shape[2], device=tokens.device)
         x = self.head.token_embedding(tokens) + self.head.positional_embedding[start:stop]
         seen = places <= (torch.arange(tokens.shape[1], device=tokens.device) + start)[:, None]
-        keys, values = [], []
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
         for i, layer in enumerate(self.head.blocks()):
             y, attn, cross = layer.attn_ln(x), layer.attn, layer.cross_attn
             for all_layers, old, new in (
