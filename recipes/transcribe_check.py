@@ -11,6 +11,7 @@ from maya.decode.hypothesis import Hypothesis, TextSegment
 from maya.decode.long.long_audio import speech_defaults
 from maya.decode.recognizer import Recognizer
 from maya.decode.transcription import Recording, Transcript, recording_audio
+from maya.encoders import Encoded
 from maya.score.hallucination import HallucinationCheck
 
 _MARGIN_SECONDS = 0.3  # of audio that is heard on either side of a segment
@@ -40,7 +41,7 @@ class SegmentCheck:
         code = language or (ours.model.cfg.languages[0] if ours.model.cfg.languages else "en")
         tokens = ours.tokenizer.encode(segment.text, code)
         hyp = Hypothesis(tokens=tokens, text=segment.text, words=segment.words, language=language)
-        encoded = None
+        encoded: Encoded | None = None
         if self.check.judges:  # Whisper has none, and reads no more than 30 s
             lens = torch.tensor([len(part)]).to(ours.device)
             encoded = ours.model.encode_audio(part[None].to(ours.device), lens)

@@ -102,14 +102,12 @@ class DecoderGraph(nn.Module):
         places = torch.arange(k_cache.shape[2], device=tokens.device)
         x = self.head.token_embedding(tokens) + self.head.positional_embedding[start:stop]
         seen = places <= (torch.arange(tokens.shape[1], device=tokens.device) + start)[:, None]
-        keys, values = [], []
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
         for i, layer in enumerate(self.head.blocks()):
             y, attn, cross = layer.attn_ln(x), layer.attn, layer.cross_attn
-            for all_layers, old, new in (
-                (keys, k_cache[i], attn.key(y)),
-                (values, v_cache[i], attn.value(y)),
-            ):
-                all_layers.append(torch.cat([old[:, :start], new, old[:, stop:]], dim=1))
+            keys.append(_written(k_cache[i], attn.key(y), start, stop))
+            values.append(_written(v_cache[i], attn.value(y), start, stop))
             x = x + attn(y, (attn.split(keys[-1]), attn.split(values[-1])), seen)
             frames = (cross.split(cross_k[i]), cross.split(cross_v[i]))
             x = x + cross(layer.cross_attn_ln(x), frames)
