@@ -68,8 +68,8 @@ class CanaryTokens:
     def language(self, code: str) -> int:
         """The token of a language. Raises MayaError for one that the decoder does not know."""
         if code not in self.languages:
-            known = ", ".join(self.languages)
-            raise MayaError(f"Canary's decoder has no token for the language {code!r}; it has {known}")
+            names = ", ".join(self.languages)
+            raise MayaError(f"Canary's decoder has no token for the language {code!r}; it has {names}")
         return self.language_ids[self.languages.index(code)]
 
 
@@ -187,6 +187,7 @@ class CanaryDecoder(TransformerDecoder, config=CanaryDecoderConfig):
 
     conditioned = False  # the prompt names the language
     cfg: CanaryDecoderConfig
+    positions: Tensor
 
     def __init__(self, cfg: CanaryDecoderConfig, context: HeadContext) -> None:
         super().__init__()
