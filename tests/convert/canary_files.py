@@ -172,7 +172,7 @@ def archive(
     path: Path, *, form: str = "canary2", unified: bool = False, between: int = 0, learned: bool = False,
     change: Any = None, **shape: Any,
 ) -> Path:  # fmt: skip
-    """A `.nemo` file of a Canary. shape: pre_ln, act and dim. change: called with the yaml and the weights."""
+    """A `.nemo` file of a Canary. shape: pre_ln, act, dim. change: called with the yaml and the weights."""
     pre_ln, act, dim = shape.get("pre_ln", True), shape.get("act", "relu"), shape.get("dim", DIM)
     torch.manual_seed(7)
     speech = archives.recognizer(

@@ -169,7 +169,8 @@ def _prompt(top: Section) -> CanaryPrompt:
 def special_tokens(tokenizer: Tokenizer, form: Any, path: Path) -> CanaryTokens:
     """The tokens of the prompt by their pieces. Raises MayaError for a tokenizer that lacks some."""
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
-    offset, size, own = 0, len(pieces), None
+    offset, size = 0, len(pieces)
+    own: list[str] | None = None
     if isinstance(tokenizer, AggregateTokenizer):
         if SPECIAL not in tokenizer.parts:
             raise MayaError(f"{path}: tokenizer.langs has no {SPECIAL!r}, the special tokens of Canary")
@@ -203,7 +204,9 @@ def special_tokens(tokenizer: Tokenizer, form: Any, path: Path) -> CanaryTokens:
     while ids.get(f"<|{count}|>", -1) == ids.get("<|0|>", 0) + count:
         count += 1
     emotions = [i for piece, i in ids.items() if piece.startswith("<|emo:") and i != need("emo:undefined")]
-    options = {name: (need(name), need(f"no{name}")) for name in ("itn", "timestamp", "diarize")}
+    options: dict[str, Any] = {
+        name: (need(name), need(f"no{name}")) for name in ("itn", "timestamp", "diarize")
+    }
     return replace(
         tokens, begin=need("startofcontext"), emotions=(need("emo:undefined"), *emotions),
         zero=ids.get("<|0|>", 0), times=count, **options,

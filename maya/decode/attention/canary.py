@@ -137,7 +137,8 @@ def timed(hyp: Hypothesis, head: CanaryDecoder, frame_seconds: float) -> None:
     if not any(is_time):
         return
     times: list[tuple[float, float]] = []
-    start, run, is_paired = None, 0, True
+    start: int | None = None
+    run, is_paired = 0, True  # tokens since the last time, and whether all text stands between two
     for token, is_frame in zip(hyp.tokens, is_time, strict=True):
         if not is_frame:
             run += 1
