@@ -133,6 +133,11 @@ class CanaryDecoderConfig(HeadConfig):
             feed_forward=self.decoder.feed_forward, dropout=self.dropout,
         )  # fmt: skip
 
+    def describe(self) -> str:
+        ids = self.tokens
+        shape = f"{self.decoder.layers} layers × {self.dim}"
+        return f"weight {self.weight:g}, {shape}, prompts {ids.form}, languages {' '.join(ids.languages)}"
+
     def flops(self, name: str, context: HeadContext, frames: int, tokens: int) -> HeadFlops:
         return self._shape.flops(name, context, frames, tokens)
 

@@ -301,6 +301,10 @@ def test_transcribe_takes_options_of_the_method(tmp_path: Path) -> None:
     method: Any = make_decoder(model, SearchOptions(beam=2, options=("target=hi", "timestamps=true")))
     assert method.cfg.kind == "canary" and method.cfg.beam == 2 and method.sets_spans
     assert method.asked == CanaryPrompt(target="hi", timestamps=True)
+    assert model.model.cfg.heads["canary"].describe().endswith("prompts canary2, languages en hi")
+    canary.archive(tmp_path / "first.nemo", form="canary")
+    with pytest.raises(MayaError, match="has no tokens of timestamps"):
+        make_decoder(maya.load(tmp_path / "first.nemo"), SearchOptions(options=("timestamps=true",)))
     with pytest.raises(MayaError, match="targets"):
         make_decoder(model, SearchOptions(options=("targets=hi",)))
     with pytest.raises(MayaError, match="timestamps expects"):

@@ -13,6 +13,7 @@ from maya.decode.base import Method, MethodConfig, MethodContext
 from maya.decode.confidence import ConfidenceConfig
 from maya.decode.hypothesis import Hypothesis
 from maya.encoders import Encoded
+from maya.errors import MayaError
 from maya.heads import CanaryDecoder, CanaryDecoderConfig, HeadConfig
 from maya.heads.attention import DecoderState
 from maya.heads.canary import CanaryPrompt
@@ -61,6 +62,8 @@ class Canary(Method, config=CanaryConfig):
         self.tokenizer: Any = context.tokenizer
         self.sets_spans = self.asked.timestamps
         ids = self.heads[0].cfg.tokens
+        if self.asked.timestamps and not ids.times:
+            raise MayaError("this Canary has no tokens of timestamps; leave timestamps=true out")
         times = range(ids.zero, ids.zero + ids.times) if self.asked.timestamps else ()
         self.never = [i for i in self.heads[0].never if i not in times]
 
