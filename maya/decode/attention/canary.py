@@ -20,7 +20,6 @@ from maya.heads.attention import DecoderState
 from maya.heads.canary import CanaryPrompt
 from maya.ranges import Count, NonNegFloat, PosInt
 
-
 MARK = "▁"  # a piece that begins a word, without any letter
 
 
