@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from maya.convert.conversion import strict
+from maya.convert.nemo.keys import OTHER_SETTINGS
 from maya.convert.nemo.parts import nemo_parts
 from maya.convert.nemo.section import Section
 from maya.convert.nemo.weights import PASSED_OVER, checked_weights, nemo_name
@@ -87,8 +88,8 @@ def head_config(top: Section) -> CanaryDecoderConfig:
     # Types of tokens have a table, and Canary never reads it.
     d.harmless("embedding_dropout", "attn_score_dropout", "attn_layer_dropout", "num_token_types")
     d.harmless("vocab_size", "mask_future")
-    d.close()
-    s.close()
+    d.close(OTHER_SETTINGS["config_dict"])
+    s.close(OTHER_SETTINGS["transf_decoder"])
     head.between = _between(top, head.dim)
     _classifier(top.section("head"), head.dim)
     head.label_smoothing = _smoothing(top)
