@@ -68,8 +68,8 @@ class CanaryTokens:
     def language(self, code: str) -> int:
         """The token of a language. Raises MayaError for one that the decoder does not know."""
         if code not in self.languages:
-            known = ", ".join(self.languages)
-            raise MayaError(f"Canary's decoder has no token for the language {code!r}; it has {known}")
+            names = ", ".join(self.languages)
+            raise MayaError(f"Canary's decoder has no token for the language {code!r}; it has {names}")
         return self.language_ids[self.languages.index(code)]
 
 
@@ -133,6 +133,11 @@ class CanaryDecoderConfig(HeadConfig):
             feed_forward=self.decoder.feed_forward, dropout=self.dropout,
         )  # fmt: skip
 
+    def describe(self) -> str:
+        ids = self.tokens
+        shape = f"{self.decoder.layers} layers × {self.dim}"
+        return f"weight {self.weight:g}, {shape}, prompts {ids.form}, languages {' '.join(ids.languages)}"
+
     def flops(self, name: str, context: HeadContext, frames: int, tokens: int) -> HeadFlops:
         return self._shape.flops(name, context, frames, tokens)
 
@@ -187,6 +192,7 @@ class CanaryDecoder(TransformerDecoder, config=CanaryDecoderConfig):
 
     conditioned = False  # the prompt names the language
     cfg: CanaryDecoderConfig
+    positions: Tensor
 
     def __init__(self, cfg: CanaryDecoderConfig, context: HeadContext) -> None:
         super().__init__()

@@ -140,11 +140,40 @@ def fixed_positions(length: int, dim: int) -> Tensor:
     return table / math.sqrt(dim)
 
 
+def transformers(between: int, learned: bool, pre_ln: bool, act: str, dim: int) -> dict[str, Any]:
+    """The yaml's sections of the Transformers and of the outputs."""
+    module = "nemo.collections.asr.modules.transformer."
+    shape = {
+        "num_attention_heads": HEADS, "inner_size": 2 * dim, "hidden_size": dim, "ffn_dropout": 0.1,
+        "attn_score_dropout": 0.1, "attn_layer_dropout": 0.1, "hidden_act": act, "pre_ln": pre_ln,
+    }  # fmt: skip
+    return {
+        "transf_encoder": {
+            "_target_": module + "transformer_encoders.TransformerEncoder", "num_layers": between,
+            "mask_future": False, "pre_ln_final_layer_norm": True, **shape,
+        },
+        "transf_decoder": {
+            "_target_": module + "get_nemo_transformer", "model_name": None, "pretrained": False,
+            "encoder": None, "pre_ln_final_layer_norm": True,
+            "config_dict": {
+                "max_sequence_length": POSITIONS, "num_token_types": 0, "embedding_dropout": 0.1,
+                "learn_positional_encodings": learned, "num_layers": LAYERS, "vocab_size": "None", **shape,
+            },
+        },
+        "head": {
+            "_target_": "nemo.collections.asr.parts.submodules.token_classifier.TokenClassifier",
+            "num_layers": 1, "activation": "relu", "log_softmax": True, "hidden_size": dim,
+            "num_classes": "None", "dropout": 0.0, "use_transformer_init": True,
+        },
+    }  # fmt: skip
+
+
 def archive(
     path: Path, *, form: str = "canary2", unified: bool = False, between: int = 0, learned: bool = False,
-    pre_ln: bool = True, act: str = "relu", dim: int = DIM, change: Any = None,
+    change: Any = None, **shape: Any,
 ) -> Path:  # fmt: skip
-    """A `.nemo` file of a Canary. change: called with the yaml and the weights."""
+    """A `.nemo` file of a Canary. shape: pre_ln, act, dim. change: called with the yaml and the weights."""
+    pre_ln, act, dim = shape.get("pre_ln", True), shape.get("act", "relu"), shape.get("dim", DIM)
     torch.manual_seed(7)
     speech = archives.recognizer(
         **{"transducer": "none", "ctc_weight": 1.0, "features.num_mels": 128, "encoder.feat_in": 128,
@@ -160,10 +189,6 @@ def archive(
         projected=dim != ENCODER_DIM,
     )  # fmt: skip
     module = "nemo.collections.asr.modules."
-    shape = {
-        "num_attention_heads": HEADS, "inner_size": 2 * dim, "hidden_size": dim, "ffn_dropout": 0.1,
-        "attn_score_dropout": 0.1, "attn_layer_dropout": 0.1, "hidden_act": act, "pre_ln": pre_ln,
-    }  # fmt: skip
     slots = {"source_lang": "<|en|>", "target_lang": "<|en|>", "pnc": "<|pnc|>"}
     config: dict[str, Any] = {
         "sample_rate": 16000, "label_smoothing": 0.0, "use_loss_mask_for_prompt": False,
@@ -177,23 +202,7 @@ def archive(
             "features": 128, "n_fft": 512, "log": True, "frame_splicing": 1, "dither": 0.0, "pad_to": 0,
         },
         "encoder": encoder_section(parts.encoder),
-        "transf_encoder": {
-            "_target_": module + "transformer.transformer_encoders.TransformerEncoder",
-            "num_layers": between, "mask_future": False, "pre_ln_final_layer_norm": True, **shape,
-        },
-        "transf_decoder": {
-            "_target_": module + "transformer.get_nemo_transformer", "model_name": None,
-            "pretrained": False, "encoder": None, "pre_ln_final_layer_norm": True,
-            "config_dict": {
-                "max_sequence_length": POSITIONS, "num_token_types": 0, "embedding_dropout": 0.1,
-                "learn_positional_encodings": learned, "num_layers": LAYERS, "vocab_size": "None", **shape,
-            },
-        },
-        "head": {
-            "_target_": "nemo.collections.asr.parts.submodules.token_classifier.TokenClassifier",
-            "num_layers": 1, "activation": "relu", "log_softmax": True, "hidden_size": dim,
-            "num_classes": "None", "dropout": 0.0, "use_transformer_init": True,
-        },
+        **transformers(between, learned, pre_ln, act, dim),
         "decoding": {"strategy": "beam", "beam": {"beam_size": 1, "len_pen": 0.0}},
         "loss": {
             "_target_": "nemo.collections.common.losses.smoothed_cross_entropy.SmoothedCrossEntropyLoss",

@@ -20,6 +20,7 @@ from maya.errors import MayaError
 from maya.heads import CanaryDecoder, LossStep
 from maya.heads.canary import CanaryPrompt
 from maya.recipes.train import train
+from maya.recipes.transcribe_method import SearchOptions, make_decoder
 from maya.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from tests import tiny
 from tests.convert import canary_files as canary
@@ -292,3 +293,19 @@ def test_a_canary_is_written_back(options: dict[str, Any], tmp_path: Path) -> No
         assert {n: t.shape for n, t in again.items()} == {n: t.shape for n, t in stored.items()}
     with pytest.raises(MayaError, match="prompt names the language"):
         to_nemo(first, tmp_path / "c.nemo", language="hi")
+
+
+def test_transcribe_takes_options_of_the_method(tmp_path: Path) -> None:
+    canary.archive(tmp_path / "c.nemo")
+    model = maya.load(tmp_path / "c.nemo")
+    method: Any = make_decoder(model, SearchOptions(beam=2, options=("target=hi", "timestamps=true")))
+    assert method.cfg.kind == "canary" and method.cfg.beam == 2 and method.sets_spans
+    assert method.asked == CanaryPrompt(target="hi", timestamps=True)
+    assert model.model.cfg.heads["canary"].describe().endswith("prompts canary2, languages en hi")
+    canary.archive(tmp_path / "first.nemo", form="canary")
+    with pytest.raises(MayaError, match="has no tokens of timestamps"):
+        make_decoder(maya.load(tmp_path / "first.nemo"), SearchOptions(options=("timestamps=true",)))
+    with pytest.raises(MayaError, match="targets"):
+        make_decoder(model, SearchOptions(options=("targets=hi",)))
+    with pytest.raises(MayaError, match="timestamps expects"):
+        make_decoder(model, SearchOptions(options=("timestamps=often",)))

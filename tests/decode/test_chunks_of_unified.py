@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maya.decode.long.buffered import BufferConfig, WindowBuffer, encode_windows
-from maya.encoders.conformer.attention import span_of
+from maya.encoders.conformer.attention import Frames, positions_needed, span_of
 from tests.convert.archives import recognizer
 
 SIZES = ((8,), (2, 4), (0, 3))
@@ -47,8 +47,6 @@ def test_attention_keeps_to_the_chunks() -> None:
 
 
 def attended(encoder: Any, layer: Any, x: torch.Tensor, span: Any) -> torch.Tensor:
-    from maya.encoders.conformer.attention import Frames, positions_needed
-
     positions = encoder.positions(positions_needed(span, x.shape[1]), x)
     frames = Frames(valid=torch.ones(x.shape[:2], dtype=torch.bool), positions=positions, span=span)
     with torch.no_grad():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from maya.convert.conversion import strict
+from maya.convert.nemo.keys import OTHER_SETTINGS
 from maya.convert.nemo.parts import nemo_parts
 from maya.convert.nemo.section import Section
 from maya.convert.nemo.weights import PASSED_OVER, checked_weights, nemo_name
@@ -87,8 +88,8 @@ def head_config(top: Section) -> CanaryDecoderConfig:
     # Types of tokens have a table, and Canary never reads it.
     d.harmless("embedding_dropout", "attn_score_dropout", "attn_layer_dropout", "num_token_types")
     d.harmless("vocab_size", "mask_future")
-    d.close()
-    s.close()
+    d.close(OTHER_SETTINGS["config_dict"])
+    s.close(OTHER_SETTINGS["transf_decoder"])
     head.between = _between(top, head.dim)
     _classifier(top.section("head"), head.dim)
     head.label_smoothing = _smoothing(top)
@@ -169,7 +170,8 @@ def _prompt(top: Section) -> CanaryPrompt:
 def special_tokens(tokenizer: Tokenizer, form: Any, path: Path) -> CanaryTokens:
     """The tokens of the prompt by their pieces. Raises MayaError for a tokenizer that lacks some."""
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
-    offset, size, own = 0, len(pieces), None
+    offset, size = 0, len(pieces)
+    own: list[str] | None = None
     if isinstance(tokenizer, AggregateTokenizer):
         if SPECIAL not in tokenizer.parts:
             raise MayaError(f"{path}: tokenizer.langs has no {SPECIAL!r}, the special tokens of Canary")
@@ -203,7 +205,9 @@ def special_tokens(tokenizer: Tokenizer, form: Any, path: Path) -> CanaryTokens:
     while ids.get(f"<|{count}|>", -1) == ids.get("<|0|>", 0) + count:
         count += 1
     emotions = [i for piece, i in ids.items() if piece.startswith("<|emo:") and i != need("emo:undefined")]
-    options = {name: (need(name), need(f"no{name}")) for name in ("itn", "timestamp", "diarize")}
+    options: dict[str, Any] = {
+        name: (need(name), need(f"no{name}")) for name in ("itn", "timestamp", "diarize")
+    }
     return replace(
         tokens, begin=need("startofcontext"), emotions=(need("emo:undefined"), *emotions),
         zero=ids.get("<|0|>", 0), times=count, **options,

@@ -72,5 +72,13 @@ OTHER_SETTINGS: Mapping[str, Mapping[str, str]] = {
         "context_size": "of a stateless predictor",
         "num_layers": "of a head of another kind", "hidden_size": "of a head of another kind",
     },
+    "transf_decoder": dict.fromkeys(
+        ("library", "hidden_size", "inner_size", "num_layers", "num_attention_heads", "hidden_act", "pre_ln"),
+        "of a Transformer without a config_dict",
+    ),
+    "config_dict": dict.fromkeys(
+        ("arch", "hidden_steps", "hidden_blocks", "hidden_init_method", "return_mask"),
+        "of a bottleneck encoder",
+    ),
     "joint": {"big_blank_durations": "of several blanks", "dropout": "of a joint of another kind"},
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Decoding of Canary's models: beam search after a prompt, and the times of words from timestamp tokens."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from typing import Any, ClassVar, Literal
@@ -13,10 +14,13 @@ from maya.decode.base import Method, MethodConfig, MethodContext
 from maya.decode.confidence import ConfidenceConfig
 from maya.decode.hypothesis import Hypothesis
 from maya.encoders import Encoded
+from maya.errors import MayaError
 from maya.heads import CanaryDecoder, CanaryDecoderConfig, HeadConfig
 from maya.heads.attention import DecoderState
 from maya.heads.canary import CanaryPrompt
 from maya.ranges import Count, NonNegFloat, PosInt
+
+MARK = "▁"  # a piece that begins a word, without any letter
 
 
 @config
@@ -61,6 +65,8 @@ class Canary(Method, config=CanaryConfig):
         self.tokenizer: Any = context.tokenizer
         self.sets_spans = self.asked.timestamps
         ids = self.heads[0].cfg.tokens
+        if self.asked.timestamps and not ids.times:
+            raise MayaError("this Canary has no tokens of timestamps; leave timestamps=true out")
         times = range(ids.zero, ids.zero + ids.times) if self.asked.timestamps else ()
         self.never = [i for i in self.heads[0].never if i not in times]
 
@@ -92,9 +98,11 @@ class Canary(Method, config=CanaryConfig):
         room = head.cfg.positions - read.shape[1]
         limit = (lens + self.cfg.extra_tokens).clamp(max=room).masked_fill(lens == 0, 0)
         hyps = beam_search(head, state, read[:, -1], limit, self.cfg, never=self.never)
-        for hyp in hyps:
-            for own in (hyp, *hyp.alternatives):
-                timed(own, head, self.model.frame_seconds)
+        if self.asked.timestamps:
+            for hyp in hyps:
+                for own in (hyp, *hyp.alternatives):
+                    pieces = self.tokenizer.pieces(own.tokens) if self.tokenizer else [""] * len(own.tokens)
+                    timed(own, head, self.model.frame_seconds, pieces)
         return hyps
 
     def _languages(
@@ -126,27 +134,31 @@ def _repeated(state: DecoderState, beam: int) -> DecoderState:
     return state.select(rows.repeat_interleave(beam))
 
 
-def timed(hyp: Hypothesis, head: CanaryDecoder, frame_seconds: float) -> None:
+def timed(hyp: Hypothesis, head: CanaryDecoder, frame_seconds: float, pieces: Sequence[str]) -> None:
     """Take the tokens of timestamps out of a hypothesis, and set frames, durations and spans from them.
 
     A word stands between the token of its first frame and that of the frame after it; its tokens share this
-    time equally. Nothing is set where text stands outside such a pair.
+    time equally, but for a lone mark of a word's beginning. pieces: of the tokens. Nothing is set where text
+    stands outside such a pair.
     """
     zero, end = head.cfg.tokens.zero, head.cfg.tokens.zero + head.cfg.tokens.times
     is_time = [zero <= token < end for token in hyp.tokens]
     if not any(is_time):
         return
     times: list[tuple[float, float]] = []
-    start, run, is_paired = None, 0, True
-    for token, is_frame in zip(hyp.tokens, is_time, strict=True):
+    start: int | None = None
+    run: list[int] = []  # the shares of the tokens since the last time
+    is_paired = True  # all text stands between two times
+    for token, piece, is_frame in zip(hyp.tokens, pieces, is_time, strict=True):
         if not is_frame:
-            run += 1
+            run.append(int(piece != MARK))
             is_paired &= start is not None
             continue
         if run and start is not None:
-            length = max(0, token - zero - start) / run
-            times += [(start + n * length, start + (n + 1) * length) for n in range(run)]
-        start, run = (None, 0) if run else (token - zero, 0)
+            share = max(0, token - zero - start) / max(1, sum(run))
+            ends = [start + share * count for count in itertools.accumulate(run)]
+            times += zip([float(start), *ends], ends, strict=False)
+        start, run = (None, []) if run else (token - zero, [])
     keep = [i for i, is_frame in enumerate(is_time) if not is_frame]
     hyp.tokens, hyp.scores = [hyp.tokens[i] for i in keep], [hyp.scores[i] for i in keep]
     hyp.confidences = [hyp.confidences[i] for i in keep] if hyp.confidences else []

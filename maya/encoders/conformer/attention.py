@@ -25,8 +25,8 @@ from maya.encoders.positions import sinusoids
 from maya.errors import MayaError
 from maya.kernels.onednn import QuickLinear
 
-# Frames to the left and right, -1 for all; or before a chunk, in it, and after it.
-Context = tuple[int, int] | tuple[int, int, int]
+Context = tuple[int, int]  # frames to the left and right, -1 for all
+ChunkContext = tuple[int, int, int]  # frames before a chunk, in it, and after it
 
 # Elements of the bias that one call may hold, 256 MB in fp32: 16 utterances of 40 s (500 frames) with 8
 # heads stay whole, one of 4 minutes does not. Below it, blocks only add calls; far above, the bias alone
@@ -96,7 +96,7 @@ class AttentionSpan:
 EVERYTHING = AttentionSpan()
 
 
-def span_of(context: Context, style: str) -> AttentionSpan:
+def span_of(context: Context | ChunkContext, style: str) -> AttentionSpan:
     """What a pair of `att_context_size` means. Raises MayaError for a pair that the style cannot have."""
     if len(context) == 3:
         left_frames, chunk, after = context

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from maya.encoders.base import Encoded, check_hidden
 from maya.encoders.conformer import in_place
 from maya.encoders.conformer.attention import (
+    ChunkContext,
     Context,
     Frames,
     RelPositionAttention,
@@ -92,15 +93,17 @@ class FastConformer(StreamingEncoder, config=FastConformerConfig):
                 self.pre_encode.out.weight.div_(math.sqrt(self.cfg.d_model))
 
     def forward(
-        self, x: Tensor, x_lens: Tensor, *, hidden: Collection[int] = (), context: Context | None = None
-    ) -> Encoded:
+        self, x: Tensor, x_lens: Tensor, *, hidden: Collection[int] = (),
+        context: Context | ChunkContext | None = None,
+    ) -> Encoded:  # fmt: skip
         """Encode features.
 
         Args:
             x: (B, T, F) features, zero beyond their lengths or not.
             x_lens: (B,) int64 frames, 0..T.
             hidden: numbers of layers whose hidden states are returned too, see `Encoder.forward`.
-            context: frames seen to the left and right, -1 for all; None for the configured ones.
+            context: frames seen to the left and right, -1 for all, or those before, in and after a chunk;
+                None for the configured ones.
 
         Returns:
             frames (B, S, D), zero at and beyond lens (B,) int64; S = T / factor, each halving rounded up.
@@ -226,7 +229,7 @@ class FastConformer(StreamingEncoder, config=FastConformerConfig):
         y = checkpointed(layer, x, frames) if recompute else layer(x, frames)
         return x + (y - x) / (1 - drop) if drop else y
 
-    def _choose_context(self, context: Context | None) -> Context:
+    def _choose_context(self, context: Context | ChunkContext | None) -> Context | ChunkContext:
         choices = self.cfg.att_context_size
         if context is not None:
             return context
