@@ -33,7 +33,7 @@ EMOTION = {
 }  # fmt: skip
 
 
-def shaken(module: nn.Module) -> nn.Module:
+def shaken(module: nn.Module) -> Any:
     """With other weights, as starts are small or zero, so that differences would be too."""
     with torch.no_grad():
         for p in module.parameters():

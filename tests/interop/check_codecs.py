@@ -60,10 +60,10 @@ def check_speech_tokenizer(peers: Path, top: Path) -> float:
             codes = model.encode(x[:, None])
             assert torch.equal(ours.codes(x[:, :, None], lens)[0].permute(2, 0, 1), codes)
             expected = {
-                "latents": lambda x=x: model.encoder(x[:, None]).mT,
-                "quantized": lambda codes=codes: model.quantizer.decode(codes).mT,
-                "semantic": lambda x=x: model.transform(model.forward_feature(x[:, None], [0])[0].mT),
-            }[output]()
+                "latents": model.encoder(x[:, None]).mT,
+                "quantized": model.quantizer.decode(codes).mT,
+                "semantic": model.transform(model.forward_feature(x[:, None], [0])[0].mT),
+            }[output]
             worst = max(worst, float((ours(x[:, :, None], lens).frames - expected).abs().max()))
     return worst
 
