@@ -72,8 +72,8 @@ def check_beats(peers: Path, top: Path) -> float:
     sys.path.insert(0, str(peers / "beats"))
     for name in ("torchaudio", "torchaudio.compliance", "torchaudio.compliance.kaldi"):
         sys.modules[name] = types.ModuleType(name)  # of the features, which are compared elsewhere
-    theirs = importlib.import_module("BEATs")
-    model = shaken(theirs.BEATs(theirs.BEATsConfig({**BEATS, "finetuned_model": True})))
+    published = importlib.import_module("BEATs")
+    model = shaken(published.BEATs(published.BEATsConfig({**BEATS, "finetuned_model": True})))
     torch.save({"cfg": BEATS, "model": model.state_dict()}, top / "beats.pt")
     ours, worst = encoder_of(beats(top / "beats.pt")[1]), 0.0
     for frames in (330, 48, 16):
