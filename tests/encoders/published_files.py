@@ -33,7 +33,7 @@ EMOTION = {
 }  # fmt: skip
 
 
-def shaken(module: nn.Module) -> nn.Module:
+def shaken(module: nn.Module) -> Any:
     """With other weights, as starts are small or zero, so that differences would be too."""
     with torch.no_grad():
         for p in module.parameters():
@@ -60,11 +60,11 @@ def speech_tokenizer_folder(folder: Path, **changed: Any) -> nn.Module:
         encoder.codebooks[0] = latents[0]
     stored: dict[str, Tensor] = {"decoder.model.0.conv.conv.bias": torch.zeros(4)}
     for name, x in encoder.state_dict().items():
-        theirs = name.replace("seanet.", "encoder.model.").replace(".conv.", ".conv.conv.")
-        if theirs.endswith(".conv.conv.weight"):
-            stored[theirs + "_g"], stored[theirs + "_v"] = split(x, 0)
+        published = name.replace("seanet.", "encoder.model.").replace(".conv.", ".conv.conv.")
+        if published.endswith(".conv.conv.weight"):
+            stored[published + "_g"], stored[published + "_v"] = split(x, 0)
         elif name != "codebooks":
-            stored[theirs] = x
+            stored[published] = x
     for level, book in enumerate(encoder.codebooks):
         stored |= {f"quantizer.vq.layers.{level}._codebook.{n}": book for n in ("embed", "embed_avg")}
         stored[f"quantizer.vq.layers.{level}._codebook.inited"] = torch.ones(1)

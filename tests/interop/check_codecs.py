@@ -60,10 +60,10 @@ def check_speech_tokenizer(peers: Path, top: Path) -> float:
             codes = model.encode(x[:, None])
             assert torch.equal(ours.codes(x[:, :, None], lens)[0].permute(2, 0, 1), codes)
             expected = {
-                "latents": lambda x=x: model.encoder(x[:, None]).mT,
-                "quantized": lambda codes=codes: model.quantizer.decode(codes).mT,
-                "semantic": lambda x=x: model.transform(model.forward_feature(x[:, None], [0])[0].mT),
-            }[output]()
+                "latents": model.encoder(x[:, None]).mT,
+                "quantized": model.quantizer.decode(codes).mT,
+                "semantic": model.transform(model.forward_feature(x[:, None], [0])[0].mT),
+            }[output]
             worst = max(worst, float((ours(x[:, :, None], lens).frames - expected).abs().max()))
     return worst
 
@@ -72,8 +72,8 @@ def check_beats(peers: Path, top: Path) -> float:
     sys.path.insert(0, str(peers / "beats"))
     for name in ("torchaudio", "torchaudio.compliance", "torchaudio.compliance.kaldi"):
         sys.modules[name] = types.ModuleType(name)  # of the features, which are compared elsewhere
-    theirs = importlib.import_module("BEATs")
-    model = shaken(theirs.BEATs(theirs.BEATsConfig({**BEATS, "finetuned_model": True})))
+    published = importlib.import_module("BEATs")
+    model = shaken(published.BEATs(published.BEATsConfig({**BEATS, "finetuned_model": True})))
     torch.save({"cfg": BEATS, "model": model.state_dict()}, top / "beats.pt")
     ours, worst = encoder_of(beats(top / "beats.pt")[1]), 0.0
     for frames in (330, 48, 16):

@@ -5,8 +5,6 @@ from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import yaml
-
 from maya.config import config
 from maya.encoders.base import EncoderConfig
 from maya.encoders.state_files import read_torch, state_dict
@@ -125,6 +123,8 @@ def emotion2vec(source: str | Path, **options: Any) -> tuple[WaveformConfig, Emo
 
 def _settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """model_conf and its modalities.audio."""
+    import yaml  # only here: transcription needs none
+
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         model = dict(values["model_conf"])

@@ -168,8 +168,8 @@ def our_tensors(stored: dict[str, Tensor], prenet_depth: int) -> dict[str, Tenso
         if name.startswith("blocks."):
             number, rest = name.removeprefix("blocks.").split(".", 1)
             plain = f"layers.{int(number) + prenet_depth}.{rest}"
-        for theirs, ours in names.items():
-            head, tail = theirs.split("{}")
+        for published, ours in names.items():
+            head, tail = published.split("{}")
             number = plain.removeprefix(head).split(".")[0]
             if plain.startswith(head + number + tail) and number.isdigit():
                 first = 1 if head.startswith("relative") else 0

@@ -22,22 +22,22 @@ class SeanetConv(nn.Module):
         self.conv = nn.Conv1d(inputs, outputs, kernel, stride, dilation=dilation)
         total = (kernel - 1) * dilation - (stride - 1)
         self.stride, self.right = stride, total // 2
-        self.left = total - self.right
+        self.lead = total - self.right
 
     def forward(self, x: Tensor, lens: Tensor) -> Rows:
         """What lies beyond the lengths does not matter."""
         out_lens = -(-lens // self.stride)
         frames, room = -(-x.shape[2] // self.stride), self.right + self.stride - 1
-        if self.left + room:
-            x = mirrored(x, lens, self.left, self.right + out_lens * self.stride - lens, room)
+        if self.lead + room:
+            x = mirrored(x, lens, self.lead, self.right + out_lens * self.stride - lens, room)
         return self.conv(x)[:, :, :frames], out_lens
 
 
-def mirrored(x: Tensor, lens: Tensor, left: int, right: Tensor, room: int) -> Tensor:
-    """x (B, C, T), lens (B,), right (B,) up to `room` → (B, C, left + T + room): each row between `left` and
+def mirrored(x: Tensor, lens: Tensor, lead: int, right: Tensor, room: int) -> Tensor:
+    """x (B, C, T), lens (B,), right (B,) up to `room` → (B, C, lead + T + room): each row between `lead` and
     `right` mirrored frames. A row too short to be mirrored ends in zeros first, as in the original."""
     batch, channels, size = x.shape
-    last = torch.maximum(lens, right.clamp(min=left) + 1)[:, None] - 1
+    last = torch.maximum(lens, right.clamp(min=lead) + 1)[:, None] - 1
     after = lens[:, None] + torch.arange(room, device=x.device)
 
     def at(place: Tensor) -> Tensor:
@@ -45,9 +45,9 @@ def mirrored(x: Tensor, lens: Tensor, left: int, right: Tensor, room: int) -> Te
         is_inside = (place >= 0) & (place < lens[:, None])
         return x.gather(2, source).masked_fill(~is_inside[:, None], 0.0)
 
-    before = torch.arange(left, 0, -1, device=x.device).expand(batch, -1)
+    before = torch.arange(lead, 0, -1, device=x.device).expand(batch, -1)
     out = torch.cat([at(before), x, x.new_zeros(batch, channels, room)], 2)
-    place = (left + after)[:, None].expand(-1, channels, -1)
+    place = (lead + after)[:, None].expand(-1, channels, -1)
     return out.scatter_(2, place, at(torch.where(after <= last, after, 2 * last - after)))
 
 
