@@ -125,7 +125,8 @@ def test_partials_are_punctuated(live: LiveModel) -> None:
             before, kept = event.text[: event.stable], max(kept, event.stable)
             texts.append(event.text)
         elif isinstance(event, Final):
-            assert event.text.startswith(before)
+            cut = event.reason == "length" and before.startswith(event.text)
+            assert event.text.startswith(before) or cut
             before = ""
     assert kept and any(mark in text for text in texts for mark in ",.?!")
 
