@@ -136,13 +136,13 @@ class Witness:
 
     def __init__(self, recognizer: Recognizer, error: Exception | None = None) -> None:
         self.recognizer, self.error, self.sample_rate = recognizer, error, recognizer.sample_rate
-        self.heard: list[tuple[torch.Tensor, list[Hypothesis]]] = []
+        self.calls: list[tuple[torch.Tensor, list[Hypothesis]]] = []
 
     def transcribe(self, audio: torch.Tensor, language: str | None) -> list[Hypothesis]:
         if self.error is not None:
             raise self.error
-        self.heard.append((audio, self.recognizer.transcribe(audio, language)))
-        return copy.deepcopy(self.heard[-1][1])
+        self.calls.append((audio, self.recognizer.transcribe(audio, language)))
+        return copy.deepcopy(self.calls[-1][1])
 
 
 def test_another_model_votes_on_finals() -> None:
@@ -153,8 +153,8 @@ def test_another_model_votes_on_finals() -> None:
     audio, cfg = recording(1), dataclasses.replace(QUIET, heads=False, vote="maxconf")
     alone, events = finals(whole(plain, audio, cfg)), whole(voting, audio, cfg)
     own = finals(events)
-    assert len(own) == len(alone) == len(witness.heard) >= 2
-    for before, after, (samples, (hyp,)) in zip(alone, own, witness.heard, strict=True):
+    assert len(own) == len(alone) == len(witness.calls) >= 2
+    for before, after, (samples, (hyp,)) in zip(alone, own, witness.calls, strict=True):
         begin, end = max(0.0, before.start - 0.5), min(before.end + 0.5, len(audio) / RATE)
         assert len(samples) == pytest.approx((end - begin) * RATE, abs=0.1 * RATE)
         first = int(begin * RATE)
