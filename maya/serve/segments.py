@@ -82,7 +82,9 @@ class SegmentHeads:
         """Change the words of a hypothesis to those that win the vote of the methods of `cfg.rover` and of
         `others`. Times as in `read`."""
         encoded, start = self._kept(row, first_second, end)
-        own = self.voters[cfg.rover].hypotheses(encoded, row.langs, start) if cfg.rover else []
+        own = list[Hypothesis]()
+        if cfg.rover and encoded.frames.shape[1]:
+            own = self.voters[cfg.rover].hypotheses(encoded, row.langs, start)
         if not own and not others:
             return
         before = hyp.text

@@ -86,9 +86,10 @@ def check(client: Path, python: str = sys.executable) -> Outcome:
 def texts_in(protocol: RootProtocol, stdout: str, stderr: str) -> list[str]:
     """The texts of the segments that a client printed."""
     rows: list[dict[str, Any]] = []
+    is_json = protocol != "sherpa"  # which prints Python's own form, as all print their options
+    pattern = r'\{".*\}$' if is_json else r"\{'.*\}$"
     for line in f"{stdout}\n{stderr}".splitlines():
-        if match := re.search(r"\{.*\}$", line):
-            is_json = protocol != "sherpa"  # which prints Python's own form
+        if match := re.search(pattern, line):
             rows.append(json.loads(match[0]) if is_json else ast.literal_eval(match[0]))
     if protocol == "sherpa":
         segments = {row["segment"]: row["text"] for row in rows if row.get("is_final")}
