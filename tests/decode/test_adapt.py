@@ -10,7 +10,7 @@ from maya.decode.adapt import (
     DSUTAConfig,
     EBATSConfig,
     PseudoLabelsConfig,
-    Source,
+    SourceStatistics,
     SUTAConfig,
     measure_source,
 )
@@ -57,7 +57,7 @@ def _audio(rows: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
     )
 
 
-def _source(model: SpeechModel) -> Source:
+def _source(model: SpeechModel) -> SourceStatistics:
     return measure_source(model, "ctc", [(row, 0) for row in _audio(3, seed=5)[0]])
 
 
@@ -188,7 +188,7 @@ def test_refusals() -> None:
         CarriedConfig().build(model, "ctc", None)
     with pytest.raises(MayaError, match="learns from a trained CTC head"):
         SUTAConfig().build(model, "transducer", None)
-    with pytest.raises(MayaError, match="give it a Source"):
+    with pytest.raises(MayaError, match="give it a SourceStatistics"):
         EBATSConfig().build(model, "ctc", None)
     with pytest.raises(MayaError, match="no speech to measure"):
         measure_source(model, "ctc", [])
