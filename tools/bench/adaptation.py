@@ -269,7 +269,7 @@ def _rate(stats: ErrorStats) -> str:
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """For each run: WER against the noise's level on the left side, against seconds of speech on the right."""
+    """For each run, WER against the level of the noise and against seconds of speech."""
     runs = list(dict.fromkeys(r["run"] for r in rows))
     figure = figure_class()(figsize=(12, 4.2 * len(runs)), layout="constrained")
     for number, run in enumerate(runs):
