@@ -47,7 +47,8 @@ class Adaptation:
         self, cfg: Any, model: SpeechModel, head: str, source: SourceStatistics | None = None
     ) -> None:
         if not head or model.head(head).ctc_over != "tokens":
-            raise MayaError(f"adaptation learns from a trained CTC head, and {head or 'the model'} has none")
+            reason = f"{head!r} is none" if head else "this model has none"
+            raise MayaError(f"adaptation learns from a trained CTC head, and {reason}")
         if cfg.needs_source and source is None:
             raise MayaError(f"{cfg.kind} compares speech with that of training: give it a SourceStatistics")
         self.cfg, self.model, self.source = cfg, model, source
