@@ -22,7 +22,7 @@ class RecurrentConfig(EncoderConfig):
 
     kind: Literal["recurrent"] = "recurrent"
     feat_in: PosInt = 40
-    d_model: PosInt = 80
+    d_model: PosInt = 96
     n_layers: PosInt = 2
     subsampling_factor: PosInt = 2
     dropout: BelowOne = 0.0  # before each layer
