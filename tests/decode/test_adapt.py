@@ -86,7 +86,12 @@ def test_closed_adapter_leaves_every_bit(model: SpeechModel, method: str, contin
             encoded = adapter.encode(audio, lens, torch.tensor([0, 1]))
         assert encoded.frames.shape[0] == 2 and not encoded.frames.requires_grad
         assert not encoded.frames[1, int(encoded.lens[1]) :].any()
-        assert not torch.equal(encoded.frames[:1], plain)
+        if method == "ebats":  # of a model without training, no prompt may be the best
+            with adapter.prompted(torch.ones(1, len(adapter.state.mean))):
+                changed = adapter.run(*model.features(audio[:1], lens[:1]))
+            assert not torch.equal(changed.frames, plain)
+        else:
+            assert not torch.equal(encoded.frames[:1], plain)
         first = adapter.encode(audio[:1], lens[:1], torch.tensor([0]))
         if not continual and method != "dsuta":
             assert torch.equal(first.frames, encoded.frames[:1])  # nothing of the second utterance stayed
