@@ -25,7 +25,7 @@ FOLDERS = (
     *("maya/heads", "maya/heads/transducer", "maya/losses", "maya/models", "maya/models/sizing"),
     *("maya/decode", "maya/decode/transducer", "maya/decode/ctc", "maya/decode/attention"),
     *("maya/decode/long", "maya/decode/lm", "maya/decode/beams", "maya/decode/label_looping"),
-    *("maya/decode/whisper", "maya/align", "maya/align/formats", "maya/align/speakers"),
+    *("maya/decode/adapt", "maya/decode/whisper", "maya/align", "maya/align/formats", "maya/align/speakers"),
     *("maya/score", "maya/score/files", "maya/score/measures", "maya/score/meetings", "maya/score/page"),
     *("maya/train", "maya/train/checkpoints", "maya/train/optimizers", "maya/train/memory"),
     *("maya/serve", "maya/serve/protocols", "maya/serve/page", "maya/serve/speech"),

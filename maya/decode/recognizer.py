@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from maya.audio.byte_ranges import ByteRange
-from maya.decode.adapt import AdaptConfig, Adapter, Source
+from maya.decode.adapt import Adaptation, AdaptConfig, SourceStatistics
 from maya.decode.base import Method, MethodConfig, MethodContext
 from maya.decode.by_language import build_method, is_by_language, model_of_language
 from maya.decode.calibration import Calibration
@@ -75,7 +75,7 @@ class Recognizer:
     device: torch.device
     heads: TrainedHeads | None = None
     calibration: Calibration | None = None
-    adapter: Adapter | None = None
+    adapter: Adaptation | None = None
     _logged: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def trained_heads(self) -> TrainedHeads:
@@ -83,7 +83,7 @@ class Recognizer:
         names = tuple(self.model.cfg.text_heads)
         return self.heads or TrainedHeads(heads=names, trained=names)
 
-    def adapted(self, cfg: AdaptConfig, source: Source | None = None) -> "Recognizer":
+    def adapted(self, cfg: AdaptConfig, source: SourceStatistics | None = None) -> "Recognizer":
         """This recognizer, whose transcriptions adapt the model to each utterance first; `adapter.close()`
         ends that. source: for methods that need it. Raises MayaError where the method cannot adapt this
         model, as without a trained CTC head."""

@@ -22,7 +22,7 @@ class RecurrentConfig(EncoderConfig):
 
     kind: Literal["recurrent"] = "recurrent"
     feat_in: PosInt = 40
-    d_model: PosInt = 80
+    d_model: PosInt = 96
     n_layers: PosInt = 2
     subsampling_factor: PosInt = 2
     dropout: BelowOne = 0.0  # before each layer
@@ -47,8 +47,8 @@ class RecurrentEncoder(Encoder, config=RecurrentConfig):
 
     def step(self, x: Tensor, state: Tensor, hidden: Collection[int] = ()) -> tuple[Encoded, Tensor]:
         """x (B, S · factor, F), the next features of each stream → frames (B, S, D), state."""
-        factor = self.cfg.subsampling_factor
-        x = self.input(_SCALE * x.reshape(len(x), x.shape[1] // factor, -1)).tanh()
+        joined = self.input.in_features
+        x = self.input(_SCALE * x.reshape(len(x), -1, joined)).tanh()
         states, after = {0: x}, []
         for number, layer in enumerate(self.layers, 1):
             y, last = layer(self.dropout(x), state[:, number - 1][None].contiguous())
@@ -60,7 +60,9 @@ class RecurrentEncoder(Encoder, config=RecurrentConfig):
     def forward(self, x: Tensor, x_lens: Tensor, *, hidden: Collection[int] = ()) -> Encoded:
         check_hidden(hidden, self.cfg.n_layers)
         x = x * frame_mask(x_lens, x.shape[1])[..., None].to(x.dtype)
-        x = nn.functional.pad(x, (0, 0, 0, -x.shape[1] % self.cfg.subsampling_factor))
+        factor = self.cfg.subsampling_factor
+        # A GRU refuses a batch without any frame.
+        x = nn.functional.pad(x, (0, 0, 0, -x.shape[1] % factor if x.shape[1] else factor))
         encoded, _ = self.step(x, self.initial_state(len(x)), hidden)
         lens = self.subsampled_lens(x_lens)
         mask = frame_mask(lens, encoded.frames.shape[1])[..., None].to(x.dtype)

@@ -19,7 +19,7 @@ def test_a_row_alone_equals_the_row_in_a_batch(encoder) -> None:
     for row, size in enumerate(lens.tolist()):
         alone = encoder(x[row : row + 1, :size], lens[row : row + 1])
         count = int(together.lens[row])
-        assert torch.allclose(together.frames[row, :count], alone.frames[0], atol=1e-6)
+        assert torch.allclose(together.frames[row, :count], alone.frames[0, :count], atol=1e-6)
         assert not together.frames[row, count:].any() and not together.hidden[2][row, count:].any()
 
 

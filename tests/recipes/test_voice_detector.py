@@ -1,7 +1,6 @@
 """A trained voice detector: windows of a stream equal the model's frames, in pieces and in hours."""
 
 import argparse
-import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -51,20 +50,16 @@ def test_windows_do_not_see_the_future(model: SpeechModel) -> None:
 
 
 def test_spans_of_pieces_and_bounded_memory(model: SpeechModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A detector that hears an hour in blocks keeps no more than one that hears a minute."""
+    """What a detector keeps after eleven minutes is as large as after one."""
     monkeypatch.setitem(LOADERS, "trained", lambda weights: TrainedVAD(model))
     load_vad.cache_clear()
     detector = SpeechDetector(VADConfig(detector="trained", weights="x"), 16000)
     block, kept = torch.randn(16000) * 0.1, []
-    for seconds in (60, 600):  # the state is what could grow; an hour is the bench's
+    for seconds in (60, 600):
         for _ in range(seconds):
             detector.push(block)
         kept.append(sum(part.numel() for part in detector._state) + len(detector._rest))
     assert kept[0] == kept[1] < 1000
-    tracemalloc.start()
-    detector.push(block)
-    assert tracemalloc.get_traced_memory()[1] < 2e6
-    tracemalloc.stop()
     detector.finish()
     load_vad.cache_clear()
 

@@ -6,7 +6,7 @@
 Each speaker of the test table is a stream of utterances with noise. A method begins anew with each speaker;
 "per utterance" it begins anew with each utterance. A seed draws the order, the noise and the search. What
 is in the file already is not computed again, so the command may be stopped; seeds come outermost, so that
-what is there can be read. Source statistics, for E-BATS, are of training data without noise.
+what is there can be read. The statistics for E-BATS are of training data without noise.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from maya.data.loading.acoustics import add_noise
 from maya.data.measure.entry import Entry
 from maya.data.table.table import Table, part_path
 from maya.decode.adapt import (
+    Adaptation,
     AdaptConfig,
-    Adapter,
     CarriedConfig,
     DSUTAConfig,
     EBATSConfig,
     PseudoLabelsConfig,
-    Source,
+    SourceStatistics,
     SUTAConfig,
     measure_source,
 )
@@ -102,7 +102,7 @@ def _language(recognizer: Recognizer, entry: Entry) -> int:
     return languages.index(entry.language) if entry.language in languages else -1
 
 
-def source_of(recognizer: Recognizer, head: str, data: Path) -> Source:
+def source_of(recognizer: Recognizer, head: str, data: Path) -> SourceStatistics:
     """Statistics of training utterances, drawn over the whole table."""
     entries = list(Table.open(part_path(data, "train")).entries())
     chosen = random.Random(0).sample(entries, min(_SOURCE, len(entries)))
@@ -110,7 +110,7 @@ def source_of(recognizer: Recognizer, head: str, data: Path) -> Source:
     return measure_source(recognizer.model, head, pairs)
 
 
-def hypotheses(recognizer: Recognizer, head: str, stream: Stream, adapter: Adapter | None) -> list[str]:
+def hypotheses(recognizer: Recognizer, head: str, stream: Stream, adapter: Adaptation | None) -> list[str]:
     """The greedy CTC texts of a stream, one utterance after the other."""
     texts = []
     for audio in stream.audio:
@@ -125,18 +125,18 @@ def hypotheses(recognizer: Recognizer, head: str, stream: Stream, adapter: Adapt
     return texts
 
 
-def cost(recognizer: Recognizer, head: str, stream: Stream, adapter: Adapter | None) -> dict[str, float]:
+def cost(recognizer: Recognizer, head: str, stream: Stream, adapter: Adaptation | None) -> dict[str, float]:
     """FLOPs a second of audio, peak bytes of tensors beside the model, and the real-time factor."""
-    one = replace(stream, audio=stream.audio[:1])
-    seconds = len(one.audio[0]) / recognizer.sample_rate
-    hypotheses(recognizer, head, one, adapter)
+    single = replace(stream, audio=stream.audio[:1])
+    seconds = len(single.audio[0]) / recognizer.sample_rate
+    hypotheses(recognizer, head, single, adapter)
     began = time.process_time()
-    hypotheses(recognizer, head, one, adapter)
+    hypotheses(recognizer, head, single, adapter)
     busy = time.process_time() - began
     with FlopCounterMode(display=False) as flops:
-        hypotheses(recognizer, head, one, adapter)
+        hypotheses(recognizer, head, single, adapter)
     with Counter() as memory:
-        hypotheses(recognizer, head, one, adapter)
+        hypotheses(recognizer, head, single, adapter)
     kept = 0 if adapter is None else sum(p.numel() * p.element_size() for p in adapter.parameters)
     return {
         "gflops_per_second": flops.get_total_flops() / 1e9 / seconds,
@@ -174,11 +174,11 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def _measured(
-    recognizer: Recognizer, head: str, cfg: AdaptConfig | None, source: Source, made: Sequence[Stream], *,
-    with_cost: bool,
+    recognizer: Recognizer, head: str, cfg: AdaptConfig | None, source: SourceStatistics,
+    made: Sequence[Stream], *, with_cost: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """The texts of all streams by one method, and its cost."""
-    adapter: Adapter | None = None if cfg is None else cfg.build(recognizer.model, head, source)
+    adapter: Adaptation | None = None if cfg is None else cfg.build(recognizer.model, head, source)
     utterances = []
     for stream in made:
         if adapter is not None:
@@ -269,28 +269,28 @@ def _rate(stats: ErrorStats) -> str:
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """For each run: WER against the noise's level on the left, against seconds of speech on the right."""
+    """For each run, WER against the level of the noise and against seconds of speech."""
     runs = list(dict.fromkeys(r["run"] for r in rows))
     figure = figure_class()(figsize=(12, 4.2 * len(runs)), layout="constrained")
     for number, run in enumerate(runs):
         own = [r for r in rows if r["run"] == run]
-        left, right = (figure.add_subplot(len(runs), 2, 2 * number + side) for side in (1, 2))
+        by_level, by_time = (figure.add_subplot(len(runs), 2, 2 * number + side) for side in (1, 2))
         for place, method in enumerate(dict.fromkeys(r["method"] for r in own)):
             look: dict[str, Any] = {"color": f"C{place}", "marker": "osD^v*<>p"[place], "markersize": 4}
             of_method = [r for r in own if r["method"] == method]
             levels = sorted({r["snr"] for r in of_method if r["snr"] is not None})
             rates = [100 * _stats([r for r in of_method if r["snr"] == level]).rate for level in levels]
-            left.plot(levels, rates, label=method, **look)
+            by_level.plot(levels, rates, label=method, **look)
             bins = [(low, _stats(of_method, low, high)) for low, high in zip(_BINS, _BINS[1:], strict=False)]
             filled = [(low, 100 * stats.rate) for low, stats in bins if stats.ref_length]
-            right.plot(*zip(*filled, strict=True), **look)
-        left.set_xlabel("signal over noise, dB")
-        right.set_xlabel("seconds of the speaker before the utterance, all levels")
-        left.set_title(run)
-        for axes in (left, right):
+            by_time.plot(*zip(*filled, strict=True), **look)
+        by_level.set_xlabel("signal over noise, dB")
+        by_time.set_xlabel("seconds of the speaker before the utterance, all levels")
+        by_level.set_title(run)
+        for axes in (by_level, by_time):
             axes.set_ylabel("WER, %")
             axes.grid(alpha=0.3)
-        left.legend(fontsize=7)
+        by_level.legend(fontsize=7)
     save_figure(figure, path, dpi=110)
 
 

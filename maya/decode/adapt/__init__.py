@@ -4,7 +4,7 @@
 `reset` every parameter has its earlier bits.
 """
 
-from maya.decode.adapt.adapter import AdaptConfig, Adapter, Carried, CarriedConfig
+from maya.decode.adapt.adapter import Adaptation, AdaptConfig, Carried, CarriedConfig
 from maya.decode.adapt.gradient import (
     DSUTA,
     SUTA,
@@ -14,14 +14,14 @@ from maya.decode.adapt.gradient import (
     SUTAConfig,
 )
 from maya.decode.adapt.prompt import EBATS, EBATSConfig
-from maya.decode.adapt.source import Source, measure_source
+from maya.decode.adapt.source import SourceStatistics, measure_source
 
 __all__ = [
     "DSUTA",
     "EBATS",
     "SUTA",
     "AdaptConfig",
-    "Adapter",
+    "Adaptation",
     "Carried",
     "CarriedConfig",
     "DSUTAConfig",
@@ -29,6 +29,6 @@ __all__ = [
     "PseudoLabels",
     "PseudoLabelsConfig",
     "SUTAConfig",
-    "Source",
+    "SourceStatistics",
     "measure_source",
 ]

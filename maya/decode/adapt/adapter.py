@@ -1,19 +1,18 @@
 """What the methods of adaptation share, and the state that LaCT carries. A method of your own subclasses
-`AdaptConfig` and `Adapter`."""
+`AdaptConfig` and `Adaptation`."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from maya.config import Kinds, config, register_builder
-from maya.decode.adapt.source import Source
+from maya.decode.adapt.source import SourceStatistics
 from maya.encoders import Encoded
 from maya.errors import MayaError
-from maya.heads.ctc import CTCHead
 from maya.kernels import onednn
 from maya.models.speech_model import SpeechModel
 
@@ -27,11 +26,11 @@ class AdaptConfig(Kinds):
 
     @property
     def needs_source(self) -> bool:
-        """Whether the method compares speech with that of training, see `Source`."""
+        """Whether the method compares speech with that of training, see `SourceStatistics`."""
         return False
 
 
-class Adapter:
+class Adaptation:
     """A model that adapts to each utterance before it is decoded. Build it with `cfg.build(model, head)`.
 
     head: the name of a CTC head, whose output the methods learn from. Any head may decode what `encode`
@@ -44,13 +43,16 @@ class Adapter:
         if config is not None:
             register_builder(config, cls)
 
-    def __init__(self, cfg: Any, model: SpeechModel, head: str, source: Source | None = None) -> None:
-        if not isinstance(model.head(head) if head else None, CTCHead):
-            raise MayaError(f"adaptation learns from a trained CTC head, and {head or 'the model'} has none")
+    def __init__(
+        self, cfg: Any, model: SpeechModel, head: str, source: SourceStatistics | None = None
+    ) -> None:
+        if not head or model.head(head).ctc_over != "tokens":
+            reason = f"{head!r} is none" if head else "this model has none"
+            raise MayaError(f"adaptation learns from a trained CTC head, and {reason}")
         if cfg.needs_source and source is None:
-            raise MayaError(f"{cfg.kind} compares speech with that of training: give it a Source")
+            raise MayaError(f"{cfg.kind} compares speech with that of training: give it a SourceStatistics")
         self.cfg, self.model, self.source = cfg, model, source
-        self.head = cast(CTCHead, model.head(head))
+        self.head: Any = model.head(head)
         self.parameters = self.choose()
         self._start = [p.detach().clone() for p in self.parameters]
 
@@ -149,10 +151,12 @@ class CarriedConfig(AdaptConfig):
     continual: bool = True
 
 
-class Carried(Adapter, config=CarriedConfig):
+class Carried(Adaptation, config=CarriedConfig):
     """LaCT's carried state. Raises MayaError for an encoder that learns nothing from an utterance."""
 
-    def __init__(self, cfg: CarriedConfig, model: SpeechModel, head: str, source: Source | None = None):
+    def __init__(
+        self, cfg: CarriedConfig, model: SpeechModel, head: str, source: SourceStatistics | None = None
+    ):
         if not model.encoder.adapts:
             kind = getattr(model.encoder.cfg, "kind", "?")
             raise MayaError(f"an encoder of kind {kind!r} carries no state; take suta, dsuta or ebats")

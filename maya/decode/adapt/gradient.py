@@ -11,9 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from maya.config import config
-from maya.decode.adapt.adapter import AdaptConfig, Adapter
+from maya.decode.adapt.adapter import Adaptation, AdaptConfig
 from maya.decode.adapt.objectives import class_confusion, speech_entropy
-from maya.decode.adapt.source import Source
+from maya.decode.adapt.source import SourceStatistics
 from maya.encoders import Encoded
 from maya.encoders.conformer.masked_norm import MaskedBatchNorm
 from maya.encoders.zipformer.bias_norm import BiasNorm
@@ -45,12 +45,14 @@ class SUTAConfig(EntropyConfig):
     kind: Literal["suta"] = "suta"
 
 
-class SUTA(Adapter, config=SUTAConfig):
+class SUTA(Adaptation, config=SUTAConfig):
     """Statistics of batch norms stay; their scales and shifts learn."""
 
     cfg: Any
 
-    def __init__(self, cfg: Any, model: SpeechModel, head: str, source: Source | None = None) -> None:
+    def __init__(
+        self, cfg: Any, model: SpeechModel, head: str, source: SourceStatistics | None = None
+    ) -> None:
         super().__init__(cfg, model, head, source)
         self._begin()
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from maya.config import config
-from maya.decode.adapt.adapter import AdaptConfig, Adapter
+from maya.decode.adapt.adapter import Adaptation, AdaptConfig
 from maya.decode.adapt.cma import SearchState, draw, updated
 from maya.decode.adapt.objectives import speech_entropy
-from maya.decode.adapt.source import Source
+from maya.decode.adapt.source import SourceStatistics
 from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.models.speech_model import SpeechModel
@@ -49,13 +49,15 @@ class EBATSConfig(AdaptConfig):
         return True
 
 
-class EBATS(Adapter, config=EBATSConfig):
+class EBATS(Adaptation, config=EBATSConfig):
     """Raises MayaError for an encoder without a front end."""
 
     cfg: EBATSConfig
-    source: Source
+    source: SourceStatistics
 
-    def __init__(self, cfg: EBATSConfig, model: SpeechModel, head: str, source: Source | None = None) -> None:
+    def __init__(
+        self, cfg: EBATSConfig, model: SpeechModel, head: str, source: SourceStatistics | None = None
+    ) -> None:
         super().__init__(cfg, model, head, source)
         if not model.encoder.front:
             raise MayaError("this encoder has no front end behind which a prompt could be added")

@@ -2,19 +2,19 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from maya.errors import MayaError
-from maya.heads.ctc import CTCHead
 from maya.models.speech_model import SpeechModel
 
 _LEAST = 1e-4  # of a standard deviation, so that a constant channel does not outweigh all others
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceStatistics:
     """Statistics by layer of the encoder, layer 0 (the front end) first, of D_l channels each.
 
     means, deviations: (D_l,) over all frames. token_means, token_deviations: (V, D_l) over the frames whose
@@ -29,11 +29,12 @@ class Source:
 
 
 @torch.no_grad()
-def measure_source(model: SpeechModel, head: str, utterances: Iterable[tuple[Tensor, int]]) -> Source:
+def measure_source(
+    model: SpeechModel, head: str, utterances: Iterable[tuple[Tensor, int]]
+) -> SourceStatistics:
     """The statistics over utterances (audio (N,) at the model's rate, language index or -1), which should be
     of the training data. Raises MayaError without any."""
-    ctc = model.head(head)
-    assert isinstance(ctc, CTCHead)
+    ctc: Any = model.head(head)
     layers, sums, squares, counts = range(len(model.cfg.encoder.hidden_dims)), [], [], None
     for audio, lang in utterances:
         lens = torch.tensor([len(audio)], device=audio.device)
@@ -54,7 +55,7 @@ def measure_source(model: SpeechModel, head: str, utterances: Iterable[tuple[Ten
         raise MayaError("there is no speech to measure the model's frames on: give some of its training data")
     whole = [_moments(s.sum(0), q.sum(0), counts.sum()) for s, q in zip(sums, squares, strict=True)]
     tokens = [_moments(s, q, counts[:, None]) for s, q in zip(sums, squares, strict=True)]
-    return Source(
+    return SourceStatistics(
         means=[m for m, _ in whole], deviations=[d for _, d in whole], token_means=[m for m, _ in tokens],
         token_deviations=[d for _, d in tokens], counts=counts.float(),
     )  # fmt: skip
