@@ -21,6 +21,7 @@ FOLDERS = (
     *("maya/data/plan", "maya/data/loading", "maya/features"),
     *("maya/encoders", "maya/encoders/conformer", "maya/encoders/zipformer", "maya/encoders/lact"),
     *("maya/encoders/hugging_face", "maya/encoders/whisper", "maya/encoders/ecapa"),
+    "maya/encoders/separation",
     *("maya/heads", "maya/heads/transducer", "maya/losses", "maya/models", "maya/models/sizing"),
     *("maya/decode", "maya/decode/transducer", "maya/decode/ctc", "maya/decode/attention"),
     *("maya/decode/long", "maya/decode/lm", "maya/decode/beams", "maya/decode/label_looping"),
