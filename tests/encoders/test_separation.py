@@ -56,7 +56,10 @@ def plain_conv_tasnet(model: SpeechModel, audio: Tensor) -> Tensor:
 
     short = -audio.shape[1] % cfg.stride
     frames = F.conv1d(
-        F.pad(audio, (0, short))[:, None], state["encoder.encoder.weight"], stride=cfg.stride, padding=cfg.stride
+        F.pad(audio, (0, short))[:, None],
+        state["encoder.encoder.weight"],
+        stride=cfg.stride,
+        padding=cfg.stride,
     )
     x, total = conv(norm(frames, "input_norm"), "input_conv"), torch.zeros(())
     for number in range(cfg.layers * cfg.stacks):

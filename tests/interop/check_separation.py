@@ -19,8 +19,25 @@ from unittest.mock import MagicMock
 import torch
 
 _ABSENT = (
-    *("soundfile", "huggingface_hub", "pytorch_lightning", "torchmetrics", "julius", "pb_bss_eval", "librosa"),
-    *("pandas", "requests", "yaml", "filelock", "torch_optimizer", "torch_stoi", "pytorch_ranger", "packaging"),
+    *(
+        "soundfile",
+        "huggingface_hub",
+        "pytorch_lightning",
+        "torchmetrics",
+        "julius",
+        "pb_bss_eval",
+        "librosa",
+    ),
+    *(
+        "pandas",
+        "requests",
+        "yaml",
+        "filelock",
+        "torch_optimizer",
+        "torch_stoi",
+        "pytorch_ranger",
+        "packaging",
+    ),
 )
 
 
@@ -66,7 +83,9 @@ def write(folder: Path) -> None:
         "asteroid-gLN": {}, "asteroid-cgLN": {"causal": True, "norm_type": "cgLN"}, "asteroid-cLN": causal
     }.items():  # fmt: skip
         model = shaken(
-            Asteroid(2, n_filters=48, bn_chan=24, hid_chan=32, skip_chan=20, n_blocks=4, n_repeats=2, **options)
+            Asteroid(
+                2, n_filters=48, bn_chan=24, hid_chan=32, skip_chan=20, n_blocks=4, n_repeats=2, **options
+            )
         )
         saved = {"state_dict": model.state_dict(), "model_args": model.get_model_args()}
         torch.save(saved, folder / f"{name}.pt")
