@@ -3,8 +3,8 @@
     python -m tests.interop.check_separation write FOLDER     where torchaudio and asteroid are installed
     python -m tests.interop.check_separation compare FOLDER   where Maya is
 
-The two may be different environments: torchaudio is built against one version of torch. asteroid's classes need
-`pip install --no-deps asteroid asteroid-filterbanks`; what its package imports besides is left out.
+The two may be different environments: torchaudio is built against one version of torch. asteroid's classes
+need `pip install --no-deps asteroid asteroid-filterbanks`; what its package imports besides is left out.
 """
 
 import importlib.abc
