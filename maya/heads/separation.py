@@ -89,6 +89,11 @@ class SeparationHead(Head):
             raise MayaError(
                 "the batch holds no sources: set data.mixing.sources to the number of speakers in a mixture"
             )
+        if batch.sources.shape[1] != self.cfg.sources:
+            raise MayaError(
+                f"mixtures of {batch.sources.shape[1]} speakers do not fit a separation head of "
+                f"{self.cfg.sources}: make data.mixing.sources and the model's sources equal"
+            )
         losses = {"loss": self._loss(encoded.frames, batch)}
         if self.cfg.auxiliary:
             stages = [self._loss(encoded.hidden[number], batch) for number in self.hidden]
