@@ -87,7 +87,8 @@ class SeparationHead(Head):
     def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
         if batch.sources is None:
             raise MayaError(
-                "the batch holds no sources: set data.mixing.sources to the number of speakers in a mixture"
+                "the batch holds no sources: set data.mixing.sources to the number of speakers in a mixture "
+                "(of a table; lhotse cuts cannot be mixed yet)"
             )
         if batch.sources.shape[1] != self.cfg.sources:
             raise MayaError(
