@@ -92,7 +92,7 @@ class SpeechModelConfig:
 
     @property
     def sources(self) -> int:
-        """Speakers that its training needs one by one, in `Batch.sources`; 0 for a model that separates none."""
+        """Speakers that its training needs apart, in `Batch.sources`; 0 for a model that separates none."""
         return max((h.sources for h in self.heads.values() if isinstance(h, SeparationConfig)), default=0)
 
     def without_places(self) -> "SpeechModelConfig":
