@@ -102,6 +102,7 @@ class SeparationHead(Head):
         return losses
 
     def _loss(self, frames: Tensor, batch: Batch) -> Tensor:
+        assert batch.sources is not None
         audio = self.audio(frames, batch.audio_lens, batch.audio.shape[1])
         loss, _ = pit_si_sdr_loss(audio, batch.sources, batch.audio_lens)
         return loss.clamp(min=-self.cfg.clamp_db)

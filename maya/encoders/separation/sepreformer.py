@@ -1,7 +1,7 @@
 """SepReformer: a U-Net over the frames of a filterbank that splits the speakers at its bottom and then
 rebuilds each of them with shared weights."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -208,7 +208,9 @@ class SepReformer(Encoder, config=SepReformerConfig):
         return (rows * frames[:, None]).transpose(1, 2).flatten(2) * valid.mask
 
 
-def stage_of(cfg: SepReformerConfig, blocks: Collection[type[Scaled]]) -> nn.ModuleList:
+def stage_of(
+    cfg: SepReformerConfig, blocks: Collection[Callable[[SepReformerConfig], Scaled]]
+) -> nn.ModuleList:
     return nn.ModuleList(block(cfg) for block in blocks)
 
 
