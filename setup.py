@@ -61,6 +61,7 @@ KENLM = ["kenlm"]  # binaries of KenLM; ARPA files need no package
 MEDIA = ["av"]  # PyAV decodes m4a, mp4 and webm
 SCORE = ["whisper-normalizer>=0.1.15,<0.2", "indic-numtowords>=1.1,<2"]  # normal forms, numbers in words
 MEETINGS = ["meeteval>=0.4.3,<0.5"]  # cpWER, tcpWER, ORC-WER; it is built when installed, by a C++ compiler
+SEPARATION = ["pesq>=0.0.4,<0.1", "pystoi>=0.4.1,<0.5"]  # measures; pesq is built by a C compiler
 SERVE = ["starlette>=1.0", "uvicorn>=0.40", "websockets>=15", "python-multipart", "prometheus-client"]
 SPEECH = ["espeakng-loader>=0.2.4"]  # speech out of the server
 PIPER = ["piper-tts>=1.8,<2"]
@@ -106,6 +107,7 @@ setup(
         "kenlm": KENLM,
         "score": SCORE,
         "meetings": MEETINGS,
+        "separation": SEPARATION,
         "mic": MIC,
         "pitch": PITCH,
         "ray": RAY,

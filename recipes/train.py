@@ -353,7 +353,7 @@ def dev_validation(
     `skip_log`, and counted in the scores as `skipped`. Raises MayaError for a text head without a greedy
     method.
     """
-    count = 0 if whole else experiment.data.valid_utterances
+    count, mixing = 0 if whole else experiment.data.valid_utterances, experiment.data.mixing
     head = experiment.decoding_head or "auto"
     limits: dict[str, Any] = {"max_skipped": experiment.data.max_skipped, "skip_log": skip_log}
     loader: EvalLoader | CutEvalLoader
@@ -372,9 +372,8 @@ def dev_validation(
         references, name = {entry.id: entry.text for entry in table.entries(rows.tolist())}, str(table.path)
         utterances = Utterances.from_table(table, tokenizer, languages, rows)
         loader = EvalLoader(
-            utterances, tokenizer, languages, sample_rate=experiment.model.features.sample_rate,
-            max_seconds=experiment.decode.max_seconds, rank=rank(), world_size=world_size(),
-            mixing=experiment.data.mixing, **limits,
+            utterances, tokenizer, languages, sample_rate=experiment.model.features.sample_rate, **limits,
+            max_seconds=experiment.decode.max_seconds, rank=rank(), world_size=world_size(), mixing=mixing,
         )  # fmt: skip
     for text_head in experiment.model.text_heads.values():
         greedy_method(text_head)  # raises before training where no method decodes it

@@ -22,6 +22,7 @@ FOLDERS = (
     *("maya/encoders", "maya/encoders/conformer", "maya/encoders/zipformer", "maya/encoders/lact"),
     *("maya/encoders/hugging_face", "maya/encoders/whisper", "maya/encoders/ecapa"),
     *("maya/encoders/speech_tokenizer", "maya/encoders/beats", "maya/encoders/emotion2vec"),
+    "maya/encoders/separation",
     *("maya/heads", "maya/heads/transducer", "maya/losses", "maya/models", "maya/models/sizing"),
     *("maya/decode", "maya/decode/transducer", "maya/decode/ctc", "maya/decode/attention"),
     *("maya/decode/long", "maya/decode/lm", "maya/decode/beams", "maya/decode/label_looping"),

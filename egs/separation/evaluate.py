@@ -72,7 +72,8 @@ def word_errors(
 ) -> dict[str, float]:
     """WER of the first speaker: in the mixture, in the estimate of that speaker, and in the clean source."""
     rate, own = separator.model.cfg.features.sample_rate, recogniser.model.cfg.features.sample_rate
-    refs, audio = [], {"mixture": [], "separated": [], "clean": []}
+    refs: list[str] = []
+    audio: dict[str, list[torch.Tensor]] = {"mixture": [], "separated": [], "clean": []}
     for item in mixtures(separator, data, replace(mixing, mode="max")):
         order = separation_scores(item["estimates"], item["sources"], item["mixture"], rate).order
         versions = (item["mixture"], item["estimates"][order[0]], item["sources"][0])
@@ -103,7 +104,9 @@ def evaluate(run: Path, data: Path, recogniser: Path | None, perceptual: bool) -
     separator = maya.load(run, "cpu")
     mixing = experiment_of(run, None, []).data.mixing
     rate = separator.model.cfg.features.sample_rate
-    scores, speakers, clips = [], [], []
+    scores: list[SeparationScores] = []
+    speakers: list[str] = []
+    clips: list[list[Any]] = []
     for item in mixtures(separator, data, mixing):
         made = separation_scores(
             item["estimates"], item["sources"], item["mixture"], rate, perceptual=perceptual

@@ -87,7 +87,13 @@ class SeparationHead(Head):
     def losses(self, encoded: Encoded, batch: Batch, step: LossStep) -> dict[str, Tensor]:
         if batch.sources is None:
             raise MayaError(
-                "the batch holds no sources: set data.mixing.sources to the number of speakers in a mixture"
+                "the batch holds no sources: set data.mixing.sources to the number of speakers in a mixture "
+                "(of a table; lhotse cuts cannot be mixed yet)"
+            )
+        if batch.sources.shape[1] != self.cfg.sources:
+            raise MayaError(
+                f"mixtures of {batch.sources.shape[1]} speakers do not fit a separation head of "
+                f"{self.cfg.sources}: make data.mixing.sources and the model's sources equal"
             )
         losses = {"loss": self._loss(encoded.frames, batch)}
         if self.cfg.auxiliary:
@@ -96,6 +102,7 @@ class SeparationHead(Head):
         return losses
 
     def _loss(self, frames: Tensor, batch: Batch) -> Tensor:
+        assert batch.sources is not None
         audio = self.audio(frames, batch.audio_lens, batch.audio.shape[1])
         loss, _ = pit_si_sdr_loss(audio, batch.sources, batch.audio_lens)
         return loss.clamp(min=-self.cfg.clamp_db)

@@ -12,7 +12,7 @@ from maya.errors import MayaError
 from maya.features import FeaturesConfig, LogMelConfig
 from maya.features.noise import WhiteNoiseConfig
 from maya.features.specaugment import SpecAugmentConfig
-from maya.heads import HeadConfig, HeadContext
+from maya.heads import HeadConfig, HeadContext, SeparationConfig
 from maya.models.adapters import AdapterConfig
 from maya.ranges import Count, Distinct, NonNegFloat, Share
 from maya.text.tokenizer import Tokenizer
@@ -89,6 +89,11 @@ class SpeechModelConfig:
     def needs(self) -> tuple[str, ...]:
         """Names of the labels that the heads' losses read."""
         return tuple(dict.fromkeys(label for head in self.heads.values() for label in head.needs))
+
+    @property
+    def sources(self) -> int:
+        """Speakers that its training needs apart, in `Batch.sources`; 0 for a model that separates none."""
+        return max((h.sources for h in self.heads.values() if isinstance(h, SeparationConfig)), default=0)
 
     def without_places(self) -> "SpeechModelConfig":
         """A copy without the heads that need something outside the checkpoint, such as a language model; see

@@ -63,10 +63,12 @@ def loss_of(head: Any, batch: Any, frames: torch.Tensor, lens: list[int]) -> tor
 
 def test_every_head_of_sound_is_in_the_table() -> None:
     kinds = {type(cfg) for cfg, _ in HEADS.values()}
+    # Heads of text, and the one that gives audio (tests/encoders/test_separation.py).
     text = {"AttentionDecoderConfig", "CTCConfig", "CanaryDecoderConfig",
             "DistillationConfig", "HeadConfig", "LanguageModelConfig",
             "TransducerConfig", "MultisoftmaxCTCConfig", "MultisoftmaxTransducerConfig",
-            "WhisperDecoderConfig"}  # fmt: skip
+            "WhisperDecoderConfig",
+            "SeparationConfig"}  # fmt: skip
     public = {name for name in maya.heads.__all__ if name.endswith("Config")} - text
     assert {kind.__name__ for kind in kinds} == public
 

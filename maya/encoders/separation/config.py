@@ -1,6 +1,6 @@
 """Options of the encoders that separate sources."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from maya.config import config
 from maya.encoders.base import EncoderConfig
@@ -17,7 +17,7 @@ class SeparatorConfig(EncoderConfig):
     them after another, D = sources · N. kernel_size, stride, padded: see `Framing`.
     """
 
-    traceless = ("stride", "padded")
+    traceless: ClassVar[tuple[str, ...]] = ("stride", "padded")
 
     sources: PosInt = 2
     filters: PosInt = 512

@@ -1,6 +1,7 @@
 """Conv-TasNet: masks by a stack of dilated convolutions over a learnt filterbank."""
 
 from collections.abc import Collection
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -130,7 +131,7 @@ class TasNetPast:
 
     def __init__(self, model: MaskGenerator, batch: int) -> None:
         self.input = model.input_conv.weight.new_zeros(batch, 3, dtype=torch.float64)
-        self.blocks = [BlockPast(block, batch) for block in model.conv_layers]
+        self.blocks = [BlockPast(cast(ConvBlock, block), batch) for block in model.conv_layers]
 
 
 class ConvTasNetStream(EncoderStream):
@@ -143,8 +144,7 @@ class ConvTasNetStream(EncoderStream):
         self.waiting = model.encoder.weight.new_zeros(batch, self.framing.pad)
 
     def describe(self) -> str:
-        milliseconds = f"{self.framing.kernel} samples"
-        return f"possible, with a delay of {milliseconds}"
+        return f"possible, with a delay of {self.framing.kernel} samples"
 
     def push(self, feats: Tensor, final: bool = False, *, same_speaker: bool = False) -> Encoded:
         """feats (B, t, 1), the next samples → the frames (B, S, D) that they complete."""

@@ -1,7 +1,7 @@
 """SepReformer: a U-Net over the frames of a filterbank that splits the speakers at its bottom and then
 rebuilds each of them with shared weights."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +48,7 @@ class Scaled(nn.Module):
         self.scale = nn.Parameter(torch.full((channels,), _LAYER_SCALE))
 
 
-class FeedForward(Scaled):
+class GatedFeedForward(Scaled):
     """Six times as wide, with a depthwise convolution and a gate (GCFN)."""
 
     def __init__(self, cfg: SepReformerConfig) -> None:
@@ -72,7 +72,7 @@ class GlobalBlock(Scaled):
         self.attention = FocusedLinearAttention(cfg.channels, cfg.heads, cfg.power)
         self.gate = nn.Linear(cfg.channels, cfg.channels)
         self.dropout = nn.Dropout(cfg.dropout)
-        self.feed_forward = FeedForward(cfg)
+        self.feed_forward = GatedFeedForward(cfg)
 
     def forward(self, x: Tensor, valid: Valid) -> Tensor:
         y = self.norm(x)
@@ -92,7 +92,7 @@ class LocalBlock(Scaled):
         self.depthwise = nn.Conv1d(size, size, cfg.local_kernel, padding=cfg.local_kernel // 2, groups=size)
         self.batch_norm = MaskedBatchNorm(2 * size)
         self.dropout = nn.Dropout(cfg.dropout)
-        self.feed_forward = FeedForward(cfg)
+        self.feed_forward = GatedFeedForward(cfg)
 
     def forward(self, x: Tensor, valid: Valid) -> Tensor:
         y = over_time(self.depthwise, F.glu(self.gated(self.norm(x))) * valid.mask)
@@ -109,7 +109,7 @@ class SpeakerBlock(Scaled):
         self.sources, self.heads = cfg.sources, cfg.heads
         self.qkv, self.out = nn.Linear(cfg.channels, 3 * cfg.channels), nn.Linear(cfg.channels, cfg.channels)
         self.dropout = nn.Dropout(cfg.dropout)
-        self.feed_forward = FeedForward(cfg)
+        self.feed_forward = GatedFeedForward(cfg)
 
     def forward(self, x: Tensor, valid: Valid) -> Tensor:
         """x (B · sources, S, C)."""
@@ -208,7 +208,9 @@ class SepReformer(Encoder, config=SepReformerConfig):
         return (rows * frames[:, None]).transpose(1, 2).flatten(2) * valid.mask
 
 
-def stage_of(cfg: SepReformerConfig, blocks: Collection[type[Scaled]]) -> nn.ModuleList:
+def stage_of(
+    cfg: SepReformerConfig, blocks: Collection[Callable[[SepReformerConfig], Scaled]]
+) -> nn.ModuleList:
     return nn.ModuleList(block(cfg) for block in blocks)
 
 

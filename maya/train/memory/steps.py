@@ -170,7 +170,8 @@ class Stepper:
         nothing frozen or left out any more."""
         cfg = self._model.cfg
         size = (batch, seconds, tokens, cfg.vocab_size, int(cfg.blank_first))
-        group = [synthetic(*size, sample_rate=cfg.features.sample_rate) for _ in range(self._batches)]
+        options = {"sample_rate": cfg.features.sample_rate, "sources": cfg.sources}
+        group = [synthetic(*size, **options) for _ in range(self._batches)]
         with tempfile.TemporaryDirectory() as folder:
             state = State(step=self._train.steps)
             tools = Step(self._model, self._optimizer, self._accelerator, Path(folder))
@@ -201,10 +202,11 @@ class Stepper:
 
 
 def synthetic(
-    batch: int, seconds: float, tokens: int, vocab_size: int, first: int = 0, *, sample_rate: int = 16000
-) -> Batch:
+    batch: int, seconds: float, tokens: int, vocab_size: int, first: int = 0, *, sample_rate: int = 16000,
+    sources: int = 0,
+) -> Batch:  # fmt: skip
     """Noise with labels at random from `first` on (1 where the blank is 0), no two neighbours alike, all
-    utterances equally long."""
+    utterances equally long. sources: speakers in each of them, for a model that separates."""
     samples = int(seconds * sample_rate)
     make = torch.Generator().manual_seed(batch)
     labels = vocab_size - first
@@ -217,6 +219,7 @@ def synthetic(
         token_lens=torch.full((batch,), tokens),
         langs=torch.zeros(batch, dtype=torch.int64),
         ids=[str(i) for i in range(batch)],
+        sources=torch.randn(batch, sources, samples, generator=make) * 0.1 if sources else None,
     )
 
 
