@@ -99,7 +99,8 @@ def l2arctic(source: Path) -> Iterator[dict[str, Any]]:
         triples = list(starmap(_triple, annotated(path)))
         yield {
             "id": f"{speaker}-{name}", "language": "en", "speaker": speaker, "split": split,
-            "text": " ".join(spoken.split()), "audio": str((path.parents[1] / "wav" / f"{name}.wav").resolve()),
+            "text": " ".join(spoken.split()),
+            "audio": str((path.parents[1] / "wav" / f"{name}.wav").resolve()),
             "labels": _labels(
                 [said for said, _, _ in triples if said], [heard for _, heard, _ in triples if heard],
                 [RIGHT if not kind else WRONG for said, _, kind in triples if said],

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from maya.errors import MayaError
 from maya.score.resampling import of_sums
-from maya.score.wer import Interval, count_errors, ErrorStats
+from maya.score.wer import ErrorStats, Interval, count_errors
 
 Units = Sequence[str]
 Floats = NDArray[np.float64]
@@ -45,10 +45,10 @@ def phoneme_errors(refs: Sequence[Units], hyps: Sequence[Units]) -> ErrorStats:
 def articulatory_errors(
     refs: Sequence[Units], hyps: Sequence[Units], *, blocks: Sequence[Hashable] | None = None
 ) -> ArticulatoryErrors:
-    """The feature edit distance of panphon (Mortensen et al. 2016) between IPA units: a substitution costs half
-    the mean difference of the 24 features, an insertion or deletion about 1. The rate is what panphon calls the
-    feature error rate. A diphthong counts as its segments. blocks: speakers, which the interval draws.
-    Raises MayaError where panphon is not installed."""
+    """The feature edit distance of panphon (Mortensen et al. 2016) between IPA units: a substitution costs
+    half the mean difference of the 24 features, an insertion or deletion about 1. The rate is what panphon
+    calls the feature error rate. A diphthong counts as its segments. blocks: speakers, which the interval
+    draws. Raises MayaError where panphon is not installed."""
     try:
         distance: Any = importlib.import_module("panphon.distance").Distance()
     except ImportError as error:
@@ -67,8 +67,8 @@ def articulatory_errors(
 def correlation(
     x: Sequence[float], y: Sequence[float], *, blocks: Sequence[Hashable] | None = None
 ) -> Correlation:
-    """Of two lists of numbers. blocks: speakers, which the intervals draw. Ranks are those of the whole lists,
-    in every draw; equal numbers share the mean of their ranks."""
+    """Of two lists of numbers. blocks: speakers, which the intervals draw. Ranks are those of the whole
+    lists, in every draw; equal numbers share the mean of their ranks."""
     a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
     pearson, spearman = _pearson(a, b, blocks), _pearson(_ranks(a), _ranks(b), blocks)
     return Correlation(
@@ -98,9 +98,10 @@ def _pearson(x: Floats, y: Floats, blocks: Sequence[Hashable] | None) -> tuple[f
 def late_fusion(systems: Sequence[Floats], weights: Sequence[float] | None = None) -> Floats:
     """The log-probabilities (S, V) of the weighted mean of several systems' probabilities, of the same units.
 
-    systems: (S_i, V) log-probabilities of one utterance; with fewer steps than the finest they are repeated. CTC
-    puts a unit into a step or two, so systems that were trained apart often disagree on the step, and the mean
-    then says blank: the vote of `maya.score.rover` does not need steps. Raises MayaError for other units.
+    systems: (S_i, V) log-probabilities of one utterance; with fewer steps than the finest they are repeated.
+    CTC puts a unit into a step or two, so systems that were trained apart often disagree on the step, and the
+    mean then says blank: the vote of `maya.score.rover` does not need steps. Raises MayaError for other
+    units.
     """
     if len({system.shape[1] for system in systems}) != 1:
         raise MayaError("late fusion takes systems of the same units; use the vote for others")

@@ -1,5 +1,6 @@
-"""egs/phonemes: what went wrong in other systems' phoneme recognisers, fused systems, backbones of folders."""
+"""egs/phonemes: what went wrong in other systems' phoneme recognisers, fused systems, backbones."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from maya.heads import HeadContext, LossStep, UnitCTCConfig
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel, build_model
 from maya.score.pronunciation import phoneme_errors
-from tests.encoders.hugging_face_models import save, stock
+from tests.encoders.hugging_face_models import WAVE, save, stock
 from tests.heads.test_classify import ENCODERS, batch_of
 
 UNITS = ("a", "b", "k", "s")
@@ -24,9 +25,7 @@ WHISPER = WhisperEncoderConfig(d_model=16, n_layers=2, heads=2, positions=100, w
 
 
 def wave(kind: str) -> tuple[Any, Any]:
-    sizes = '"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64'
-    front = '"conv_dim": [16, 16, 16, 16, 16, 16, 16], "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4'
-    cfg = HuggingFaceConfig(settings=f'{{"model_type": "{kind}", {sizes}, {front}}}')
+    cfg = HuggingFaceConfig(settings=json.dumps({"model_type": kind, **WAVE, "num_hidden_layers": 2}))
     return cfg, features_for(cfg)
 
 
@@ -113,7 +112,8 @@ def test_a_stock_front_end_hears_padding() -> None:
 def test_a_folder_decides_the_sizes_of_a_backbone(name: str, tmp_path: Path) -> None:
     model, _ = stock(name)
     save(model, tmp_path, name)
-    maker = {"wav2vec2": "wav2vec2_base", "hubert": "hubert_base", "wavlm": "wavlm_base", "data2vec": "data2vec_base",
+    maker = {"wav2vec2": "wav2vec2_base", "hubert": "hubert_base", "wavlm": "wavlm_base",
+             "data2vec": "data2vec_base",
              "w2v-bert": "w2v_bert", "whisper": "whisper_small", "qwen2-audio": "qwen2_audio"}  # fmt: skip
     exp = getattr(backbones, maker.get(name, name))()
     for option in backbones.folder_options(tmp_path):
@@ -184,7 +184,7 @@ def test_agreement_with_human_scores() -> None:
 
 def test_timit_is_folded_when_it_is_scored() -> None:
     labels = {"x": {"phonemes": "sil vcl d ao ix zh sil", "speaker": "s"}}
-    cells, result = evaluate.measures({"x": "sil d aa ih sh sil".split()}, labels, 39)
+    cells, result = evaluate.measures({"x": ["sil", "d", "aa", "ih", "sh", "sil"]}, labels, 39)
     assert result["per"][0] == 0.0 and cells[1] == "0 0 0"
 
 

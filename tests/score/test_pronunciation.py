@@ -10,13 +10,12 @@ from maya.errors import MayaError
 from maya.score.pronunciation import articulatory_errors, correlation, late_fusion, phoneme_errors
 from maya.text.ipa import arpabet_units
 
-UNITS = arpabet_units(
-    "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T".split()
-)
+PHONES = "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T"
+UNITS = arpabet_units(PHONES.split())
 
 
 def pairs(count: int, seed: int) -> list[tuple[list[str], list[str]]]:
-    """A reference, and the same with some units changed, left out and put in; some hypotheses are unrelated."""
+    """A reference, and the same with some units changed, left out and put in; some are unrelated."""
     rng, rows = random.Random(seed), []
     for _ in range(count):
         ref = rng.choices(UNITS, k=rng.randint(1, 30))
