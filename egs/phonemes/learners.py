@@ -27,7 +27,7 @@ _SILENT = ("", "sil", "sp", "spn")
 
 def speechocean(source: Path) -> Iterator[dict[str, Any]]:
     """Rows of train/ and test/ with wav.scp, text and utt2spk, and resource/scores.json. A phone that the
-    experts heard otherwise is what they heard; one of which they did not say what (<unk>) is left out."""
+    experts heard otherwise is what they perceived; one of which they did not say what (<unk>) is left out."""
     path = source / "resource" / "scores.json"
     try:
         judged = json.loads(path.read_text(encoding="utf-8"))
@@ -52,7 +52,7 @@ def speechocean(source: Path) -> Iterator[dict[str, Any]]:
 
 def _judged(entry: dict[str, Any], name: str) -> dict[str, str]:
     canonical: list[str] = []
-    heard: list[str] = []
+    perceived: list[str] = []
     scores: list[float] = []
     for word in entry["words"]:
         phones = word["phones"].split() if isinstance(word["phones"], str) else list(word["phones"])
@@ -62,15 +62,15 @@ def _judged(entry: dict[str, Any], name: str) -> dict[str, str]:
         for slip in word.get("mispronunciations") or ():
             said[slip["index"]] = slip["pronounced-phone"].strip()
         canonical += phones
-        heard += [phone.rstrip("*") for phone in said.values() if phone not in ("<DEL>", "<unk>")]
+        perceived += [phone.rstrip("*") for phone in said.values() if phone not in ("<DEL>", "<unk>")]
         scores += [float(score) for score in word["phones-accuracy"]]
     labels = {name: f"{float(entry[name]):g}" for name in SCORES}
-    return labels | _labels(canonical, heard, scores)
+    return labels | _labels(canonical, perceived, scores)
 
 
-def _labels(canonical: Sequence[str], heard: Sequence[str], scores: Sequence[float]) -> dict[str, str]:
+def _labels(canonical: Sequence[str], perceived: Sequence[str], scores: Sequence[float]) -> dict[str, str]:
     return {
-        "phonemes": " ".join(arpabet_units(heard)), "canonical": " ".join(arpabet_units(canonical)),
+        "phonemes": " ".join(arpabet_units(perceived)), "canonical": " ".join(arpabet_units(canonical)),
         "phone_scores": " ".join(f"{score:g}" for score in scores),
     }  # fmt: skip
 
@@ -102,7 +102,7 @@ def l2arctic(source: Path) -> Iterator[dict[str, Any]]:
             "text": " ".join(spoken.split()),
             "audio": str((path.parents[1] / "wav" / f"{name}.wav").resolve()),
             "labels": _labels(
-                [said for said, _, _ in triples if said], [heard for _, heard, _ in triples if heard],
+                [said for said, _, _ in triples if said], [perceived for _, perceived, _ in triples if perceived],
                 [RIGHT if not kind else WRONG for said, _, kind in triples if said],
             ),
         }  # fmt: skip
@@ -129,5 +129,5 @@ def _triple(path: Path, label: str) -> tuple[str, str, str]:
         return cells[0], cells[0], ""
     if len(cells) != 3 or cells[2].lower() not in ("s", "d", "a"):
         raise MayaError(f"{path}: {label!r} is no phone and no `correct,perceived,s|d|a`")
-    said, heard = ("" if cell.lower() in (*_SILENT, "err") else cell.rstrip("*") for cell in cells[:2])
-    return said, heard, cells[2].lower()
+    said, perceived = ("" if cell.lower() in (*_SILENT, "err") else cell.rstrip("*") for cell in cells[:2])
+    return said, perceived, cells[2].lower()
