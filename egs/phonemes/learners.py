@@ -27,7 +27,7 @@ _SILENT = ("", "sil", "sp", "spn")
 
 def speechocean(source: Path) -> Iterator[dict[str, Any]]:
     """Rows of train/ and test/ with wav.scp, text and utt2spk, and resource/scores.json. A phone that the
-    experts heard otherwise is what they perceived; one of which they did not say what (<unk>) is left out."""
+    experts heard otherwise is what they heard; one of which they did not say what (<unk>) is left out."""
     path = source / "resource" / "scores.json"
     try:
         judged = json.loads(path.read_text(encoding="utf-8"))
@@ -102,7 +102,7 @@ def l2arctic(source: Path) -> Iterator[dict[str, Any]]:
             "text": " ".join(spoken.split()),
             "audio": str((path.parents[1] / "wav" / f"{name}.wav").resolve()),
             "labels": _labels(
-                [said for said, _, _ in triples if said], [perceived for _, perceived, _ in triples if perceived],
+                [said for said, _, _ in triples if said], [own for _, own, _ in triples if own],
                 [RIGHT if not kind else WRONG for said, _, kind in triples if said],
             ),
         }  # fmt: skip

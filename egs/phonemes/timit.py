@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from maya.data.corpus.manifest import read_lines
 from maya.errors import MayaError
 
 SIZES = (61, 48, 39)
@@ -82,7 +83,7 @@ def rows(source: Path, *, size: int = 48) -> Iterator[dict[str, Any]]:
 
 def _phones(path: Path) -> list[str]:
     phones = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         cells = line.split()
         if len(cells) != 3 or (cells[2] not in FOLD and cells[2] != GLOTTAL):
             raise MayaError(f"{path}:{number}: {line!r} is no `start end phone` with a phone of TIMIT")
