@@ -109,9 +109,8 @@ def late_fusion(systems: Sequence[Floats], weights: Sequence[float] | None = Non
     if len(shares) != len(systems) or not (shares >= 0).all() or not shares.sum():
         raise MayaError("late fusion takes a weight of at least 0 for each system, not all of them 0")
     steps = max(len(system) for system in systems)
-    total = sum(
-        share * np.exp(system[np.arange(steps) * len(system) // steps])
-        for share, system in zip(shares / shares.sum(), systems, strict=True)
-    )
+    total = np.zeros((steps, systems[0].shape[1]))
+    for share, system in zip(shares / shares.sum(), systems, strict=True):
+        total += share * np.exp(system[np.arange(steps) * len(system) // steps])
     with np.errstate(divide="ignore"):
         return np.log(total)
