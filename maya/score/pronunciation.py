@@ -12,6 +12,9 @@ from maya.errors import MayaError
 from maya.score.resampling import of_sums
 from maya.score.wer import ErrorStats, Interval, count_errors
 
+# panphon has no rhotic vowels, and would leave them out: they are a vowel and an approximant to it.
+_SPELT = str.maketrans({"ɚ": "əɹ", "ɝ": "ɜɹ", "ᵻ": "ɨ"})
+
 Units = Sequence[str]
 Floats = NDArray[np.float64]
 
@@ -55,10 +58,10 @@ def articulatory_errors(
         raise MayaError("articulatory distances need pip install 'maya-asr[phonemes]' (panphon)") from error
     table = distance.fm
     rows, unknown = [], 0
-    for ref, hyp in zip(refs, hyps, strict=True):
-        unknown += sum(not table.ipa_segs(unit) for unit in (*ref, *hyp))
-        value = distance.feature_edit_distance("".join(hyp), "".join(ref))
-        rows.append((value, len(table.ipa_segs("".join(ref)))))
+    for pair in zip(refs, hyps, strict=True):
+        unknown += sum(not table.ipa_segs(unit.translate(_SPELT)) for units in pair for unit in units)
+        ref, hyp = ("".join(units).translate(_SPELT) for units in pair)
+        rows.append((distance.feature_edit_distance(hyp, ref), len(table.ipa_segs(ref))))
     sums = np.array(rows, np.float64).reshape(-1, 2)
     rate, bounds = of_sums(sums, lambda s: s[:, 0] / s[:, 1], blocks=blocks)
     return ArticulatoryErrors(sums=sums, rate=rate, interval=bounds, unknown=unknown)
