@@ -12,8 +12,8 @@ from maya.errors import MayaError
 from maya.score.resampling import of_sums
 from maya.score.wer import ErrorStats, Interval, count_errors
 
-# panphon has no rhotic vowels, and would leave them out: they are a vowel and an approximant to it.
-_SPELT = str.maketrans({"ɚ": "əɹ", "ɝ": "ɜɹ", "ᵻ": "ɨ"})
+# Written so that panphon knows them; it would leave these letters out.
+_SPELT = str.maketrans({"ɚ": "ə˞", "ɝ": "ɜ˞", "ᵻ": "ɨ"})
 
 Units = Sequence[str]
 Floats = NDArray[np.float64]
