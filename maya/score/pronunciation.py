@@ -1,6 +1,7 @@
 """Measures of phonemes: errors weighed by articulation, agreement with human scores, fused systems."""
 
 import importlib
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +88,8 @@ def _ranks(x: Floats) -> Floats:
 
 
 def _pearson(x: Floats, y: Floats, blocks: Sequence[Hashable] | None) -> tuple[float, Interval]:
+    if not np.ptp(x) or not np.ptp(y):
+        return math.nan, Interval(low=math.nan, high=math.nan)
     x, y = x - x.mean(), y - y.mean()  # sums of squares of large numbers lose digits
     rows = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], 1)
 
