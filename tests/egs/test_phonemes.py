@@ -44,6 +44,7 @@ def model_of(name: str, layers: Any = "last") -> SpeechModel:
     torch.manual_seed(1)
     heads: Any = {"phonemes": UnitCTCConfig(units=UNITS, layers=layers)}
     cfg = SpeechModelConfig(features=features, encoder=encoder, heads=heads, vocab_size=5)
+    cfg.specaugment.freq_masks = cfg.specaugment.time_masks = 0
     return build_model(cfg).eval()
 
 
@@ -165,11 +166,11 @@ def test_agreement_with_human_scores() -> None:
     head = UnitCTCConfig(units=UNITS).build(HeadContext(dim=4, labels=3, blank=3))
     rng, labels, scores = np.random.default_rng(1), {}, {}
     for number in range(30):
-        canonical = [int(i) for i in rng.integers(0, 4, 6)]
+        canonical = [int(i) for i in rng.integers(0, 3, 6)]
         wrong = rng.random(6) < number / 60
         rows = np.full((12, 5), 0.02)
         rows[1::2, 4] = 0.92
-        said = [(i + 1) % 4 if bad else i for i, bad in zip(canonical, wrong, strict=True)]
+        said = [3 if bad else i for i, bad in zip(canonical, wrong, strict=True)]
         rows[np.arange(0, 12, 2), said] = 0.92
         scores[str(number)] = np.log(rows)
         labels[str(number)] = {
