@@ -23,7 +23,7 @@ def test_frames_are_of_means_and_depend_on_no_padding() -> None:
     # The last mean is of the two frames that the utterance has.
     even = x[1:2, :10].clone()
     even[:, 8:] = even[:, 8:].mean(1, keepdim=True)
-    assert torch.allclose(encoder(even, lens[1:2])[0], alone, atol=1e-6)
+    assert torch.allclose(encoder(even, lens[1:2]).frames, alone, atol=1e-6)
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def test_it_sees_its_context_and_no_further() -> None:
     x = torch.randn(1, 40, 8)
     changed = x.clone()
     changed[:, :4] += 1.0
-    a, b = (encoder(own, torch.tensor([40]))[0] for own in (x, changed))
+    a, b = (encoder(own, torch.tensor([40])).frames for own in (x, changed))
     moved = (a - b).abs().amax(-1)[0] > 1e-6
     assert moved[:2].all() and not moved[2:].any()
 
