@@ -57,6 +57,7 @@ HUB = ["huggingface-hub>=1,<3"]  # models by their names on the hub, hf:owner/na
 RAY = ["ray>=2.50"]  # preparation on several machines
 MIC = ["sounddevice"]
 PITCH = ["torchcrepe>=0.0.24,<0.1", "librosa>=0.11,<1"]  # teachers of egs/heads
+PHONEMES = [*MINI, "panphon>=0.22.2,<0.23"]  # egs/phonemes: a spoken corpus, articulatory features of IPA
 KENLM = ["kenlm"]  # binaries of KenLM; ARPA files need no package
 MEDIA = ["av"]  # PyAV decodes m4a, mp4 and webm
 SCORE = ["whisper-normalizer>=0.1.15,<0.2", "indic-numtowords>=1.1,<2"]  # normal forms, numbers in words
@@ -109,6 +110,7 @@ setup(
         "meetings": MEETINGS,
         "separation": SEPARATION,
         "mic": MIC,
+        "phonemes": PHONEMES,
         "pitch": PITCH,
         "ray": RAY,
         "serve": SERVE,

@@ -1,7 +1,7 @@
 """Phonemes of the test set of prepared data by one or more runs, with intervals over speakers.
 
     python -m egs.phonemes.evaluate RUN --data exp/phonemes/spoken/data
-    python -m egs.phonemes.evaluate RUN RUN RUN --data ...    also the mean of their probabilities, and their vote
+    python -m egs.phonemes.evaluate RUN RUN RUN --data ...    also their mean, and their vote
 
 PER; the rate of articulatory distance, if panphon is installed; and where the data hold what people judged,
 the correlation of 1 - PER against the canonical phonemes with the scores of utterances, of goodness of

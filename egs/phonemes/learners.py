@@ -52,7 +52,7 @@ def speechocean(source: Path) -> Iterator[dict[str, Any]]:
 
 def _judged(entry: dict[str, Any], name: str) -> dict[str, str]:
     canonical: list[str] = []
-    heard: list[str] = []
+    perceived: list[str] = []
     scores: list[float] = []
     for word in entry["words"]:
         phones = word["phones"].split() if isinstance(word["phones"], str) else list(word["phones"])
@@ -62,15 +62,15 @@ def _judged(entry: dict[str, Any], name: str) -> dict[str, str]:
         for slip in word.get("mispronunciations") or ():
             said[slip["index"]] = slip["pronounced-phone"].strip()
         canonical += phones
-        heard += [phone.rstrip("*") for phone in said.values() if phone not in ("<DEL>", "<unk>")]
+        perceived += [phone.rstrip("*") for phone in said.values() if phone not in ("<DEL>", "<unk>")]
         scores += [float(score) for score in word["phones-accuracy"]]
     labels = {name: f"{float(entry[name]):g}" for name in SCORES}
-    return labels | _labels(canonical, heard, scores)
+    return labels | _labels(canonical, perceived, scores)
 
 
-def _labels(canonical: Sequence[str], heard: Sequence[str], scores: Sequence[float]) -> dict[str, str]:
+def _labels(canonical: Sequence[str], perceived: Sequence[str], scores: Sequence[float]) -> dict[str, str]:
     return {
-        "phonemes": " ".join(arpabet_units(heard)), "canonical": " ".join(arpabet_units(canonical)),
+        "phonemes": " ".join(arpabet_units(perceived)), "canonical": " ".join(arpabet_units(canonical)),
         "phone_scores": " ".join(f"{score:g}" for score in scores),
     }  # fmt: skip
 
@@ -99,9 +99,10 @@ def l2arctic(source: Path) -> Iterator[dict[str, Any]]:
         triples = list(starmap(_triple, annotated(path)))
         yield {
             "id": f"{speaker}-{name}", "language": "en", "speaker": speaker, "split": split,
-            "text": " ".join(spoken.split()), "audio": str((path.parents[1] / "wav" / f"{name}.wav").resolve()),
+            "text": " ".join(spoken.split()),
+            "audio": str((path.parents[1] / "wav" / f"{name}.wav").resolve()),
             "labels": _labels(
-                [said for said, _, _ in triples if said], [heard for _, heard, _ in triples if heard],
+                [said for said, _, _ in triples if said], [own for _, own, _ in triples if own],
                 [RIGHT if not kind else WRONG for said, _, kind in triples if said],
             ),
         }  # fmt: skip
@@ -128,5 +129,5 @@ def _triple(path: Path, label: str) -> tuple[str, str, str]:
         return cells[0], cells[0], ""
     if len(cells) != 3 or cells[2].lower() not in ("s", "d", "a"):
         raise MayaError(f"{path}: {label!r} is no phone and no `correct,perceived,s|d|a`")
-    said, heard = ("" if cell.lower() in (*_SILENT, "err") else cell.rstrip("*") for cell in cells[:2])
-    return said, heard, cells[2].lower()
+    said, perceived = ("" if cell.lower() in (*_SILENT, "err") else cell.rstrip("*") for cell in cells[:2])
+    return said, perceived, cells[2].lower()

@@ -33,8 +33,8 @@ class Goodness:
 
 
 def goodness(log_probs: Floats, ids: NDArray[np.int64], blank: int) -> Goodness:
-    """log_probs (S, V + 1) of CTC, blank last; ids (U,) in [0, V) of the phonemes that were to be said. Raises
-    MayaError where they have no path through the frames."""
+    """log_probs (S, V + 1) of CTC, blank last; ids (U,) in [0, V) of the phonemes that were to be said.
+    Raises MayaError where they have no path through the frames."""
     if not len(ids):
         raise MayaError("goodness of pronunciation needs phonemes, and the text has none")
     values = np.asarray(log_probs, np.float64)

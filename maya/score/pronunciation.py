@@ -1,6 +1,7 @@
 """Measures of phonemes: errors weighed by articulation, agreement with human scores, fused systems."""
 
 import importlib
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from maya.errors import MayaError
 from maya.score.resampling import of_sums
 from maya.score.wer import ErrorStats, Interval, count_errors
+
+# Written so that panphon knows them; it would leave these letters out.
+_SPELT = str.maketrans({"ɚ": "ə˞", "ɝ": "ɜ˞", "ᵻ": "ɨ"})
 
 Units = Sequence[str]
 Floats = NDArray[np.float64]
@@ -45,20 +49,20 @@ def phoneme_errors(refs: Sequence[Units], hyps: Sequence[Units]) -> ErrorStats:
 def articulatory_errors(
     refs: Sequence[Units], hyps: Sequence[Units], *, blocks: Sequence[Hashable] | None = None
 ) -> ArticulatoryErrors:
-    """The feature edit distance of panphon (Mortensen et al. 2016) between IPA units: a substitution costs half
-    the mean difference of the 24 features, an insertion or deletion about 1. The rate is what panphon calls the
-    feature error rate. A diphthong counts as its segments. blocks: speakers, which the interval draws.
-    Raises MayaError where panphon is not installed."""
+    """The feature edit distance of panphon (Mortensen et al. 2016) between IPA units: a substitution costs
+    half the mean difference of the 24 features, an insertion or deletion about 1. The rate is what panphon
+    calls the feature error rate. A diphthong counts as its segments. blocks: speakers, which the interval
+    draws. Raises MayaError where panphon is not installed."""
     try:
         distance: Any = importlib.import_module("panphon.distance").Distance()
     except ImportError as error:
         raise MayaError("articulatory distances need pip install 'maya-asr[phonemes]' (panphon)") from error
     table = distance.fm
     rows, unknown = [], 0
-    for ref, hyp in zip(refs, hyps, strict=True):
-        unknown += sum(not table.ipa_segs(unit) for unit in (*ref, *hyp))
-        value = distance.feature_edit_distance("".join(hyp), "".join(ref))
-        rows.append((value, len(table.ipa_segs("".join(ref)))))
+    for pair in zip(refs, hyps, strict=True):
+        unknown += sum(not table.ipa_segs(unit.translate(_SPELT)) for units in pair for unit in units)
+        ref, hyp = ("".join(units).translate(_SPELT) for units in pair)
+        rows.append((distance.feature_edit_distance(hyp, ref), len(table.ipa_segs(ref))))
     sums = np.array(rows, np.float64).reshape(-1, 2)
     rate, bounds = of_sums(sums, lambda s: s[:, 0] / s[:, 1], blocks=blocks)
     return ArticulatoryErrors(sums=sums, rate=rate, interval=bounds, unknown=unknown)
@@ -67,8 +71,8 @@ def articulatory_errors(
 def correlation(
     x: Sequence[float], y: Sequence[float], *, blocks: Sequence[Hashable] | None = None
 ) -> Correlation:
-    """Of two lists of numbers. blocks: speakers, which the intervals draw. Ranks are those of the whole lists,
-    in every draw; equal numbers share the mean of their ranks."""
+    """Of two lists of numbers. blocks: speakers, which the intervals draw. Ranks are those of the whole
+    lists, in every draw; equal numbers share the mean of their ranks."""
     a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
     pearson, spearman = _pearson(a, b, blocks), _pearson(_ranks(a), _ranks(b), blocks)
     return Correlation(
@@ -84,6 +88,8 @@ def _ranks(x: Floats) -> Floats:
 
 
 def _pearson(x: Floats, y: Floats, blocks: Sequence[Hashable] | None) -> tuple[float, Interval]:
+    if not np.ptp(x) or not np.ptp(y):
+        return math.nan, Interval(low=math.nan, high=math.nan)
     x, y = x - x.mean(), y - y.mean()  # sums of squares of large numbers lose digits
     rows = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], 1)
 
@@ -98,9 +104,10 @@ def _pearson(x: Floats, y: Floats, blocks: Sequence[Hashable] | None) -> tuple[f
 def late_fusion(systems: Sequence[Floats], weights: Sequence[float] | None = None) -> Floats:
     """The log-probabilities (S, V) of the weighted mean of several systems' probabilities, of the same units.
 
-    systems: (S_i, V) log-probabilities of one utterance; with fewer steps than the finest they are repeated. CTC
-    puts a unit into a step or two, so systems that were trained apart often disagree on the step, and the mean
-    then says blank: the vote of `maya.score.rover` does not need steps. Raises MayaError for other units.
+    systems: (S_i, V) log-probabilities of one utterance; with fewer steps than the finest they are repeated.
+    CTC puts a unit into a step or two, so systems that were trained apart often disagree on the step, and the
+    mean then says blank: the vote of `maya.score.rover` does not need steps. Raises MayaError for other
+    units.
     """
     if len({system.shape[1] for system in systems}) != 1:
         raise MayaError("late fusion takes systems of the same units; use the vote for others")
@@ -108,9 +115,8 @@ def late_fusion(systems: Sequence[Floats], weights: Sequence[float] | None = Non
     if len(shares) != len(systems) or not (shares >= 0).all() or not shares.sum():
         raise MayaError("late fusion takes a weight of at least 0 for each system, not all of them 0")
     steps = max(len(system) for system in systems)
-    total = sum(
-        share * np.exp(system[np.arange(steps) * len(system) // steps])
-        for share, system in zip(shares / shares.sum(), systems, strict=True)
-    )
+    total = np.zeros((steps, systems[0].shape[1]))
+    for share, system in zip(shares / shares.sum(), systems, strict=True):
+        total += share * np.exp(system[np.arange(steps) * len(system) // steps])
     with np.errstate(divide="ignore"):
         return np.log(total)

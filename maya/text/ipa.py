@@ -2,8 +2,8 @@
 
 A unit is a letter with its marks and modifier letters: "pʰ", "iː", "n̩", "ã". Letters under a tie bar are one
 unit ("t͡s"), and so are the affricates and diphthongs of `JOINED`, which are written without a bar: "t͡ʃ" and
-"tʃ" are the same unit. A space ends a unit, so "t ʃ" are two. Stress marks are dropped unless they are asked for: error
-rates depend on it. Units are composed (NFC), as scoring composes texts.
+"tʃ" are the same unit. A space ends a unit, so "t ʃ" are two. Stress marks are dropped unless they are asked
+for: error rates depend on it. Units are composed (NFC), as scoring composes texts.
 """
 
 import re
@@ -19,7 +19,7 @@ JOINED = ("tʃ", "dʒ", "aɪ", "aʊ", "eɪ", "oʊ", "əʊ", "ɔɪ")
 # Characters that stand for another in what people type and in older IPA.
 _LOOK_ALIKES = {
     "g": "ɡ", ":": "ː", "'": "ˈ", "ε": "ɛ", "ǝ": "ə", "ɩ": "ɪ", "ɷ": "ʊ",
-    "ʧ": "tʃ", "ʤ": "dʒ", "ʦ": "t͡s", "ʣ": "d͡z", "ɚ": "ɚ", "ə˞": "ɚ", "ɜ˞": "ɝ",
+    "ʧ": "tʃ", "ʤ": "dʒ", "ʦ": "t͡s", "ʣ": "d͡z", "ə˞": "ɚ", "ɜ˞": "ɝ",
 }  # fmt: skip
 _TIES, _STRESS, _NON_SYLLABIC = "\u0361\u035c", "ˈˌ", "\u032f"
 _MARKS = "\u0300-\u035b\u035d-\u0360\u0362-\u036f\u1ab0-\u1aff\u1dc0-\u1dff"
@@ -31,17 +31,17 @@ _DROPPED = re.compile(r"[.,|‖‿/\[\]()\-–!?;]|[˥˦˧˨˩↗↘]")  # bound
 _ARPABET = {
     "AA": "ɑ", "AE": "æ", "AH": "ʌ", "AO": "ɔ", "AW": "aʊ", "AX": "ə", "AXR": "ɚ", "AY": "aɪ", "EH": "ɛ",
     "ER": "ɝ", "EY": "eɪ", "IH": "ɪ", "IX": "ɨ", "IY": "i", "OW": "oʊ", "OY": "ɔɪ", "UH": "ʊ", "UW": "u",
-    "UX": "ʉ", "B": "b", "CH": "tʃ", "D": "d", "DH": "ð", "DX": "ɾ", "EL": "l̩", "EM": "m̩", "EN": "n̩", "F": "f",
-    "G": "ɡ", "HH": "h", "JH": "dʒ", "K": "k", "L": "l", "M": "m", "N": "n", "NG": "ŋ", "NX": "ɾ̃", "P": "p",
-    "Q": "ʔ", "R": "ɹ", "S": "s", "SH": "ʃ", "T": "t", "TH": "θ", "V": "v", "W": "w", "WH": "ʍ", "Y": "j",
-    "Z": "z", "ZH": "ʒ",
+    "UX": "ʉ", "B": "b", "CH": "tʃ", "D": "d", "DH": "ð", "DX": "ɾ", "EL": "l̩", "EM": "m̩", "EN": "n̩",
+    "F": "f", "G": "ɡ", "HH": "h", "JH": "dʒ", "K": "k", "L": "l", "M": "m", "N": "n", "NG": "ŋ", "NX": "ɾ̃",
+    "P": "p", "Q": "ʔ", "R": "ɹ", "S": "s", "SH": "ʃ", "T": "t", "TH": "θ", "V": "v", "W": "w", "WH": "ʍ",
+    "Y": "j", "Z": "z", "ZH": "ʒ",
 }  # fmt: skip
 _UNSTRESSED = {"AH0": "ə", "ER0": "ɚ"}
 
 
 def ipa_units(text: str, *, joined: Collection[str] = JOINED, stress: Stress = "drop") -> list[str]:
-    """The units of an IPA text. joined: units of several letters without a tie bar. stress: "keep" makes ˈ and
-    ˌ units of their own, before the syllable. Boundaries, pauses and tone letters are left out. Raises
+    """The units of an IPA text. joined: units of several letters without a tie bar. stress: "keep" makes ˈ
+    and ˌ units of their own, before the syllable. Boundaries, pauses and tone letters are left out. Raises
     MayaError for a character that is no IPA, such as a digit."""
     plain = unicodedata.normalize("NFD", text)
     for written, meant in _LOOK_ALIKES.items():
@@ -70,8 +70,9 @@ def _letters(word: str) -> Iterator[str]:
 
 
 def _joined(letters: list[str], joined: Collection[str]) -> Iterator[str]:
-    """The same with the diphthongs and affricates of `joined` as one and without a bar; a vowel that is marked
-    as not syllabic goes to the one before it. Length and modifiers may follow the last letter: "aɪː"."""
+    """The same with the diphthongs and affricates of `joined` as one and without a bar; a vowel that is
+    marked as not syllabic goes to the one before it. Length and modifiers may follow the last letter:
+    "aɪː"."""
     place = 0
     while place < len(letters):
         unit, place = letters[place], place + 1
@@ -88,8 +89,8 @@ def _bare(unit: str) -> str:
 
 
 def arpabet_units(phones: Collection[str]) -> list[str]:
-    """The units of ARPAbet phones such as AH0 or ah; a stress digit tells ə from ʌ. Raises MayaError for a phone
-    that is none."""
+    """The units of ARPAbet phones such as AH0 or ah; a stress digit tells ə from ʌ. Raises MayaError for a
+    phone that is none."""
     units = []
     for phone in phones:
         name = phone.upper()

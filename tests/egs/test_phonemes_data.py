@@ -1,4 +1,4 @@
-"""egs/phonemes: readers of TIMIT, SpeechOcean762 and L2-ARCTIC on folders of their layouts; the spoken plan."""
+"""egs/phonemes: readers of TIMIT, SpeechOcean762 and L2-ARCTIC in their layouts; the spoken plan."""
 
 import json
 from pathlib import Path
@@ -29,13 +29,14 @@ def put_audio(path: Path, *, rate: int = 16000, kind: str = "WAV") -> None:
 
 
 def timit_folder(root: Path, *, lower: bool = False) -> Path:
-    speakers = {"TRAIN/DR1/FCJF0": ("SA1", "SI1027"), "TEST/DR1/FAKS0": ("SX43",), "TEST/DR2/MWEW0": ("SI1361",),
-                "TEST/DR3/MABC9": ("SX1",)}  # fmt: skip
+    speakers = {"TRAIN/DR1/FCJF0": ("SA1", "SI1027"), "TEST/DR1/FAKS0": ("SX43",),
+                "TEST/DR2/MWEW0": ("SI1361",), "TEST/DR3/MABC9": ("SX1",)}  # fmt: skip
     for folder, names in speakers.items():
         for name in names:
             base = root / (f"{folder}/{name}".lower() if lower else f"{folder}/{name}")
             suffix = str.lower if lower else str
-            lines = "0 200 h#\n200 400 q\n400 500 dcl\n500 600 d\n600 700 ao\n700 800 ix\n800 900 zh\n900 1600 h#\n"
+            phones = ["h#", "q", "dcl", "d", "ao", "ix", "zh", "h#"]
+            lines = "".join(f"{200 * i} {200 * i + 200} {phone}\n" for i, phone in enumerate(phones))
             put(base.with_suffix(suffix(".PHN")), lines)
             put(base.with_suffix(suffix(".TXT")), "0 1600 She had, your dark suit.\n")
             put_audio(base.with_suffix(suffix(".WAV")), kind="NIST")
@@ -85,7 +86,8 @@ def speechocean_folder(root: Path) -> Path:
         for name, speaker in names.items():
             put_audio(root / f"WAVE/{speaker}/{name}.WAV")
             scores[name] = {
-                "text": "WE CALL", "accuracy": 8, "completeness": 10.0, "fluency": 9, "prosodic": 9, "total": 8,
+                "text": "WE CALL", "accuracy": 8, "completeness": 10.0, "fluency": 9, "prosodic": 9,
+                "total": 8,
                 "words": [
                     {"text": "WE", "accuracy": 10, "stress": 10, "total": 10, "phones": "W IY0",
                      "phones-accuracy": [2.0, 1.8]},
