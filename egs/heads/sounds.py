@@ -70,9 +70,8 @@ def note(hertz: float, size: int, rate: int, decay: float, rng: np.random.Genera
 def babble(size: int, voices: Sequence[Tensor], rng: np.random.Generator) -> Samples:
     """(N,) several recordings at once, each at the same level, from a random place on and again from its
     beginning."""
-    chosen = rng.choice(
-        len(voices), size=min(len(voices), rng.integers(*_VOICES, endpoint=True)), replace=False
-    )
+    count = min(len(voices), int(rng.integers(*_VOICES, endpoint=True)))
+    chosen = rng.choice(len(voices), size=count, replace=False)
     out = np.zeros(size)
     for number in chosen:
         voice = voices[number].double().numpy()

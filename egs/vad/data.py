@@ -90,7 +90,7 @@ def rows(
         yield CorpusUtterance(
             id=f"{split}-{number:05d}", language=used[0].language, text=" ".join(e.text for e in used),
             speaker="+".join(sorted({e.speaker for e in used})), split=split, kind="concatenated",
-            source=used[0].source, licence=used[0].licence, audio=samples.astype(np.int16),
+            source=used[0].source or "", licence=used[0].licence or "", audio=samples.astype(np.int16),
             labels={"speech": "; ".join(f"{a:.3f}-{b:.3f} speech" for a, b in spans)},
         )  # fmt: skip
 

@@ -120,8 +120,10 @@ class Hypothesis:
 
     def copy_of_tokens(self) -> "Hypothesis":
         """The tokens with their numbers, in lists of their own; no text."""
-        names = ("tokens", "frames", "durations", "scores", "confidences")
-        return Hypothesis(**{name: [*getattr(self, name)] for name in names})
+        return Hypothesis(
+            tokens=[*self.tokens], frames=[*self.frames], durations=[*self.durations], scores=[*self.scores],
+            confidences=[*self.confidences],
+        )  # fmt: skip
 
     @property
     def score(self) -> float:

@@ -39,6 +39,13 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], str]] = {
                          "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}},
         "model.audio_tower",
     ),
+    "qwen2-audio-64": (  # rows of whole blocks of 64, for 4 bits
+        "Qwen2AudioForConditionalGeneration", "Qwen2AudioConfig",
+        {"audio_config": {"model_type": "qwen2_audio_encoder", **MEL, "num_mel_bins": 128, "d_model": 64},
+         "text_config": {"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 64, "vocab_size": 64,
+                         "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}},
+        "model.audio_tower",
+    ),
     "ast": (
         "ASTForAudioClassification", "ASTConfig", {**SIZES, "max_length": 256},
         "audio_spectrogram_transformer",

@@ -1,6 +1,7 @@
 """Qwen2-Audio's tower with weights of 4 bits: rounding, a probe on it, its checkpoint, refusals."""
 
 import dataclasses
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tests.encoders.test_hugging_face import speech_model, step
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     pytest.importorskip("transformers", reason="transformers is not installed")
-    return save(stock("qwen2-audio")[0], tmp_path / "qwen2-audio", "qwen2-audio")
+    return save(stock("qwen2-audio-64")[0], tmp_path / "qwen2-audio", "qwen2-audio")
 
 
 def test_a_frozen_tower_of_4_bits_under_a_head_that_learns(folder: Path) -> None:
@@ -71,6 +72,10 @@ def test_what_4_bits_cannot_do_is_refused(folder: Path, monkeypatch: pytest.Monk
     waves = '{"model_type": "wav2vec2", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}'
     with pytest.raises(MayaError, match="four_bit is for the encoders of Whisper and Qwen2-Audio only"):
         dataclasses.replace(cfg, settings=waves, folder="").build()
+    narrow = save(stock("qwen2-audio")[0], folder.parent / "narrow", "qwen2-audio")
+    if importlib.util.find_spec("bitsandbytes"):
+        with pytest.raises(MayaError, match="rows of whole blocks of 64 weights, and a layer has"):
+            hugging_face(narrow, four_bit=True)[1].build()
     monkeypatch.setitem(sys.modules, "bitsandbytes.functional", None)
     with pytest.raises(MayaError, match=r"need pip install 'maya-asr\[4bit\]'"):
         cfg.build()

@@ -61,7 +61,7 @@ class SUTA(Adaptation, config=SUTAConfig):
 
     def choose(self) -> list[nn.Parameter]:
         encoder = self.model.encoder
-        parts = [m for m in encoder.modules() if isinstance(m, _NORMS)]
+        parts: list[nn.Module] = [m for m in encoder.modules() if isinstance(m, _NORMS)]
         parts += [encoder.get_submodule(name) for name in encoder.front]
         return list({id(p): p for part in parts for p in part.parameters()}.values())
 
@@ -227,6 +227,6 @@ class PseudoLabels(SUTA, config=PseudoLabelsConfig):
         for layer in list(self.model.encoder.modules()):
             if not parametrize.is_parametrized(layer, "weight"):
                 continue
-            added = layer.parametrizations["weight"]  # type: ignore[index, union-attr]
+            added: Any = layer.parametrizations["weight"]  # type: ignore[index]
             if own & {id(p) for p in added.parameters()}:
                 parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)

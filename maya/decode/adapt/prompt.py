@@ -131,10 +131,9 @@ class EBATS(Adaptation, config=EBATSConfig):
         return (total + (2 - certainty) * self._token_distance(states, logits)).float().cpu()
 
     def _utterance_distance(self, states: list[Tensor]) -> Tensor:
-        source, distance = self.source, 0.0
-        for x, mean, deviation in zip(states, source.means, source.deviations, strict=True):
-            distance = distance + ((x.mean(1) - mean) / deviation).square().mean(-1)
-        return distance / len(states)  # type: ignore[return-value]
+        layers = zip(states, self.source.means, self.source.deviations, strict=True)
+        distances = [((x.mean(1) - mean) / deviation).square().mean(-1) for x, mean, deviation in layers]
+        return torch.stack(distances).mean(0)
 
     def _token_distance(self, states: list[Tensor], logits: Tensor) -> Tensor:
         """(P,) over the tokens, without blank, that the utterance and training have twice or more."""

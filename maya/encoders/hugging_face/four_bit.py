@@ -34,9 +34,9 @@ class FourBitLinear(nn.Module):
         super().__init__()
         self.shape = linear.weight.shape
         count, functions = linear.weight.numel(), library()
-        if count % BLOCK:
+        if self.shape[1] % BLOCK:  # the CPU kernel of bitsandbytes 0.50 rounds such rows to wrong values
             raise MayaError(
-                f"a layer of {tuple(self.shape)} weights has no whole blocks of {BLOCK} for 4 bits"
+                f"4 bits need rows of whole blocks of {BLOCK} weights, and a layer has {tuple(self.shape)}"
             )
         self.register_buffer("packed", torch.zeros(count // 2, 1, dtype=torch.uint8))
         self.register_buffer("scales", torch.zeros(count // BLOCK))
