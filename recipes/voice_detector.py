@@ -86,16 +86,19 @@ LOADERS["trained"] = load_trained
 
 def detector_name(text: str) -> str:
     """The type of the argument --vad."""
-    if text == "trained" or (text not in (*get_args(Detector), "off") and not Path(text).exists()):
-        names = [name for name in get_args(Detector) if name != "trained"]
-        raise argparse.ArgumentTypeError(
-            f"expects {', '.join(names)}, off, or the folder of a trained detector; there is no {text!r}"
-        )
+    if text == "trained":
+        raise argparse.ArgumentTypeError("give the folder of the trained detector instead of its kind")
     return text
 
 
 def detector_of(text: str) -> tuple[Detector, str]:
-    """(detector, weights) of what `--vad` names: a detector's name, or a run."""
+    """(detector, weights) of what `--vad` names: a detector's name, or a run. Raises MayaError
+    for a run that is not there."""
     if text in get_args(Detector):
         return cast(Detector, text), ""
+    if not Path(text).exists():
+        names = [name for name in get_args(Detector) if name != "trained"]
+        raise MayaError(
+            f"--vad expects {', '.join(names)}, off, or the folder of a trained detector; there is no {text!r}"
+        )
     return "trained", text

@@ -65,12 +65,15 @@ def test_spans_of_pieces_and_bounded_memory(model: SpeechModel, monkeypatch: pyt
 
 
 def test_refusals(model: SpeechModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="there is no 'silro'"):
-        detector_name("silro")
+    with pytest.raises(MayaError, match="there is no 'silro'"):
+        detector_of("silro")
     with pytest.raises(argparse.ArgumentTypeError, match="trained"):
         detector_name("trained")
     assert detector_name("off") == "off" and detector_name(str(tmp_path)) == str(tmp_path)
-    assert detector_of("silero") == ("silero", "") and detector_of("a/b") == ("trained", "a/b")
+    assert detector_of("silero") == ("silero", "") and detector_of(str(tmp_path)) == (
+        "trained",
+        str(tmp_path),
+    )
     model.cfg.features.normalize = "peak"
     with pytest.raises(MayaError, match="look ahead"):
         TrainedVAD(model)

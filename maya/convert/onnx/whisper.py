@@ -65,7 +65,7 @@ def metadata(model: Recognizer, head: WhisperDecoderConfig) -> dict[str, str]:
     return {k: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for k, v in values.items()}
 
 
-class EncoderGraph(nn.Module):
+class WhisperEncoderGraph(nn.Module):
     """Features to the keys and values of each layer of the decoder. The encoder reads as many frames as there
     are; `WhisperEncoder` fills 30 s, or masks."""
 
@@ -86,7 +86,7 @@ class EncoderGraph(nn.Module):
         return torch.stack(keys), torch.stack([layer.cross_attn.value(x) for layer in layers])
 
 
-class DecoderGraph(nn.Module):
+class WhisperDecoderGraph(nn.Module):
     """Tokens after `offset` others to the logits of each next one."""
 
     def __init__(self, head: WhisperDecoder) -> None:
@@ -122,7 +122,7 @@ def _written(cache: Tensor, new: Tensor, start: Tensor, stop: Tensor) -> Tensor:
 
 
 def _encoder(model: SpeechModel) -> Graph:
-    module = EncoderGraph(model)
+    module = WhisperEncoderGraph(model)
     mel = torch.randn(2, module.encoder.cfg.feat_in, TRACED_FRAMES)
     names = ("n_layer_cross_k", "n_layer_cross_v")
     return Graph(name="encoder", module=module, inputs={"mel": (mel, "N _ T")},
@@ -140,4 +140,4 @@ def _decoder(model: SpeechModel, cfg: WhisperDecoderConfig) -> Graph:
         inputs[name] = torch.randn(cfg.layers, 2, TRACED_FRAMES // 2, cfg.dim), cross
     inputs["offset"] = torch.tensor([3]), "_"
     outputs = {"logits": "N U", **{f"out_{name}": cache for name in CACHES}}
-    return Graph(name="decoder", module=DecoderGraph(head), inputs=inputs, outputs=outputs)
+    return Graph(name="decoder", module=WhisperDecoderGraph(head), inputs=inputs, outputs=outputs)
