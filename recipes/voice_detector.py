@@ -99,6 +99,6 @@ def detector_of(text: str) -> tuple[Detector, str]:
     if not Path(text).exists():
         names = [name for name in get_args(Detector) if name != "trained"]
         raise MayaError(
-            f"--vad expects {', '.join(names)}, off, or the folder of a trained detector; there is no {text!r}"
+            f"--vad takes {', '.join(names)}, off, or the folder of a trained detector; there is no {text!r}"
         )
     return "trained", text
