@@ -70,10 +70,8 @@ def test_refusals(model: SpeechModel, tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(argparse.ArgumentTypeError, match="trained"):
         detector_name("trained")
     assert detector_name("off") == "off" and detector_name(str(tmp_path)) == str(tmp_path)
-    assert detector_of("silero") == ("silero", "") and detector_of(str(tmp_path)) == (
-        "trained",
-        str(tmp_path),
-    )
+    assert detector_of("silero") == ("silero", "")
+    assert detector_of(str(tmp_path)) == ("trained", str(tmp_path))
     model.cfg.features.normalize = "peak"
     with pytest.raises(MayaError, match="look ahead"):
         TrainedVAD(model)
