@@ -2,7 +2,7 @@
 # Spoken digits on real voices: single digits and strings of 1 to 7, on speakers not heard in training.
 #
 #   ./egs/digits/run.sh --source DIR      DIR holds manifest.jsonl with one spoken digit a row (text, speaker, audio)
-#   ./egs/digits/run.sh --start-voices 120   begin with a model trained on 120 synthetic speakers of each language
+#   ./egs/digits/run.sh --start-voices 0   begin with nothing instead of a model of 240 synthetic speakers a language
 #   ./egs/digits/run.sh --stage 5         decode again, then score
 #   ./egs/digits/run.sh --train.lr 1e-3 --name x    any field of the experiment, in a run of its own
 #
@@ -15,9 +15,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 source=../shared/corpora/digits
 experiment=digits
-start_voices=0
+start_voices= # 240 for the experiment digits on its own source, else 0
 . egs/stages.sh
 
+[ "$experiment-$source" != digits-../shared/corpora/digits ] || start_voices=${start_voices:-240}
+start_voices=${start_voices:-0}
 [ "$source" = ../shared/corpora/digits ] || source=$(absolute "$source")
 work=${work:-exp/digits/$(basename "$source")}
 begin digits

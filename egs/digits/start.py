@@ -1,6 +1,6 @@
 """A start for models of few speakers: CTC trained on synthetic speakers alone, none of whom is ever tested.
 
-    python -m egs.digits.start --out exp/digits/start --voices 120
+    python -m egs.digits.start --out exp/digits/start --voices 240
 
 Training that begins with it needs the encoder, CTC, the embedding of languages and the pieces: `begin_with`,
 and `--start-voices` of run.sh and leave_one_out.py.
@@ -21,7 +21,7 @@ from maya.recipes.train import train
 
 from .voices import synthetic_corpus
 
-STEPS = 1800
+STEPS = 4000
 
 
 def ctc_alone(name: str, steps: int, overrides: Sequence[str]) -> Experiment:
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--experiment", default="egs.digits.digits", help="the training that shall begin with it"
     )
-    parser.add_argument("--voices", type=POSITIVE, default=120, help="synthetic speakers of each language")
+    parser.add_argument("--voices", type=POSITIVE, default=240, help="synthetic speakers of each language")
     parser.add_argument("--steps", type=POSITIVE, default=STEPS, help="steps of its training")
     add_set(parser)
     args = parser.parse_args(argv)
