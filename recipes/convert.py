@@ -50,7 +50,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     for each in (nemo, icefall, folder, ecapa, tasnet, whisper):
         each.add_argument("out", type=Path, help="folder for the checkpoint; use it like a run folder")
 
-    text = "of torchaudio's file, which does not say it: %(default)s"
+    text = "the sample rate of torchaudio's model, which its file does not say: %(default)s"
     tasnet.add_argument(
         "--sample-rate", type=number(int, Range(min=1000)), default=8000, metavar="HZ", help=text
     )

@@ -109,7 +109,7 @@ def _add_input(p: Any) -> None:
     )
     p.add_argument("--remember", action="store_true", help=text)
     text = "adapt the model to each utterance before it is decoded (docs/decoding.md)"
-    p.add_argument("--adapt", choices=ADAPTATIONS, help=text)
+    p.add_argument("--adapt", choices=tuple(ADAPTATIONS), help=text)
     text = "say for each segment whether its text was made up; for json and jsonl"
     p.add_argument("--check", action="store_true", help=text)
     text = "write capitals and punctuation marks, with a model that has a head for them"

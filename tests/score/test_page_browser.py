@@ -271,7 +271,10 @@ def test_only_rows_near_the_window_have_elements(opened: Browser) -> None:
         assert visible == list(range(visible[0], visible[0] + len(visible)))  # no gap
         places.append(visible[-1])
         assert opened.run("document.querySelectorAll('.row').length") < 150
-    assert places[2] >= ROWS - 6 and places[0] < places[3] < places[1]
+        if share == 1.0:  # how many rows are within 200 pixels of the end depends on the machine's fonts
+            made = "Array.from(document.querySelectorAll('.row')).map(r => Number(r.dataset.place))"
+            assert max(opened.run(made)) == ROWS - 1
+    assert places[0] < places[3] < places[1] < places[2]
 
 
 def test_keys(opened: Browser) -> None:

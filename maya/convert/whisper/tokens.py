@@ -37,7 +37,7 @@ def read_tokenizer(path: Path, size: int) -> LLMTokenizer:
         number = n - (size - TIMESTAMPS)
         name = f"<|{number * TIMESTAMP_SECONDS:.2f}|>" if number >= 0 else f"<|extra{n}|>"
         added.append({"id": n, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
-                      "normalized": False, "special": number < 0})  # fmt: skip
+                      "normalized": False, "special": True})  # fmt: skip
     tokenizer = LLMTokenizer(json.dumps(values, ensure_ascii=False))
     if tokenizer.vocab_size != size:
         raise MayaError(f"{path} has {tokenizer.vocab_size} tokens and the model {size}; take its own")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,21 +141,18 @@ class BatchReader(Dataset[Made]):
         """What can be read of these utterances, with their rows; the others go to `skipped`."""
         read = []
         rows = job.row_of or [0] * len(job.items)
+        other = partial(self._audio, speed=1.0, epoch=job.epoch)
         for item, speed, row in zip(job.items, job.speeds, rows, strict=True):
             try:
-                read.append(self._utterance(item, speed, row, job.epoch))
+                audio = self._audio(item, speed, job.epoch)
+                mixed = None if self.mixer is None else self.mixer(item, audio, job.epoch, other)
+                read.append(Read(item, audio, row, speed) if mixed is None
+                            else Read(item, mixed.mixture, row, speed, mixed.sources))  # fmt: skip
             except MayaError as error:
                 if not self.may_skip:
                     raise
                 skipped.append(Skipped(self.utterances.ids[item], str(error)))
         return read
-
-    def _utterance(self, item: int, speed: float, row: int, epoch: int) -> Read:
-        audio = self._audio(item, speed, epoch)
-        if self.mixer is None:
-            return Read(item, audio, row, speed)
-        mixed = self.mixer(item, audio, epoch, lambda other: self._audio(other, 1.0, epoch))
-        return Read(item, mixed.mixture, row, speed, mixed.sources)
 
     def _stand_in(self, job: Job, skipped: list[Skipped]) -> list[Read]:
         tried: list[Skipped] = []
