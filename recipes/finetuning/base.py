@@ -24,7 +24,7 @@ from maya.train.heads import trained_names
 
 _CHARACTERS_A_PIECE = 200  # of the training texts, for each piece beyond the letters
 _MOST_PIECES = 4096
-_CROWDED = 0.02  # of the training utterances: more of them are worth a new vocabulary
+CROWDED = 0.02  # of the training utterances: more of them are worth a sentence
 _FASTEST = 1.1  # of the speeds of `SMALL_DATA`
 
 
@@ -52,40 +52,9 @@ def texts_of(table: Table) -> TextSample:
     )
 
 
-def choose_vocabulary(
-    base: Checkpoint, texts: TextSample, wanted: str, pieces: int, table: Table | None = None
-) -> Start:
+def choose_vocabulary(base: Checkpoint, texts: TextSample, wanted: str, pieces: int) -> Start:
     """The vocabulary of the tuned model. wanted: keep, extend, replace or auto: the old one where it has the
-    letters of the texts, else extended. pieces: to train; 0: by the amount of text.
-
-    auto replaces it where CTC would lose many utterances of `table`: pieces for few words spell the others
-    letter by letter, and fast speech then has more letters than frames.
-    """
-    start = _wanted_vocabulary(base, texts, wanted, pieces)
-    if wanted != "auto" or table is None:
-        return start
-    if (short := crowded_share(base.model_config, table, start.tokenizer)) <= _CROWDED:
-        return start
-    new = _wanted_vocabulary(base, texts, "replace", pieces)
-    if crowded_share(base.model_config, table, new.tokenizer) > short / 2:
-        return start
-    letters = "old pieces" if start.vocabulary == "keep" else "old pieces and new letters"
-    return replace(new, reason=f"with {letters}, {short:.0%} of the utterances have fewer frames than pieces")
-
-
-def crowded_share(cfg: SpeechModelConfig, table: Table, tokenizer: Tokenizer) -> float:
-    """The share of utterances with fewer frames than CTC needs for their text, at the highest speed; 0 for a
-    model whose heads need no frames."""
-    if not any(head.needs_frames for head in cfg.heads.values()):
-        return 0.0
-    frames = cfg.clock.frames_of(table.durations, _FASTEST)
-    with tempfile.TemporaryDirectory() as folder:
-        needed = write_tokens(Path(folder) / "tokens.arrow", table, tokenizer).ctc_frames
-        return float((needed > frames).mean())
-
-
-def _wanted_vocabulary(base: Checkpoint, texts: TextSample, wanted: str, pieces: int) -> Start:
-    """As `choose_vocabulary`, without a look at frames."""
+    letters of the texts, else extended. pieces: to train; 0: by the amount of text."""
     lacking = unknown_shares(texts, base.tokenizer) if wanted == "auto" else {}
     worst = max(lacking, key=lambda code: lacking[code], default="")
     if wanted == "keep" or (wanted == "auto" and lacking[worst] <= UNKNOWN):
@@ -102,6 +71,17 @@ def _wanted_vocabulary(base: Checkpoint, texts: TextSample, wanted: str, pieces:
         return Start(vocabulary="keep", reason="the texts have no letter that it lacks", tokenizer=made)
     reason = f"{lacking[worst]:.1%} of the letters in {worst} have no piece" if lacking else "as asked"
     return Start(vocabulary="extend", reason=reason, tokenizer=made)
+
+
+def crowded_share(cfg: SpeechModelConfig, table: Table, tokenizer: Tokenizer) -> float:
+    """The share of utterances with fewer frames than CTC needs for their text, at the highest speed; 0 for a
+    model whose heads need no frames."""
+    if not any(head.needs_frames for head in cfg.heads.values()):
+        return 0.0
+    frames = cfg.clock.frames_of(table.durations, _FASTEST)
+    with tempfile.TemporaryDirectory() as folder:
+        needed = write_tokens(Path(folder) / "tokens.arrow", table, tokenizer).ctc_frames
+        return float((needed > frames).mean())
 
 
 def check_texts(start: Start, texts: TextSample) -> None:

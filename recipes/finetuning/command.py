@@ -29,7 +29,15 @@ from maya.recipes.average import average
 from maya.recipes.decode import decode
 from maya.recipes.experiment import Experiment, apply_overrides
 from maya.recipes.finetuning import settings, verdict
-from maya.recipes.finetuning.base import check_texts, choose_vocabulary, open_base, texts_of, write_start
+from maya.recipes.finetuning.base import (
+    CROWDED,
+    check_texts,
+    choose_vocabulary,
+    crowded_share,
+    open_base,
+    texts_of,
+    write_start,
+)
 from maya.recipes.finetuning.mix import mix, same_sound
 from maya.recipes.markers import content, is_done, mark_done, stamp, table_identity
 from maya.recipes.prepare import prepare
@@ -66,10 +74,7 @@ def arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--language", help="code of the spoken language, if the data do not name it")
     text = "the weights that learn: all (the default), top layers and heads, those of norms, LoRA or adapters"
     p.add_argument("--tune", choices=get_args(settings.Tune), default="all", help=text)
-    text = (
-        "auto (the default): keep it, or extend it where it lacks letters (old pieces keep their rows), or "
-        "replace it where CTC would lose utterances because a text has so many of its pieces"
-    )
+    text = "auto (the default): keep it, or extend it where it lacks letters; old pieces keep their rows"
     choices = ("auto", *get_args(settings.Vocabulary))
     p.add_argument("--vocabulary", choices=choices, default="auto", help=text)
     text = "new pieces to train; default: by the amount of text"
@@ -186,7 +191,7 @@ def planned(options: Options, base: Checkpoint, data: Path, spoken: Sequence[str
     """The experiment, printed; writes start.pt, before.pt, the tokenizer and the experiment's file."""
     folder, table = options.run_dir, Table.open(part_path(data, "train"))
     texts = texts_of(table)
-    start = choose_vocabulary(base, texts, options.vocabulary, options.pieces, table)
+    start = choose_vocabulary(base, texts, options.vocabulary, options.pieces)
     check_texts(start, texts)
     languages_before = base.model_config.languages
     languages = (*languages_before, *(code for code in spoken if code not in languages_before))
@@ -226,6 +231,11 @@ def planned(options: Options, base: Checkpoint, data: Path, spoken: Sequence[str
         f"finetune: {facts.hours:.2f} h in {', '.join(spoken)}" + (f" (new: {', '.join(new)})" if new else "")
     )
     print(f"finetune: vocabulary: {start.vocabulary} ({start.reason}): {start.tokenizer.vocab_size} pieces")
+    if (short := crowded_share(experiment.model, table, start.tokenizer)) > CROWDED:
+        print(
+            f"finetune: {short:.0%} of the utterances have fewer frames than CTC needs for so many pieces and "
+            "are left out; --vocabulary replace --pieces N makes longer pieces, which learn more slowly"
+        )
     print(f"finetune: settings for this amount of audio; override any with --set\n  {settings.shown(chosen)}")
     return experiment
 

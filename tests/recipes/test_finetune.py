@@ -145,7 +145,7 @@ def test_a_replaced_vocabulary_is_compared_with_the_base_itself(base: Path, tmp_
     assert "a" not in after.tokenizer.pieces(range(after.tokenizer.vocab_size))
 
 
-def test_pieces_that_fast_speech_has_no_frames_for_are_replaced(
+def test_pieces_that_fast_speech_has_no_frames_for_are_named(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """The base has all letters, but spells these words letter by letter."""
@@ -156,12 +156,13 @@ def test_pieces_that_fast_speech_has_no_frames_for_are_replaced(
         soundfile.write(folder / f"{i}.wav", sound[: len(sound) // 9], tones.RATE)
         (folder / f"{i}.txt").write_text("hagecabd fedhabag" if i % 2 else "fedhabag hagecabd")
     code = load_checkpoint(base / "run" / "best.pt").model_config.languages[0]
-    made = options(base, tmp_path / "run", data=folder, language=code, pieces=24)
-    finetune(dataclasses.replace(made, prepare_only=True))
+    made = options(base, tmp_path / "run", data=folder, language=code, prepare_only=True)
+    finetune(made)
     said = capsys.readouterr().out
-    assert "replace (with old pieces, 100% of the utterances have fewer frames than pieces)" in said, said
-    finetune(dataclasses.replace(made, prepare_only=True, vocabulary="keep", run_dir=tmp_path / "kept"))
-    assert "vocabulary: keep (as asked)" in capsys.readouterr().out
+    assert "vocabulary: keep (the old pieces have the letters of the texts)" in said
+    assert "100% of the utterances have fewer frames than CTC needs for so many pieces" in said
+    finetune(dataclasses.replace(made, vocabulary="replace", pieces=24, run_dir=tmp_path / "replaced"))
+    assert "fewer frames" not in capsys.readouterr().out
 
 
 def test_wav_and_txt_files_need_a_language_where_the_model_has_several(base: Path, tmp_path: Path) -> None:
