@@ -233,8 +233,8 @@ def planned(options: Options, base: Checkpoint, data: Path, spoken: Sequence[str
     print(f"finetune: vocabulary: {start.vocabulary} ({start.reason}): {start.tokenizer.vocab_size} pieces")
     if (short := crowded_share(experiment.model, table, start.tokenizer)) > CROWDED:
         print(
-            f"finetune: {short:.0%} of the utterances have fewer frames than CTC needs for so many pieces and "
-            "are left out; --vocabulary replace --pieces N makes longer pieces, which learn more slowly"
+            f"finetune: {short:.0%} of the utterances have fewer frames than CTC needs for so many pieces "
+            "and are left out; --vocabulary replace --pieces N makes longer pieces, which learn more slowly"
         )
     print(f"finetune: settings for this amount of audio; override any with --set\n  {settings.shown(chosen)}")
     return experiment
