@@ -30,7 +30,7 @@ RATE = 16000
 
 
 def maya_texts(model: Recognizer, audios: Sequence[np.ndarray], *, filled: bool) -> list[str]:
-    """Greedy texts without timestamps. filled: the audio is filled to 30 s with silence, as transformers does;
+    """Greedy texts without timestamps. filled: the audio is filled to 30 s with silence, as by transformers;
     otherwise the features are filled with zeros, as OpenAI's and faster-whisper's long form do, and
     sherpa-onnx. Many texts of tiny.en differ between the two."""
     if filled:
