@@ -39,13 +39,6 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], str]] = {
                          "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}},
         "model.audio_tower",
     ),
-    "qwen2-audio-64": (  # rows of whole blocks of 64, for 4 bits
-        "Qwen2AudioForConditionalGeneration", "Qwen2AudioConfig",
-        {"audio_config": {"model_type": "qwen2_audio_encoder", **MEL, "num_mel_bins": 128, "d_model": 64},
-         "text_config": {"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 64, "vocab_size": 64,
-                         "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}},
-        "model.audio_tower",
-    ),
     "ast": (
         "ASTForAudioClassification", "ASTConfig", {**SIZES, "max_length": 256},
         "audio_spectrogram_transformer",
@@ -60,10 +53,13 @@ def audio() -> Tensor:
 
 
 @lru_cache
-def stock(name: str) -> tuple[Any, Any]:
-    """A random model of the class that people save, and its encoder, in evaluation mode."""
+def stock(name: str, tower_width: int = 0) -> tuple[Any, Any]:
+    """A random model of the class that people save, and its encoder, in evaluation mode. tower_width: of
+    Qwen2-Audio's encoder, 0 for that of `MODELS`."""
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     cls, config, settings, path = MODELS[name]
+    if tower_width:
+        settings = {**settings, "audio_config": {**settings["audio_config"], "d_model": tower_width}}
     torch.manual_seed(0)
     model = getattr(transformers, cls)(getattr(transformers, config)(**settings)).eval()
     with torch.no_grad():

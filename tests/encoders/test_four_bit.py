@@ -23,7 +23,7 @@ from tests.encoders.test_hugging_face import speech_model, step
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     pytest.importorskip("transformers", reason="transformers is not installed")
-    return save(stock("qwen2-audio-64")[0], tmp_path / "qwen2-audio", "qwen2-audio")
+    return save(stock("qwen2-audio", 64)[0], tmp_path / "qwen2-audio", "qwen2-audio")
 
 
 def test_a_frozen_tower_of_4_bits_under_a_head_that_learns(folder: Path) -> None:
