@@ -144,7 +144,10 @@ def test_models_of_each_kind(folders: dict[str, Path]) -> None:
     seen = given(madlad)
     for language in ("hi", "de"):
         madlad.translate([text], "en", language)
-    assert [madlad.tokenizer.decode(one["input_ids"][0]).split()[0] for one in seen] == ["<2hi>", "<2de>"]
+    assert [madlad.tokenizer.decode(options["input_ids"][0]).split()[0] for options in seen] == [
+        "<2hi>",
+        "<2de>",
+    ]
     pair = load_translator(f"en-de={folders['opus']}")
     assert isinstance(pair.translate([text], "en", "de")[0], str)
     for source, target in (("de", "en"), ("en", "fr"), ("xx", "de")):
@@ -158,7 +161,7 @@ def test_models_of_each_kind(folders: dict[str, Path]) -> None:
     seen = given(several)
     for language in ("fr", "de"):
         several.translate([text], "en", language)
-    first = [int(one["input_ids"][0, 0]) for one in seen]
+    first = [int(options["input_ids"][0, 0]) for options in seen]
     assert first == several.tokenizer.convert_tokens_to_ids([">>fra<<", ">>deu<<"])
 
 
