@@ -57,6 +57,7 @@ class SpeechModel(nn.Module):
         self.encoder: Encoder = cfg.encoder.build()
         context = head_context(cfg)
         self.heads = nn.ModuleDict({name: head.build(context) for name, head in cfg.heads.items()})
+        self._check_frames()
         if cfg.language_embedding:
             self.language_embedding = nn.Embedding(len(cfg.languages), cfg.encoder.d_model)
             nn.init.normal_(self.language_embedding.weight, std=cfg.language_init)
@@ -68,6 +69,16 @@ class SpeechModel(nn.Module):
         self._learns = [name for name, p in self.named_parameters() if p.requires_grad]
         self.step = 0  # of training
         self._clock_agrees: bool | None = None  # with the encoder's lengths; None: not compared yet
+
+    def _check_frames(self) -> None:
+        """MayaError for CTC over an encoder that makes frames of a whole window out of any utterance: it would
+        be taught, and asked, to write in the silence behind it."""
+        ctc = [name for name, head in self.named_heads().items() if head.ctc_over]
+        if ctc and self.cfg.encoder.subsampled(0) > 0:
+            raise MayaError(
+                f"the encoder makes {self.cfg.encoder.subsampled(0)} frames of any utterance, and the head "
+                f"{ctc[0]!r} needs as many as the utterance has: set model.encoder.whole=false"
+            )
 
     def head(self, name: str) -> Head:
         """A head by its name. Raises MayaError if the model has none of that name."""

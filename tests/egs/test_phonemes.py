@@ -1,6 +1,7 @@
 """egs/phonemes: what went wrong in other systems' phoneme recognisers, fused systems, backbones."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from egs.phonemes import backbones, evaluate, phonemes
 from maya.config import override, to_dict
 from maya.encoders import Encoded, MLPConfig, WhisperEncoderConfig
 from maya.encoders.hugging_face.config import HuggingFaceConfig, features_for
+from maya.errors import MayaError
 from maya.features import LogMelConfig, WaveformConfig, WhisperMelConfig
 from maya.heads import HeadContext, LossStep, UnitCTCConfig
 from maya.models.config import SpeechModelConfig
@@ -95,6 +97,12 @@ def test_full_lengths_are_a_per_of_hundreds_of_percent() -> None:
         phoneme_errors(refs, head.decode(Encoded(frames, torch.tensor([lens])))).rate for lens in (150, 1500)
     )
     assert right == 0.0 and wrong > 2.0
+    cfg = SpeechModelConfig(
+        features=WhisperMelConfig(seconds=2.0), encoder=replace(WHISPER, whole=True), vocab_size=5,
+        heads={"phonemes": UnitCTCConfig(units=UNITS)},
+    )  # fmt: skip
+    with pytest.raises(MayaError, match="100 frames of any utterance"):
+        build_model(cfg)
 
 
 @torch.no_grad()

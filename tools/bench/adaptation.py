@@ -222,6 +222,12 @@ def _stats(rows: Sequence[dict[str, Any]], low: float = 0.0, high: float = 1e9) 
     return wer([u["ref"] for u in own], [u["hyp"] for u in own])
 
 
+def _speakers(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Of each utterance of `_stats`. They are the blocks of the bootstrap: an utterance comes again with each
+    seed and level, and what a method learns from one changes the next of its speaker."""
+    return [u["speaker"] for row in rows for u in row["utterances"]]
+
+
 def report(out: Path) -> str:
     """adaptation.md and adaptation.png of the rows; returns the text."""
     rows = read(out)
@@ -247,7 +253,7 @@ def _cells(rows: Sequence[dict[str, Any]], method: str, levels: Sequence[float |
     own = [r for r in rows if r["method"] == method]
     for level in levels:
         at_level = [r for r in own if r["snr"] == level]
-        yield _rate(_stats(at_level)) if at_level else ""
+        yield _rate(at_level) if at_level else ""
     keys = {(r["snr"], r["seed"]) for r in own}
     plain = [r for r in rows if r["method"] == PLAIN and (r["snr"], r["seed"]) in keys]
     order = sorted(keys, key=str)
@@ -255,7 +261,7 @@ def _cells(rows: Sequence[dict[str, Any]], method: str, levels: Sequence[float |
         yield ""
     else:
         pairs = [sorted(part, key=lambda r: order.index((r["snr"], r["seed"]))) for part in (plain, own)]
-        change = compare(_stats(pairs[0]), _stats(pairs[1]))
+        change = compare(_stats(pairs[0]), _stats(pairs[1]), blocks=_speakers(pairs[0]))
         low, high = 100 * change.interval.low, 100 * change.interval.high
         yield f"{100 * change.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
     costs = [r["cost"] for r in own if "cost" in r]
@@ -263,8 +269,9 @@ def _cells(rows: Sequence[dict[str, Any]], method: str, levels: Sequence[float |
         yield f"{sum(c[name] for c in costs) / len(costs):.{digits}f}" if costs else ""
 
 
-def _rate(stats: ErrorStats) -> str:
-    bounds = interval(stats)
+def _rate(rows: Sequence[dict[str, Any]]) -> str:
+    stats = _stats(rows)
+    bounds = interval(stats, blocks=_speakers(rows))
     return f"{100 * stats.rate:.1f} [{100 * bounds.low:.1f}, {100 * bounds.high:.1f}]"
 
 
