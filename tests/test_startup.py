@@ -52,6 +52,11 @@ def test_importing_maya_loads_nothing_heavy() -> None:
     assert not loaded & {*HEAVY, *OPTIONAL, "torch", "numpy"}
 
 
+def test_training_loads_nothing_of_fsdp() -> None:
+    loaded = loaded_after("import maya.recipes.train")
+    assert not loaded & {"torch.distributed.fsdp", "torch.distributed.tensor", "sympy", "torch._dynamo"}
+
+
 def test_help_loads_nothing_heavy() -> None:
     program = (
         "import contextlib, io\nfrom maya.recipes.cli import main\n"

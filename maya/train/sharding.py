@@ -4,6 +4,7 @@ Each block of the encoder is a unit whose weights are gathered while it runs; al
 stay fp32 and autocast computes in bf16, as with DDP: the two differ by rounding in the sums over ranks alone.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -14,13 +15,12 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from maya.errors import MayaError
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel, count_parameters
 from maya.train.config import TrainConfig
+from maya.train.distributed import is_dtensor
 
 ABOVE = 2_000_000_000  # parameters from which train.parallel=auto shards them
 ELEMENTWISE = ("exp_avg", "exp_avg_sq", "delta")  # of an optimizer's state, what is as large as the parameter
@@ -28,7 +28,8 @@ ELEMENTWISE = ("exp_avg", "exp_avg_sq", "delta")  # of an optimizer's state, wha
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether FSDP2 holds this model."""
-    return isinstance(model, FSDPModule)
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # see is_dtensor
+    return fsdp is not None and isinstance(model, fsdp.FSDPModule)
 
 
 def sharding_wanted(cfg: TrainConfig, parameters: int) -> bool:
@@ -47,6 +48,8 @@ def shard(model: SpeechModel, cfg: TrainConfig, accelerator: Accelerator) -> Non
     names = Counter(p for _, p in model.named_parameters(remove_duplicate=False))
     whole = {p for p, count in names.items() if p.ndim == 0 or count > 1}
     refuse(model.cfg, cfg, any(p.ndim and p.requires_grad for p in whole))
+    from torch.distributed.fsdp import fully_shard  # noqa: PLC0415  see is_dtensor
+
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for block in model.encoder.blocks():
         fully_shard(block, mesh=mesh, ignored_params=whole)
@@ -77,7 +80,7 @@ def average_whole_gradients(model: nn.Module) -> None:
     """After a backward pass: the mean over ranks of the gradients that FSDP2 leaves alone."""
     if not is_sharded(model):
         return
-    grads = [p.grad for p in model.parameters() if p.grad is not None and not isinstance(p, DTensor)]
+    grads = [p.grad for p in model.parameters() if p.grad is not None and not is_dtensor(p)]
     if grads:
         flat = torch.cat([grad.reshape(-1) for grad in grads])
         dist.all_reduce(flat)
@@ -93,7 +96,7 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
         return state
     gathered = {}
     for name, value in state.items():
-        value = value.full_tensor() if isinstance(value, DTensor) else value
+        value = value.full_tensor() if is_dtensor(value) else value
         if dist.get_rank() == 0:
             gathered[name] = value.cpu()
     return gathered
@@ -101,6 +104,8 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def _gathered(model: nn.Module) -> Iterator[None]:
+    from torch.distributed.fsdp import FSDPModule, fully_shard  # noqa: PLC0415  see is_dtensor
+
     fully_shard.state(model)._lazy_init()  # type: ignore[attr-defined]
     units = [unit for unit in model.modules() if isinstance(unit, FSDPModule)]
     # Without FSDP2's hooks: ranks have unlike numbers of batches here, and it would count their passes.
@@ -126,14 +131,14 @@ def gathered(model: nn.Module) -> Any:
 
 def mesh_of(model: nn.Module) -> DeviceMesh | None:
     """The ranks that a model is spread over; None for one that is whole."""
-    return next((p.device_mesh for p in model.parameters() if isinstance(p, DTensor)), None)
+    return next((p.device_mesh for p in model.parameters() if is_dtensor(p)), None)
 
 
 def spread(values: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Tensors by the names of the model's parameters, whole or spread, as the model holds its own."""
     mesh, own = mesh_of(model), dict(model.named_parameters())
     return {
-        name: _share(value, mesh) if mesh is not None and isinstance(own.get(name), DTensor) else value
+        name: _share(value, mesh) if mesh is not None and is_dtensor(own.get(name)) else value
         for name, value in values.items()
     }
 
@@ -141,13 +146,15 @@ def spread(values: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 def spread_state(optimizer: torch.optim.Optimizer) -> None:
     """Keep of the state that an optimizer has loaded this rank's share, where its parameter is sharded."""
     for p, state in optimizer.state.items():
-        if isinstance(p, DTensor):
+        if is_dtensor(p):
             shares = {name: _share(state[name], p.device_mesh) for name in ELEMENTWISE if name in state}
             state.update(shares)
 
 
 def _share(value: Tensor, mesh: DeviceMesh) -> Tensor:
     """This rank's share of a whole tensor; nothing is sent."""
-    if isinstance(value, DTensor):
+    from torch.distributed.tensor import Shard, distribute_tensor  # noqa: PLC0415  see is_dtensor
+
+    if is_dtensor(value):
         return value
     return distribute_tensor(value.to(mesh.device_type), mesh, [Shard(0)], src_data_rank=None)

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from maya.train.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from maya.train.checkpoints.space import bytes_of, free_space, require_space, shown
+from maya.train.distributed import is_dtensor
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def _write(path: Path, checkpoint: Checkpoint, size: int, then: Callable[[], Non
 
 
 def _is_sharded(checkpoint: Checkpoint) -> bool:
-    return any(isinstance(value, DTensor) for value in checkpoint.weights.values())
+    return any(is_dtensor(value) for value in checkpoint.weights.values())
 
 
 class CopyMemory:

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from maya.models.config import ENCODER
 from maya.models.speech_model import SpeechModel
 from maya.train.config import TrainConfig
+from maya.train.distributed import is_dtensor
 from maya.train.optimizers.muon import Muon
 from maya.train.optimizers.scaled_adam import ScaledAdam
 
@@ -138,14 +138,14 @@ def gradient_norm(model: nn.Module) -> Tensor:
     """() the norm of all gradients, on their device: nothing waits for it."""
     grads = ([p.grad for p in part if p.grad is not None] for part in _by_layout(model))
     norms = [torch.nn.utils.get_total_norm(part) for part in grads]
-    norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    norms = [norm.full_tensor() if is_dtensor(norm) else norm for norm in norms]
     return norms[0] if len(norms) == 1 else torch.stack([torch.zeros(()), *norms]).norm()
 
 
 def _by_layout(model: nn.Module) -> list[list[nn.Parameter]]:
     """The parameters that have gradients, those that FSDP2 has sharded apart: no operator mixes the two."""
     params = [p for p in model.parameters() if p.grad is not None]
-    parts = ([p for p in params if isinstance(p, DTensor) is sharded] for sharded in (False, True))
+    parts = ([p for p in params if is_dtensor(p) is sharded] for sharded in (False, True))
     return [part for part in parts if part]
 
 

@@ -29,9 +29,9 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from maya.errors import MayaError
+from maya.train.distributed import is_dtensor
 
 EARLY_STEPS = (10, 20, 40)  # when the threshold is first set, from few norms, and hence twice as wide
 # Elements from which a tensor is updated by itself: stacking copies it, which costs more than its kernels.
@@ -407,21 +407,21 @@ def _products(a: Tensor, b: Tensor) -> Tensor:
 
 def _local(t: Tensor) -> Tensor:
     """What this rank holds of a tensor, without gradient history."""
-    return t.to_local() if isinstance(t, DTensor) else t
+    return t.to_local() if is_dtensor(t) else t
 
 
 def _like(local: Tensor, p: Tensor) -> Tensor:
     """`local`, elements of this rank's part of `p`, as a tensor laid out and sharded as `p` is."""
     local = local.view(_local(p).shape)
-    if not isinstance(p, DTensor):
-        return local
-    mesh, placements = p.device_mesh, p.placements
-    return DTensor.from_local(local, mesh, placements, run_check=False, shape=p.shape, stride=p.stride())
+    if is_dtensor(p):
+        mesh, placements = p.device_mesh, p.placements
+        return p.from_local(local, mesh, placements, run_check=False, shape=p.shape, stride=p.stride())
+    return local
 
 
 def _shards(p: Tensor) -> tuple:
     """(mesh, the mesh dimensions that `p` is sharded over), or () for a tensor that is whole on each rank."""
-    if not isinstance(p, DTensor):
-        return ()
-    dims = [i for i, placement in enumerate(p.placements) if placement.is_shard()]
-    return (p.device_mesh, *dims) if dims else ()
+    if is_dtensor(p):
+        dims = [i for i, placement in enumerate(p.placements) if placement.is_shard()]
+        return (p.device_mesh, *dims) if dims else ()
+    return ()
