@@ -71,8 +71,8 @@ class SpeechModel(nn.Module):
         self._clock_agrees: bool | None = None  # with the encoder's lengths; None: not compared yet
 
     def _check_frames(self) -> None:
-        """MayaError for CTC over an encoder that makes the frames of a whole window of any utterance: it would
-        learn to write in the silence behind it."""
+        """MayaError for CTC over an encoder that makes the frames of a whole window of any utterance: it
+        would learn to write in the silence behind it."""
         ctc = [name for name, head in self.named_heads().items() if head.ctc_over]
         if ctc and self.cfg.encoder.subsampled(0) > 0:
             raise MayaError(
