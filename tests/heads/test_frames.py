@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from maya.data.table.spans import events_in
 from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.heads import EventConfig, HeadContext, LossStep, PitchConfig
-from maya.heads.frames import BINS, bins_of, events_in, hertz_of, pitch_in
+from maya.heads.frames import BINS, bins_of, hertz_of, pitch_in
 from tests.heads.test_classify import ENCODERS, batch_of, encoded_of, model_of
 
 
