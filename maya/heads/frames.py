@@ -251,12 +251,13 @@ class PitchHead(FrameHead):
 
 def track_of(values: Tensor, names: tuple[str, ...], seconds: float, cfg: SpanConfig) -> HeadTrack:
     """The track of probabilities (n, names), with its events in the order of time."""
-    events = [event for i, name in enumerate(names) for event in _events(name, values[:, i], seconds, cfg)]
+    events = [event for i, name in enumerate(names) for event in events_of(name, values[:, i], seconds, cfg)]
     events.sort(key=lambda event: (event.start, event.label))
     return HeadTrack(columns=names, seconds=seconds, values=values, events=tuple(events))
 
 
-def _events(name: str, values: Tensor, seconds: float, cfg: SpanConfig) -> list[SoundEvent]:
+def events_of(name: str, values: Tensor, seconds: float, cfg: SpanConfig) -> list[SoundEvent]:
+    """The events of one class from its probabilities (n,), by the rules of `SpanConfig`."""
     runs: list[list[int]] = []
     probabilities, inside = values.tolist(), False
     for i, p in enumerate(probabilities):
