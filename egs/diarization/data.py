@@ -102,7 +102,7 @@ def meetings(args: argparse.Namespace) -> None:
     for number, item in enumerate(first_items(mixer, args.count, args.seed)):
         made, name = mixer.meeting(item, read(item), 0, read), f"m{number:03d}"
         for turn in made.turns:
-            own = {"id": "", "recording": name, "speaker": f"s{turn.speaker}"}
+            own: dict[str, Any] = {"id": "", "recording": name, "speaker": f"s{turn.speaker}"}
             turns += [TranscriptRow(**own, text="", start=a, end=b) for a, b in turn.spans]
             words.append(TranscriptRow(**own, text=entries[turn.item].text, start=turn.start, end=turn.end))
         with writing(args.out / "audio" / f"{name}.wav") as partial:

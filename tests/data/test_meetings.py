@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from maya.data.loading.meetings import TURNS, Meeting, MeetingConfig, MeetingMixer
+from maya.data.loading.meetings import TURNS, MeetingConfig, MeetingMixer, SimulatedMeeting
 from maya.data.table.labels import LabelColumns
 from maya.data.table.spans import events_in
 from maya.data.table.utterances import Utterances
@@ -44,11 +44,11 @@ def audio_of(item: int) -> torch.Tensor:
     return audio
 
 
-def meeting(made: MeetingMixer, item: int = 0, epoch: int = 0) -> Meeting:
+def meeting(made: MeetingMixer, item: int = 0, epoch: int = 0) -> SimulatedMeeting:
     return made.meeting(item, audio_of(item), epoch, audio_of)
 
 
-def shares(meetings: list[Meeting]) -> tuple[float, float]:
+def shares(meetings: list[SimulatedMeeting]) -> tuple[float, float]:
     """The share of the time with speech in which two or more speak, and the mean pause in seconds."""
     speech = overlapped = 0.0
     pauses = []

@@ -80,7 +80,7 @@ class Turn(NamedTuple):
         return self.spans[-1][1]
 
 
-class Meeting(NamedTuple):
+class SimulatedMeeting(NamedTuple):
     """audio (N,), and its turns in the order in which they begin."""
 
     audio: Tensor
@@ -134,7 +134,9 @@ class MeetingMixer:
         events = [(f"s{turn.speaker}", *span) for turn in made.turns for span in turn.spans]
         return Mixed(made.audio, None, {TURNS: label_of(events)})
 
-    def meeting(self, item: int, audio: Tensor, epoch: int, read: Callable[[int], Tensor]) -> Meeting:
+    def meeting(
+        self, item: int, audio: Tensor, epoch: int, read: Callable[[int], Tensor]
+    ) -> SimulatedMeeting:
         """The meeting that begins with utterance `item`, whose audio (N,) is given; `read` gives that of any
         other."""
         cfg, rng = self.cfg, draws_of(f"{self.cfg.seed}/{epoch}/{self.utterances.ids[item]}/meeting")
@@ -160,7 +162,7 @@ class MeetingMixer:
             ends[voice] = turns[-1].end
             sounds.append((round(shift * self.sample_rate), sound))
         turns.sort(key=lambda turn: turn.start)
-        return Meeting(self._sum(sounds, rng), turns)
+        return SimulatedMeeting(self._sum(sounds, rng), turns)
 
     def voices(self, item: int, rng: np.random.Generator) -> list[int]:
         """The speakers of a meeting in the order of their first turns, that of `item` first."""
