@@ -5,8 +5,9 @@
 Systems: clusters of the embeddings of Resemblyzer (pip install --no-deps resemblyzer) and of a run of
 egs/speakers, with our voice detector, offline and online; and the end-to-end head of a run. The threshold of
 the clusters is the best one on the meetings of --dev. DER is given with collar 0 and 0.25 s, each with
-overlapping speech. With --recogniser, the words of the recognised text get the speakers of each system, as in
-`maya transcribe --speakers`, and cpWER is computed by meeteval. Intervals are 95 % bootstraps over meetings.
+overlapping speech. Of the sets of --words, the words that --recogniser writes get the speakers of each
+system, as in `maya transcribe --speakers`, and meeteval computes cpWER. Intervals are 95 % bootstraps over
+meetings.
 """
 
 import argparse
@@ -189,14 +190,14 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     dev = [meeting for folder in args.dev for meeting in read_set(folder)]
     systems = systems_of(args.run, args.voices, dev)
     result: dict[str, Any] = {}
-    for folder in args.sets:
+    for folder in [*args.sets, *args.words]:
         meetings = read_set(folder)
         diarized = {name: turns_of(meetings) for name, turns_of in systems.items()}
         table, figures = score(meetings, diarized)
         print(f"\n{folder.name}: {len(meetings)} meetings")
         print("\n".join(columns(table)))
         result[folder.name] = figures
-        if args.recogniser is not None:
+        if folder in args.words:
             hyps = recognised(args.recogniser, folder, meetings)
             diarized["reference turns"] = [meeting.turns for meeting in meetings]
             words = word_errors(folder, meetings, hyps, diarized)
@@ -214,13 +215,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("sets", type=Path, nargs="+", help="folders that egs.diarization.data made")
+    add("sets", type=Path, nargs="*", help="folders that egs.diarization.data made")
+    add(
+        "--words", type=Path, nargs="+", default=[], help="such folders, for cpWER as well; with --recogniser"
+    )
     add("--dev", type=Path, nargs="+", default=[], help="such folders, for the thresholds of the clusters")
     add("--run", type=Path, help="a run with a diarization head")
     add("--voices", type=Path, metavar="RUN", help="a run of egs/speakers, or another speaker head")
     add("--recogniser", type=Path, metavar="RUN", help="for cpWER (maya-asr[meetings])")
     add("--out", type=Path, required=True, help="JSON file for the figures")
     args = parser.parse_args(argv)
+    if bool(args.words) != (args.recogniser is not None):
+        parser.error("--words and --recogniser belong together")
     try:
         write_json(args.out, evaluate(args))
     except MayaError as error:

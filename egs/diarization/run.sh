@@ -48,8 +48,6 @@ fi
 if due 6; then
   options=(--run "$run" --dev "$sets/dev2" "$sets/dev3")
   if [ -n "$voices" ]; then options+=(--voices "$(absolute "$voices")"); fi
+  if [ -n "$recogniser" ]; then options+=(--words "$sets/words" --recogniser "$(absolute "$recogniser")"); fi
   python -m egs.diarization.evaluate "$sets"/test[234] "${options[@]}" --out "$run/diarization.json"
-  if [ -n "$recogniser" ]; then
-    python -m egs.diarization.evaluate "$sets/words" "${options[@]}" --recogniser "$(absolute "$recogniser")" --out "$run/words.json"
-  fi
 fi
