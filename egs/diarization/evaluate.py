@@ -3,8 +3,8 @@
     python -m egs.diarization.evaluate SETS/test2 --dev SETS/dev2 --run RUN --out FILE
 
 Systems: clusters of the embeddings of Resemblyzer (pip install --no-deps resemblyzer) and of a run of
-egs/speakers, with our voice detector, offline and online; and the end-to-end head of a run. The threshold of
-the clusters is the best one on the meetings of --dev. DER is given with collar 0 and 0.25 s, each with
+egs/speakers, with our voice detector, offline and online; and the end-to-end head of a run. The thresholds
+are the best ones on the meetings of --dev. DER is given with collar 0 and 0.25 s, each with
 overlapping speech. Of the sets of --words, the words that --recogniser writes get the speakers of each
 system, as in `maya transcribe --speakers`, and meeteval computes cpWER. Intervals are 95 % bootstraps over
 meetings.
@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,11 @@ from maya.score.meetings.words import meeting_errors
 from maya.score.report import percent, span
 from tools.bench.speakers import RATE, Computed, Meeting, rows
 
-_THRESHOLDS = [round(0.3 + 0.03 * i, 2) for i in range(21)]
+_THRESHOLDS = [round(0.3 + 0.04 * i, 2) for i in range(16)]
+_PROBABILITIES = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 COLLARS = (0.0, 0.25)
 Turns = list[list[SpeakerTurn]]  # of each meeting
+System = Callable[[Sequence[Meeting]], Turns]
 
 
 def read_set(folder: Path) -> list[Meeting]:
@@ -69,31 +72,53 @@ def error_sums(meetings: Sequence[Meeting], turns: Turns, collar: float) -> np.n
     return np.stack([parts[:, :3].sum(1), parts[:, 3], *parts[:, :3].T], 1)
 
 
-def clustered(weights: str, dev: Sequence[Meeting]) -> dict[str, Callable[[Sequence[Meeting]], Turns]]:
-    """By "offline" and "online", what gives the turns of meetings, with the threshold that is best on dev."""
+def best_threshold(
+    name: str, dev: Sequence[Meeting], values: Sequence[float], turns: Callable[[float], Turns], usual: float
+) -> float:
+    """The threshold with the lowest DER on dev, collar 0; `usual` without meetings of dev."""
+    if not dev:
+        return usual
+    sums = {value: error_sums(dev, turns(value), COLLARS[0]).sum(0) for value in values}
+    best = min(values, key=lambda value: sums[value][0] / sums[value][1])
+    print(f"{name}: threshold {best}, DER on dev {percent(sums[best][0] / sums[best][1])} %")
+    return best
+
+
+def clustered(name: str, weights: str, dev: Sequence[Meeting]) -> dict[str, System]:
+    """By name, the turns by clusters: offline and online."""
     base, vad = SpeakersConfig(weights=weights), VADConfig()
     trials = [Computed(meeting, base, vad) for meeting in dev]
-    systems: dict[str, Callable[[Sequence[Meeting]], Turns]] = {}
+
+    def turns(items: Sequence[Computed], form: str, threshold: float) -> Turns:
+        return [getattr(own, form)(replace(base, threshold=threshold)) for own in items]
+
+    systems: dict[str, System] = {}
     for form in ("offline", "online"):
-        rates = {}
-        for threshold in _THRESHOLDS if trials else ():
-            cfg = replace(base, threshold=threshold)
-            sums = error_sums(dev, [getattr(own, form)(cfg) for own in trials], COLLARS[0]).sum(0)
-            rates[threshold] = sums[0] / sums[1]
-        best = min(rates, key=lambda t: rates[t]) if rates else base.threshold
-        print(f"threshold of {Path(weights).name or 'Resemblyzer'}, {form}: {best}; meetings: {len(trials)}")
-        cfg = replace(base, threshold=best)
-        systems[form] = lambda meetings, cfg=cfg, form=form: [  # type: ignore[misc]
-            getattr(Computed(meeting, base, vad), form)(cfg) for meeting in meetings
-        ]
+        best = best_threshold(
+            f"{name}, {form}", dev, _THRESHOLDS, partial(turns, trials, form), base.threshold
+        )
+        systems[f"{name}, {form}"] = lambda meetings, form=form, best=best: turns(  # type: ignore[misc]
+            [Computed(meeting, base, vad) for meeting in meetings], form, best
+        )
     return systems
 
 
-def systems_of(
-    run: Path | None, voices: Path | None, dev: Sequence[Meeting]
-) -> dict[str, Callable[[Sequence[Meeting]], Turns]]:
+def end_to_end(run: Path, dev: Sequence[Meeting]) -> dict[str, System]:
+    """By name, the turns of the head of a run."""
+    model = EndToEndSpeakers(maya.load(run, "cpu").model)
+    cfg, name = model.head.cfg, f"end to end, {model.head.cfg.speakers} speakers at most"
+
+    def turns(meetings: Sequence[Meeting], threshold: float) -> Turns:
+        model.head.cfg = replace(cfg, on=threshold, off=threshold)
+        return [model.turns(meeting.audio) for meeting in meetings]
+
+    best = best_threshold(name, dev, _PROBABILITIES, partial(turns, dev), cfg.on)
+    return {name: lambda meetings: turns(meetings, best)}
+
+
+def systems_of(run: Path | None, voices: Path | None, dev: Sequence[Meeting]) -> dict[str, System]:
     """By name, what gives the turns of meetings."""
-    systems: dict[str, Callable[[Sequence[Meeting]], Turns]] = {}
+    systems: dict[str, System] = {}
     encoders = {"Resemblyzer": ""} | ({} if voices is None else {voices.name: voice_weights(voices)})
     for name, weights in encoders.items():
         try:
@@ -101,13 +126,8 @@ def systems_of(
         except MayaError as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
             continue
-        systems |= {f"{name}, {form}": own for form, own in clustered(weights, dev).items()}
-    if run is not None:
-        head = EndToEndSpeakers(maya.load(run, "cpu").model)
-        systems[f"end to end, {head.head.cfg.speakers} speakers at most"] = lambda meetings: [
-            head.turns(meeting.audio) for meeting in meetings
-        ]
-    return systems
+        systems |= clustered(name, weights, dev)
+    return systems if run is None else systems | end_to_end(run, dev)
 
 
 def score(
