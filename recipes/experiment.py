@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from maya.config import config, override
 from maya.data.loading.augment import AugmentConfig
+from maya.data.loading.meetings import MeetingConfig
 from maya.data.loading.mixing import MixingConfig
 from maya.data.plan import PlanConfig
 from maya.data.prepare.config import PrepareConfig
@@ -71,9 +72,15 @@ class DataConfig:
     mixing: MixingConfig = field(
         default_factory=MixingConfig
     )  # mixtures of speakers, of a table's utterances
+    meetings: MeetingConfig = field(default_factory=MeetingConfig)  # of them, in the place of mixtures
     max_skipped: Share = 0.001  # share of the utterances that may turn out unreadable while training
     timeout_seconds: NonNegFloat = 1800.0  # without a batch, after which training stops; 0 waits for ever
     valid_utterances: Count = 0  # per language, of the dev set, while training; 0 takes all
+
+    @property
+    def mixtures(self) -> MixingConfig | MeetingConfig:
+        """What an utterance becomes: a mixture, a meeting, or neither where both are off."""
+        return self.meetings if self.meetings.on else self.mixing
 
 
 @config

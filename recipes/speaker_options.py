@@ -19,20 +19,25 @@ def add_speakers(p: Any) -> None:
     p.add_argument("--speakers", action="store_true", help=text)
     text = "speakers of a recording or session at most, up to 26; default: 8"
     p.add_argument("--most-speakers", type=number(int, Range(min=1, max=26)), metavar="N", help=text)
-    text = "voice encoder: a run with a speaker head, or weights of resemblyzer; default: that package's"
+    text = "voice encoder: a run with a speaker or diarization head, or weights of resemblyzer, the default"
     p.add_argument("--speaker-weights", type=Path, metavar="RUN", help=text)
 
 
-def speakers_of(args: argparse.Namespace) -> SpeakersConfig | None:
-    """The speakers that the options ask for. Raises MayaError for options that do nothing, and where the
-    weights are missing."""
+def speakers_of(args: argparse.Namespace, *, whole: bool = False) -> SpeakersConfig | None:
+    """The speakers that the options ask for. whole: of whole recordings, for which a diarization head will do
+    as well. Raises MayaError for options that do nothing, and where the weights are missing."""
     if not args.speakers:
         if args.most_speakers or args.speaker_weights:
             raise MayaError("--most-speakers and --speaker-weights belong to --speakers")
         return None
     weights = voice_weights(args.speaker_weights) if args.speaker_weights else ""
     cfg = SpeakersConfig(most=args.most_speakers or 8, weights=weights)
-    open_voices(weights)
+    if whole:
+        from maya.align.speakers.encoder import load_speakers  # noqa: PLC0415  torch, after the options
+
+        load_speakers(weights)
+    else:
+        open_voices(weights)
     return cfg
 
 

@@ -313,7 +313,7 @@ def train_batches(
             start=start,
             pin_memory=torch.cuda.is_available(),
             augment=augment,
-            mixing=cfg.mixing,
+            mixing=cfg.mixtures,
             max_skipped=cfg.max_skipped,
             skip_log=run / "skipped.jsonl",
             timeout_seconds=cfg.timeout_seconds,
@@ -353,7 +353,7 @@ def dev_validation(
     `skip_log`, and counted in the scores as `skipped`. Raises MayaError for a text head without a greedy
     method.
     """
-    count, mixing = 0 if whole else experiment.data.valid_utterances, experiment.data.mixing
+    count, mixing = 0 if whole else experiment.data.valid_utterances, experiment.data.mixtures
     head = experiment.decoding_head or "auto"
     limits: dict[str, Any] = {"max_skipped": experiment.data.max_skipped, "skip_log": skip_log}
     loader: EvalLoader | CutEvalLoader

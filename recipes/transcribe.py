@@ -162,7 +162,8 @@ def run(args: argparse.Namespace) -> int:
         output_dir=args.output_dir, resume=args.resume, words_per_line=args.words_per_line,
         line_length=args.line_length, device=args.device, batch_seconds=args.batch_seconds,
         context=tuple(args.context) if args.context else None, stream=args.stream, mic=args.mic,
-        raw=_raw(args), remember=args.remember, check_texts=args.check, speakers=speakers_of(args),
+        raw=_raw(args), remember=args.remember, check_texts=args.check,
+        speakers=speakers_of(args, whole=True),
         punctuate=args.punctuate, adapt=args.adapt,
         search=SearchOptions(
             method=args.method, beam=args.beam, n_best=args.n_best, lm=args.lm, lm_weight=args.lm_weight,

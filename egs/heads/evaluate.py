@@ -36,13 +36,14 @@ from egs.heads.recognised import recognised
 from egs.heads.sounds import COUNT, KINDS, sounds
 from maya.audio.vad.detector import speech_spans
 from maya.data.loading.batch import Batch
+from maya.data.table.spans import events_in
 from maya.data.table.table import Table, part_path
 from maya.decode.hypothesis import Hypothesis
 from maya.decode.long.long_audio import speech_defaults
 from maya.decode.recognizer import Recognizer
 from maya.errors import MayaError
 from maya.heads import EventHead, PitchHead, PunctuationHead, UnitCTC
-from maya.heads.frames import events_in, pitch_in
+from maya.heads.frames import pitch_in
 from maya.pages import columns
 from maya.score.hallucination import HallucinationCheck, HallucinationConfig, TextVerdict
 from maya.score.labels import LabelledUtterance

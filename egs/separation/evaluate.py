@@ -37,9 +37,9 @@ _CLIPS = 6  # mixtures on the page
 _SECONDS = 30.0  # of a batch
 
 
-def unseen_rows(data: Path) -> tuple[Table, np.ndarray]:
-    """The test table, and the rows of speakers who are not in the training data."""
-    test, train = Table.open(part_path(data, "test")), Table.open(part_path(data, "train"))
+def unseen_rows(data: Path, part: str = "test") -> tuple[Table, np.ndarray]:
+    """The table of a part, and the rows of speakers who are not in the training data."""
+    test, train = Table.open(part_path(data, part)), Table.open(part_path(data, "train"))
     trained = {entry.speaker for entry in train.entries()}
     rows = [i for i, entry in enumerate(test.entries()) if entry.speaker not in trained]
     if not rows:

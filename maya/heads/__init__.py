@@ -15,6 +15,7 @@ from maya.heads.base import (
 from maya.heads.canary import CanaryDecoder, CanaryDecoderConfig
 from maya.heads.classify import Classifier, ClassifyConfig, LanguageConfig, RegressConfig, Regressor
 from maya.heads.ctc import CTCConfig, CTCHead
+from maya.heads.diarization import DiarizationConfig, DiarizationHead
 from maya.heads.distillation import Distillation, DistillationConfig
 from maya.heads.frames import EventConfig, EventHead, PitchConfig, PitchHead
 from maya.heads.language_model import LanguageModel, LanguageModelConfig
@@ -40,6 +41,8 @@ __all__ = [
     "CanaryDecoderConfig",
     "Classifier",
     "ClassifyConfig",
+    "DiarizationConfig",
+    "DiarizationHead",
     "Distillation",
     "DistillationConfig",
     "SoundEvent",

@@ -10,7 +10,6 @@ A label holds what is true of an utterance at each time, as text, so that it lie
 Where training changes the speed of an utterance, times and frequencies are moved with it.
 """
 
-import re
 from typing import Annotated, Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch.nn import functional
 
 from maya.config import config
 from maya.data.loading.batch import Batch
+from maya.data.table.spans import events_in
 from maya.encoders import frame_mask
 from maya.encoders.base import Encoded
 from maya.errors import MayaError
@@ -36,13 +36,11 @@ from maya.heads.base import (
 from maya.heads.pooling import LayerSum
 from maya.ranges import BelowOne, Count, Distinct, NonNegFloat, PosFloat, PosInt, Share
 
-NO_EVENT = "none"
 BINS = 360  # of pitch, as in CREPE (Kim et al. 2018)
 BIN_CENTS = 20.0
 FIRST_CENTS = 1997.3794084376191  # of bin 0: 31.7 Hz; cents count from 10 Hz
 _SPREAD_CENTS = 25.0  # standard deviation of a pitch target
 _NEAR_BINS = 4  # beside the highest one that a pitch is averaged over
-_SPAN = re.compile(r"(?:([0-9.]+)-([0-9.]+) )?(\S.*)")
 
 
 @config
@@ -66,18 +64,24 @@ class FrameConfig(HeadConfig):
 
 
 @config
-class EventConfig(FrameConfig):
-    """Events of `classes`, which may overlap. positive_weight: of a step within an event, because most are
-    not. An event begins at a step of probability `on` and lasts while it is above `off`; gaps below
-    gap_seconds are closed, and what is shorter than min_seconds is dropped."""
+class SpanConfig(FrameConfig):
+    """How probabilities become events: one begins at a step of probability `on` and lasts while it is above
+    `off`; gaps below gap_seconds are closed, and what is shorter than min_seconds is dropped."""
 
-    kind: Literal["events"] = "events"
-    classes: Annotated[tuple[str, ...], Distinct()] = ()
-    positive_weight: PosFloat = 1.0
     on: Share = 0.5
     off: Share = 0.3
     min_seconds: NonNegFloat = 0.1
     gap_seconds: NonNegFloat = 0.2
+
+
+@config
+class EventConfig(SpanConfig):
+    """Events of `classes`, which may overlap. positive_weight: of a step within an event, because most are
+    not."""
+
+    kind: Literal["events"] = "events"
+    classes: Annotated[tuple[str, ...], Distinct()] = ()
+    positive_weight: PosFloat = 1.0
 
     def build(self, context: HeadContext) -> "EventHead":
         if not self.label or not self.classes:
@@ -121,9 +125,14 @@ class FrameHead(Head):
     def forward(self, encoded: Encoded) -> Tensor:
         """(B, S · upsampling, outputs), fp32 at least."""
         frames = encoded.frames if self.layers is None else self.layers(encoded).frames
-        x = self.out(self.dropout(self.inner(self.norm(frames.to(self.out.weight.dtype)))))
+        x = self.across(self.inner(self.norm(frames.to(self.out.weight.dtype))), encoded.lens)
+        x = self.out(self.dropout(x))
         x = x if x.dtype == torch.float64 else x.float()
         return x.reshape(len(x), -1, self.count)
+
+    def across(self, x: Tensor, lens: Tensor) -> Tensor:
+        """Layers across time, (B, S, channels) -> the same, for a head that has them."""
+        return x
 
     def times(self, steps: int, speed: float) -> np.ndarray:
         """(steps,) the middle of each step in seconds of the audio before its speed was changed."""
@@ -199,32 +208,7 @@ class EventHead(FrameHead):
         return {"loss": self.mean(losses.sum(-1), used.to(outputs.dtype))}
 
     def made(self, outputs: Tensor) -> HeadTrack:
-        values = outputs.sigmoid()
-        events = [e for i, name in enumerate(self.cfg.classes) for e in self._events(name, values[:, i])]
-        events.sort(key=lambda event: (event.start, event.label))
-        return HeadTrack(columns=self.cfg.classes, seconds=self.seconds, values=values, events=tuple(events))
-
-    def _events(self, name: str, values: Tensor) -> list[SoundEvent]:
-        cfg, runs = self.cfg, list[list[int]]()
-        probabilities, inside = values.tolist(), False
-        for i, p in enumerate(probabilities):
-            if inside and p >= cfg.off:
-                runs[-1][1] = i + 1
-            elif p >= cfg.on:
-                if runs and (i - runs[-1][1]) * self.seconds < cfg.gap_seconds:
-                    runs[-1][1] = i + 1
-                else:
-                    runs.append([i, i + 1])
-                inside = True
-            else:
-                inside = False
-        long = [run for run in runs if (run[1] - run[0]) * self.seconds >= cfg.min_seconds - 1e-9]
-        return [
-            SoundEvent(
-                label=name, start=a * self.seconds, end=b * self.seconds, probability=max(probabilities[a:b])
-            )
-            for a, b in long
-        ]
+        return track_of(outputs.sigmoid(), self.cfg.classes, self.seconds, self.cfg)
 
 
 class PitchHead(FrameHead):
@@ -265,6 +249,35 @@ class PitchHead(FrameHead):
         return HeadTrack(columns=("hertz", "voicing"), seconds=self.seconds, values=values)
 
 
+def track_of(values: Tensor, names: tuple[str, ...], seconds: float, cfg: SpanConfig) -> HeadTrack:
+    """The track of probabilities (n, names), with its events in the order of time."""
+    events = [event for i, name in enumerate(names) for event in events_of(name, values[:, i], seconds, cfg)]
+    events.sort(key=lambda event: (event.start, event.label))
+    return HeadTrack(columns=names, seconds=seconds, values=values, events=tuple(events))
+
+
+def events_of(name: str, values: Tensor, seconds: float, cfg: SpanConfig) -> list[SoundEvent]:
+    """The events of one class from its probabilities (n,), by the rules of `SpanConfig`."""
+    runs: list[list[int]] = []
+    probabilities, inside = values.tolist(), False
+    for i, p in enumerate(probabilities):
+        if inside and p >= cfg.off:
+            runs[-1][1] = i + 1
+        elif p >= cfg.on:
+            if runs and (i - runs[-1][1]) * seconds < cfg.gap_seconds:
+                runs[-1][1] = i + 1
+            else:
+                runs.append([i, i + 1])
+            inside = True
+        else:
+            inside = False
+    long = [run for run in runs if (run[1] - run[0]) * seconds >= cfg.min_seconds - 1e-9]
+    return [
+        SoundEvent(label=name, start=a * seconds, end=b * seconds, probability=max(probabilities[a:b]))
+        for a, b in long
+    ]
+
+
 def bins_of(hertz: Tensor) -> Tensor:
     """The bins, with fractions, of frequencies above 0."""
     return (1200.0 * torch.log2(hertz / 10.0) - FIRST_CENTS) / BIN_CENTS
@@ -277,21 +290,6 @@ def hertz_of(probabilities: Tensor) -> Tensor:
     weights = probabilities * near
     bins = (weights * place).sum(-1) / weights.sum(-1).clamp(min=1e-12)
     return 10.0 * 2.0 ** ((FIRST_CENTS + BIN_CENTS * bins) / 1200.0)
-
-
-def events_in(value: str | None) -> list[tuple[str, float, float]]:
-    """(class, start, end) of a label's events. Raises MayaError for text that is none."""
-    events = []
-    for item in (value or NO_EVENT).split(";"):
-        match = _SPAN.fullmatch(item.strip())
-        if match is None:
-            raise MayaError(
-                f"the label {value!r} is no list of events such as '0.32-0.51 laugh; 1.2-1.9 cough'"
-            )
-        start, end, name = match.groups()
-        if name != NO_EVENT:
-            events.append((name, float(start or 0.0), float(end or "inf")))
-    return events
 
 
 def pitch_in(value: str) -> tuple[float, np.ndarray]:

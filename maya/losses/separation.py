@@ -33,16 +33,26 @@ def pit_si_sdr_loss(estimates: Tensor, sources: Tensor, lens: Tensor) -> tuple[T
     is beyond does not matter. Returns the loss (B,) and the order (B, K) int64: estimate `order[b, k]` is of
     source k. Raises MayaError for more than 5 sources.
     """
-    count = sources.shape[1]
-    if count > _MOST_SOURCES:
-        raise MayaError(f"{count} sources have too many orders; use {_MOST_SOURCES} or fewer")
     wide = torch.promote_types(estimates.dtype, torch.float32)
     estimates, sources = estimates.to(wide), sources.to(wide)
     pairs = si_sdr(estimates[:, None], sources[:, :, None], lens.clamp(min=1)[:, None, None])  # (B, K, K)
+    best, order = best_order(pairs)
+    return -best, order
+
+
+def best_order(pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """The pairing of K estimates with K sources whose mean value is highest, among all K! of them.
+
+    pairs: (B, K, K), the value of source k with estimate l at [b, k, l]. Returns the mean (B,) and the order
+    (B, K) int64: estimate `order[b, k]` is of source k. Raises MayaError for more than 5 sources.
+    """
+    count = pairs.shape[1]
+    if count > _MOST_SOURCES:
+        raise MayaError(f"{count} sources have too many orders; use {_MOST_SOURCES} or fewer")
     orders = torch.tensor(list(permutations(range(count))), device=pairs.device)
     means = pairs[:, torch.arange(count, device=pairs.device), orders].mean(-1)  # (B, orders)
     best, number = means.max(1)
-    return -best, orders[number]
+    return best, orders[number]
 
 
 def _centred(x: Tensor, valid: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import maya.heads
 from maya.encoders import Encoded
 from maya.heads import (
     ClassifyConfig,
+    DiarizationConfig,
     EventConfig,
     HeadConfig,
     HeadContext,
@@ -38,6 +39,7 @@ HEADS: dict[str, tuple[Any, list[str | None]]] = {
     "f0": (PitchConfig(), ["0.04 120 0 130", "0.04 0 0 0"]),
     "phonemes": (UnitCTCConfig(units=("a", "b")), ["a b", "b"]),
     "speaker": (SpeakerConfig(speakers=2, embedding=8), ["a", "b"]),
+    "turns": (DiarizationConfig(hidden=8, n_heads=2), ["0.1-0.4 ann; 0.3-0.5 ben", "0.2-0.4 ann"]),
     "written": (PunctuationConfig(), ["0.0 0.1 Yes,", "0.0 0.1 no."]),
 }
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from maya.data.table.spans import events_in
 from maya.encoders import Encoded
 from maya.errors import MayaError
 from maya.heads import EventConfig, HeadContext, LossStep, PitchConfig
-from maya.heads.frames import BINS, bins_of, events_in, hertz_of, pitch_in
+from maya.heads.frames import BINS, bins_of, events_of, hertz_of, pitch_in
 from tests.heads.test_classify import ENCODERS, batch_of, encoded_of, model_of
 
 
@@ -73,7 +74,7 @@ def test_bins_are_those_of_crepe() -> None:
 def test_events_have_hysteresis_gaps_and_a_shortest_length() -> None:
     head = head_of(events(gap_seconds=0.09, min_seconds=0.1))
     p = torch.tensor([0.1, 0.6, 0.4, 0.35, 0.1, 0.7, 0.4, 0.1, 0.1, 0.1, 0.1, 0.9, 0.1, 0.4, 0.4])
-    hits = head._events("laugh", p)
+    hits = events_of("laugh", p, head.seconds, head.cfg)
     assert [(round(e.start, 2), round(e.end, 2)) for e in hits] == [(0.04, 0.28)]
     assert hits[0].probability == pytest.approx(0.7)
 

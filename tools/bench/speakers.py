@@ -135,7 +135,7 @@ class Computed:
             self.windows += self.stream.push(block, detector.tracker, last=i == len(blocks) - 1)
         parts = [encoder.embed([w.samples for w in self.windows[i : i + 64]])
                  for i in range(0, len(self.windows), 64)]  # fmt: skip
-        self.live = torch.cat(parts)
+        self.live = torch.cat(parts) if parts else torch.zeros(0, 1)
         self.groups, self.whole = speech_embeddings(item.audio.split(RATE * 10), RATE, cfg, vad, encoder)
 
     def online(self, cfg: SpeakersConfig) -> list[SpeakerTurn]:

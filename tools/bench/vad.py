@@ -29,9 +29,9 @@ from maya.audio.noises import hum, pink_noise, telephone_tones, white_noise
 from maya.audio.vad.detector import vad_model
 from maya.audio.vad.silero import packaged_weights
 from maya.data.measure.entry import Entry
+from maya.data.table.spans import events_in
 from maya.data.table.table import Table, part_path
 from maya.errors import MayaError
-from maya.heads.frames import events_in
 from maya.recipes.voice_detector import detector_of
 from maya.score.tracks import roc_auc
 from tools.bench.common import parser_of

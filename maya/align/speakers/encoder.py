@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from maya.align.speakers.end_to_end import EndToEndSpeakers
 from maya.align.speakers.trained import TrainedVoices, voices_of
 from maya.errors import MayaError
 from maya.features.logmel import slaney_filterbank
@@ -104,10 +105,21 @@ def levelled(audio: Tensor) -> Tensor:
     return audio * torch.sqrt(10 ** (_LEVEL / 10) / power).clamp(min=1.0)
 
 
-@functools.cache
 def load_encoder(weights: str = "") -> VoiceEncoder | TrainedVoices:
+    """`load_speakers`, for embeddings. Raises MayaError for a diarization head, too, which gives none."""
+    encoder = load_speakers(weights)
+    if isinstance(encoder, EndToEndSpeakers):
+        raise MayaError(
+            f"{weights}: a diarization head says who speaks when in whole recordings and has no embeddings; "
+            "for streams, and to compare voices, name a run with a speaker head"
+        )
+    return encoder
+
+
+@functools.cache
+def load_speakers(weights: str = "") -> VoiceEncoder | TrainedVoices | EndToEndSpeakers:
     """The encoder with the weights of Resemblyzer's `pretrained.pt`, by default those of the installed
-    package, or the speaker head of a Maya checkpoint (a file).
+    package, or the speaker or diarization head of a Maya checkpoint (a file).
 
     Raises MayaError where there are none, and for a file of other weights.
     """

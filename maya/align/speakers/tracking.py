@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from maya.align.speakers.clustering import OnlineClusters, cluster
 from maya.align.speakers.config import SpeakersConfig
-from maya.align.speakers.encoder import SpeakerEncoder, load_encoder
+from maya.align.speakers.encoder import SpeakerEncoder, load_speakers
+from maya.align.speakers.end_to_end import EndToEndSpeakers
 from maya.audio.resampling import ResamplingStream
 from maya.audio.vad.config import VADConfig
 from maya.audio.vad.detector import SpeechDetector
@@ -187,11 +189,16 @@ def diarize(
 ) -> list[SpeakerTurn]:  # fmt: skip
     """Who speaks when in a whole recording: blocks of its samples (n,) at `sample_rate` -> turns.
 
-    Memory grows with its speech by 2 kB a second. Raises MayaError where the weights are missing.
+    Memory grows with its speech by 2 kB a second. A run with a diarization head in the place of an encoder
+    needs no voice detector, and reads all of it at once. Raises MayaError where the weights are missing.
     """
     cfg = cfg or SpeakersConfig()
-    encoder = encoder or load_encoder(cfg.weights)
-    groups, embeddings = speech_embeddings(blocks, sample_rate, cfg, vad, encoder)
+    speakers = encoder or load_speakers(cfg.weights)
+    if isinstance(speakers, EndToEndSpeakers):
+        resampler = ResamplingStream(sample_rate, speakers.rate)
+        parts = [resampler.push(block.numpy()) for block in blocks]
+        return speakers.turns(torch.from_numpy(np.concatenate([*parts, resampler.finish()])))
+    groups, embeddings = speech_embeddings(blocks, sample_rate, cfg, vad, speakers)
     windows = [window for group in groups for window in group.windows]
     if windows:
         seconds = torch.tensor([window.end - window.start for window in windows])

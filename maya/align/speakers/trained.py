@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maya.align.speakers.end_to_end import EndToEndSpeakers
 from maya.config import from_dict
 from maya.errors import MayaError
-from maya.heads import SpeakerHead
+from maya.heads import DiarizationHead, SpeakerHead
 from maya.models.config import SpeechModelConfig
 from maya.models.speech_model import SpeechModel
 
@@ -38,12 +39,15 @@ class TrainedVoices:
         return torch.nn.functional.normalize(self.head.embed(encoded), dim=1).cpu()
 
 
-def voices_of(payload: dict[str, Any]) -> TrainedVoices:
-    """The speaker head of a checkpoint's contents, see `maya.train.checkpoints.checkpoint`. Raises MayaError
-    for a model without one, KeyError or RuntimeError for weights of another model."""
+def voices_of(payload: dict[str, Any]) -> TrainedVoices | EndToEndSpeakers:
+    """The speaker or the diarization head of a checkpoint's contents, see
+    `maya.train.checkpoints.checkpoint`. Raises MayaError for a model with neither, KeyError or RuntimeError
+    for weights of another model."""
     cfg = from_dict(SpeechModelConfig, payload["model_config"]).without_places()
     model = SpeechModel(cfg)
     model.load_state_dict({name: payload["weights"][name] for name in model.state_dict()})
     trained = payload["notes"].get("trained", list(cfg.heads))
     model.untrained = tuple(name for name in cfg.heads if name not in trained)
-    return TrainedVoices(model.merge_adapters().requires_grad_(False))
+    model = model.merge_adapters().requires_grad_(False)
+    diarizes = any(isinstance(head, DiarizationHead) for head in model.heads.values())
+    return EndToEndSpeakers(model) if diarizes else TrainedVoices(model)

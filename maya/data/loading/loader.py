@@ -23,6 +23,7 @@ from maya.data.loading.augment import Augment
 from maya.data.loading.batch import Batch
 from maya.data.loading.by_length import batches_by_length
 from maya.data.loading.cache import AudioCache
+from maya.data.loading.meetings import MeetingConfig, MeetingMixer
 from maya.data.loading.mixing import Mixer, MixingConfig
 from maya.data.loading.reading import BatchReader, Job, Made, Skipped, Skips
 from maya.data.plan import BatchPlan, Position
@@ -127,7 +128,8 @@ class TrainLoader(Readahead[Job]):
         epoch to epoch, bit-exactly; what does not fit is decoded every time. An hour takes 0.23.
     start: the position to begin at, as it was yielded, with any number of ranks (see BatchPlan.resume).
     augment: changes audio after the change of speed; see maya.data.loading.augment.
-    mixing: makes mixtures of speakers out of the utterances; see maya.data.loading.mixing.
+    mixing: makes mixtures of speakers out of the utterances, or meetings; see maya.data.loading.mixing and
+        maya.data.loading.meetings. Raises MayaError for meetings together with speeds.
     max_skipped: share of this rank's utterances that may turn out unreadable. Such an utterance is left out
         of its batch, counted in `skips` and written to `skip_log` (JSON lines with id and reason); with more
         of them, and with 0 at the first, MayaError is raised.
@@ -148,7 +150,7 @@ class TrainLoader(Readahead[Job]):
         start: Position | Sequence[int] = (0, 0),
         pin_memory: bool = False,
         augment: Augment | None = None,
-        mixing: MixingConfig | None = None,
+        mixing: MixingConfig | MeetingConfig | None = None,
         max_skipped: float = 0.0,
         skip_log: Path | None = None,
         timeout_seconds: float = 0.0,
@@ -159,6 +161,8 @@ class TrainLoader(Readahead[Job]):
             raise ValueError(f"the plan is for {len(plan)} utterances, the data has {len(cuts)}")
         self.utterances = cuts
         self.plan = plan.with_speeds(speed_perturb) if speed_perturb else plan
+        if isinstance(mixing, MeetingConfig) and any(speed != 1.0 for speed in self.plan.speeds):
+            raise MayaError("data.meetings changes no speeds: set data.speed_perturb=1.0")
         self.start = self.plan.resume(start)
         reader = BatchReader(
             cuts, AudioCache(cuts.durations, cache_gb, sample_rate=sample_rate), augment,
@@ -200,7 +204,7 @@ class EvalLoader:
         languages: Sequence[str],
         *,
         sample_rate: int,
-        mixing: MixingConfig | None = None,
+        mixing: MixingConfig | MeetingConfig | None = None,
         max_seconds: float = 200.0,
         max_utterances: int = 128,
         rank: int = 0,
@@ -235,7 +239,11 @@ class EvalLoader:
                 yield made.batch
 
 
-def _mixer(cfg: MixingConfig | None, utterances: Utterances, sample_rate: int, crop: bool) -> Mixer | None:
+def _mixer(
+    cfg: MixingConfig | MeetingConfig | None, utterances: Utterances, sample_rate: int, crop: bool
+) -> Mixer | MeetingMixer | None:
+    if isinstance(cfg, MeetingConfig):
+        return MeetingMixer(cfg, utterances, sample_rate)
     return Mixer(cfg, utterances, sample_rate, crop=crop) if cfg is not None and cfg.sources else None
 
 

@@ -6,7 +6,7 @@ label `mixture` is mixed as that label says, which is how a table of LibriMix be
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maya.audio.byte_ranges import ByteRange
 from maya.audio.load import load_audio
 from maya.config import config
 from maya.data.loading.acoustics import SILENT, power_of
@@ -24,7 +25,7 @@ from maya.errors import MayaError
 from maya.ranges import Ascending, Count, Finite, NonNegFloat, Seed
 
 MIXTURE = "mixture"  # the label of a fixed mixture
-_PEAK = 0.9  # of a mixture, as in LibriMix; a louder one is made softer with its sources
+PEAK = 0.9  # of a mixture, as in LibriMix; a louder one is made softer with its sources
 _TRIES = 200  # draws of another speaker's utterance
 _MOST = 5
 
@@ -48,10 +49,12 @@ class MixingConfig:
 
 
 class Mixed(NamedTuple):
-    """A mixture (N,), and its sources (K, N) as they are in it."""
+    """A mixture (N,), its sources (K, N) as they are in it or None, and labels that replace those of the
+    utterance."""
 
     mixture: Tensor
-    sources: Tensor
+    sources: Tensor | None
+    labels: dict[str, str] = {}  # noqa: RUF012  never changed
 
 
 class Mixer:
@@ -87,12 +90,12 @@ class Mixer:
             noise = None
         aligned = self._aligned(sources, rng)
         if noise is None and rng.random() < self.cfg.noise.prob:
-            noise = self._noise(aligned, rng)
+            noise = noise_beside(aligned.sum(0), self.cfg.noise, self.noises, self.sample_rate, rng)
         mixture = aligned.sum(0)
         if noise is not None:
             mixture[: len(noise)] += noise[: len(mixture)]
         loudest = float(mixture.abs().max()) if mixture.numel() else 0.0
-        scale = min(1.0, _PEAK / loudest) if loudest > 0 else 1.0
+        scale = min(1.0, PEAK / loudest) if loudest > 0 else 1.0
         return Mixed(mixture * scale, aligned * scale)
 
     def partners(self, item: int, rng: np.random.Generator) -> list[int]:
@@ -126,15 +129,6 @@ class Mixer:
             part = x[begin : begin + size]
             row[: len(part)] = part
         return rows
-
-    def _noise(self, sources: Tensor, rng: np.random.Generator) -> Tensor:
-        cfg = self.cfg.noise
-        low, high = cfg.mixed
-        total = torch.zeros(sources.shape[1])
-        for _ in range(int(rng.integers(low, high + 1))):
-            where, place = self.noises[int(rng.integers(len(self.noises)))], float(rng.random())
-            total += load_segment(where, len(total), place, self.sample_rate)
-        return at_level(total, sources.sum(0), -float(rng.uniform(*cfg.snr_db)))
 
     def _as_labelled(self, label: str, audio: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """The sources and the noise of a fixed mixture."""
@@ -179,6 +173,18 @@ class FixedMixture(NamedTuple):
         """With paths that are relative taken from `root`."""
         others = tuple((str(root / path), gain) for path, gain in self.others)
         return FixedMixture(self.gain, others, self.noise and (str(root / self.noise[0]), self.noise[1]))
+
+
+def noise_beside(
+    speech: Tensor, cfg: NoiseConfig, noises: Sequence[ByteRange], sample_rate: int, rng: np.random.Generator
+) -> Tensor:
+    """(N,) of recordings that are drawn, at a level that is drawn under that of speech (N,)."""
+    low, high = cfg.mixed
+    total = torch.zeros(len(speech))
+    for _ in range(int(rng.integers(low, high + 1))):
+        where, place = noises[int(rng.integers(len(noises)))], float(rng.random())
+        total += load_segment(where, len(total), place, sample_rate)
+    return at_level(total, speech, -float(rng.uniform(*cfg.snr_db)))
 
 
 def at_level(x: Tensor, reference: Tensor, db: float) -> Tensor:

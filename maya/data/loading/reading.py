@@ -14,7 +14,8 @@ from maya.audio.load import change_speed
 from maya.data.loading.augment import Augment
 from maya.data.loading.batch import Batch, make_batch
 from maya.data.loading.cache import AudioCache
-from maya.data.loading.mixing import Mixer
+from maya.data.loading.meetings import MeetingMixer
+from maya.data.loading.mixing import Mixed, Mixer
 from maya.data.plan import Position
 from maya.data.table.utterances import Utterances
 from maya.errors import MayaError
@@ -76,13 +77,13 @@ class Made:
 
 class Read(NamedTuple):
     """An utterance that was read: its place in the table, its audio, its row in `Batch.row_of`, its speed,
-    and where it is a mixture the sources (K, N)."""
+    and the mixture that it became, if it did."""
 
     item: int
     audio: Tensor
     row: int
     speed: float
-    sources: Tensor | None = None
+    mixed: Mixed | None = None
 
 
 class BatchReader(Dataset[Made]):
@@ -102,7 +103,7 @@ class BatchReader(Dataset[Made]):
         stand_in: bool = True,
         *,
         sample_rate: int,
-        mixer: Mixer | None = None,
+        mixer: Mixer | MeetingMixer | None = None,
     ) -> None:
         self.mixer = mixer
         self.utterances, self.cache, self.sample_rate = utterances, cache, sample_rate
@@ -131,8 +132,11 @@ class BatchReader(Dataset[Made]):
         )
         if job.row_of is not None:
             batch.row_of = torch.tensor([own.row for own in read])
-        if self.mixer is not None:
-            batch.sources = _padded([own.sources for own in read if own.sources is not None])
+        mixtures = [own.mixed for own in read if own.mixed is not None]
+        for name in dict.fromkeys(name for mixed in mixtures for name in mixed.labels):
+            batch.labels[name] = [mixed.labels[name] for mixed in mixtures]
+        if sources := [mixed.sources for mixed in mixtures if mixed.sources is not None]:
+            batch.sources = _padded(sources)
         if any(own.speed != 1.0 for own in read):
             batch.speeds = [own.speed for own in read]
         return Made(job.position, batch, skipped)
@@ -146,8 +150,7 @@ class BatchReader(Dataset[Made]):
             try:
                 audio = self._audio(item, speed, job.epoch)
                 mixed = None if self.mixer is None else self.mixer(item, audio, job.epoch, other)
-                read.append(Read(item, audio, row, speed) if mixed is None
-                            else Read(item, mixed.mixture, row, speed, mixed.sources))  # fmt: skip
+                read.append(Read(item, audio if mixed is None else mixed.mixture, row, speed, mixed))
             except MayaError as error:
                 if not self.may_skip:
                     raise

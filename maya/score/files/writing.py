@@ -10,17 +10,18 @@ from maya.errors import MayaError
 from maya.files import writing
 from maya.score.files.transcript import TranscriptRow
 
-WRITABLE = ("kaldi", "trn", "ctm", "json")
+WRITABLE = ("kaldi", "trn", "ctm", "stm", "rttm", "json")
 
 
 def write_transcripts(rows: Iterable[TranscriptRow], path: Path, kind: str, refs: dict[str, str]) -> None:
-    """Write transcripts as Kaldi text, trn, CTM or JSON lines with words.
+    """Write transcripts as Kaldi text, trn, CTM, STM, RTTM or JSON lines with words.
 
-    refs: reference by id, added to JSON lines. Raises MayaError for another format, and for CTM without times
-    of words.
+    refs: reference by id, added to JSON lines. Raises MayaError for another format, for CTM without times of
+    words, and for STM or RTTM without a speaker and times of segments.
     """
     if kind not in WRITABLE:
-        raise MayaError(f"{path}: transcripts are written as .txt, .trn, .ctm or .jsonl, not as {kind}")
+        names = ".txt, .trn, .ctm, .stm, .rttm or .jsonl"
+        raise MayaError(f"{path}: transcripts are written as {names}, not as {kind}")
     lines = [line for row in rows for line in _lines(row, kind, refs)]
     with writing(path) as partial:
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -33,6 +34,8 @@ def _lines(row: TranscriptRow, kind: str, refs: dict[str, str]) -> list[str]:
         return [f"{row.text} ({row.id or row.recording})".lstrip()]
     if kind == "json":
         return [json.dumps(_values(row, refs), ensure_ascii=False)]
+    if kind in ("stm", "rttm"):
+        return [_segment(row, kind)]
     lines = []
     for word in row.words:
         if word.start is None or word.end is None:
@@ -41,6 +44,16 @@ def _lines(row: TranscriptRow, kind: str, refs: dict[str, str]) -> list[str]:
         confidence = "" if word.confidence is None else f" {word.confidence:.4f}"
         lines.append(f"{place} {word.text}{confidence}")
     return lines
+
+
+def _segment(row: TranscriptRow, kind: str) -> str:
+    name, channel = row.recording or row.id, row.channel or "1"
+    if row.start is None or row.end is None or not row.speaker:
+        raise MayaError(f"{name}: {kind.upper()} needs the speaker and the times of each segment")
+    if kind == "stm":
+        return f"{name} {channel} {row.speaker} {row.start:.3f} {row.end:.3f} {row.text}".rstrip()
+    seconds = row.end - row.start
+    return f"SPEAKER {name} {channel} {row.start:.3f} {seconds:.3f} <NA> <NA> {row.speaker} <NA> <NA>"
 
 
 def _values(row: TranscriptRow, refs: dict[str, str]) -> dict[str, Any]:
