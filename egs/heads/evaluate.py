@@ -171,15 +171,20 @@ def pitch(recognizer: Recognizer, data: Path) -> dict[str, Any]:
     return result | {"agreement": agreement, "ratio": ratio}
 
 
-@torch.inference_mode()
 def phonemes(recognizer: Recognizer, data: Path) -> dict[str, Any]:
+    """Errors by language, and how well the head judges texts."""
+    return phoneme_errors(recognizer, data) | made_up(recognizer, data)
+
+
+@torch.inference_mode()
+def phoneme_errors(recognizer: Recognizer, data: Path) -> dict[str, Any]:
     """Errors of the best path against the pronunciations of the texts, by language."""
     head = recognizer.model.head("phonemes")
     assert isinstance(head, UnitCTC)
     trained = set(Table.open(part_path(data, "train")).read("speaker"))
     rows: dict[str, list[tuple[ErrorStats, str]]] = defaultdict(list)
     for batch in test_batches(recognizer, data):
-        encoded = recognizer.model.encode_audio(batch.audio, batch.audio_lens)
+        encoded = recognizer.model.encode_audio(batch.audio, batch.audio_lens, hidden=recognizer.model.hidden)
         for i, said in enumerate(head.decode(encoded)):
             true = [head.cfg.units[number] for number in head.ids(batch.labels["phonemes"][i] or "")]
             speaker = batch.labels["speaker"][i] or ""
@@ -194,7 +199,7 @@ def phonemes(recognizer: Recognizer, data: Path) -> dict[str, Any]:
         result[name] = [stats.rate, bounds.low, bounds.high]
         lines.append([name, str(len(own)), str(len(set(speakers))), percent(stats.rate), span(bounds)])
     print("\n".join(columns(lines)))
-    return result | made_up(recognizer, data)
+    return result
 
 
 @torch.inference_mode()

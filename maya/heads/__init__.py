@@ -18,6 +18,7 @@ from maya.heads.ctc import CTCConfig, CTCHead
 from maya.heads.distillation import Distillation, DistillationConfig
 from maya.heads.frames import EventConfig, EventHead, PitchConfig, PitchHead
 from maya.heads.language_model import LanguageModel, LanguageModelConfig
+from maya.heads.masked_prediction import MaskedPrediction, MaskedPredictionConfig
 from maya.heads.multisoftmax import (
     MultisoftmaxCTC,
     MultisoftmaxCTCConfig,
@@ -52,6 +53,8 @@ __all__ = [
     "LanguageModel",
     "LanguageModelConfig",
     "LossStep",
+    "MaskedPrediction",
+    "MaskedPredictionConfig",
     "MultisoftmaxCTC",
     "MultisoftmaxCTCConfig",
     "MultisoftmaxTransducer",
