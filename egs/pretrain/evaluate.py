@@ -36,7 +36,10 @@ def speaker(run: Path, path: Path) -> list[float]:
 
 def evaluate(run: Path, data: Path, trials: Path) -> dict[str, Any]:
     recognizer = maya.load(run)
-    result = {"language": language(recognizer, data), "phonemes": phoneme_errors(recognizer, data)}
+    result = {
+        "language": language(recognizer, data, (float("inf"),)),
+        "phonemes": phoneme_errors(recognizer, data),
+    }
     return result | {"speaker": speaker(run, trials)}
 
 
