@@ -10,7 +10,14 @@ from egs.heads.heads import LANGUAGES, PHONEMES
 from maya.encoders import EncoderConfig, FastConformerConfig
 from maya.features import LogMelConfig
 from maya.features.span_mask import hubert_spans
-from maya.heads import HeadConfig, LanguageConfig, MaskedPredictionConfig, SpeakerConfig, UnitCTCConfig
+from maya.heads import (
+    CTCConfig,
+    HeadConfig,
+    LanguageConfig,
+    MaskedPredictionConfig,
+    SpeakerConfig,
+    UnitCTCConfig,
+)
 from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 from maya.recipes.lact_presets import lact_tiny
@@ -86,9 +93,17 @@ def probes(encoder: str = "fastconformer") -> Experiment:
         "phonemes": UnitCTCConfig(layers="all", units=PHONEMES, upsampling=3),
     }
     exp = _experiment("probes" if encoder == "fastconformer" else f"probes_{encoder}", encoder, heads)
+    exp.languages = tuple(code for code in LANGUAGES if code != "gu")  # of which there are digits alone
     exp.train.freeze, exp.train.optimizer, exp.train.lr = ("encoder",), "adamw", 1e-2
     exp.train.steps, exp.train.warmup_steps = 400, 20
     exp.train.valid_every = exp.train.save_every = 400
+    return exp
+
+
+def recogniser(encoder: str = "fastconformer") -> Experiment:
+    """CTC of the transcripts, from a pre-trained encoder: --train.init_from RUN."""
+    exp = _experiment("recogniser", encoder, {"ctc": CTCConfig()})
+    exp.train.steps, exp.train.lr, exp.train.per = 1000, 1e-3, "token"
     return exp
 
 
