@@ -6,7 +6,8 @@ Cost and result: see RESULTS.md in this folder.
 
 from typing import Any
 
-from egs.heads.heads import LANGUAGES, PHONEMES
+from egs.heads.heads import LANGUAGES as ALL_LANGUAGES
+from egs.heads.heads import PHONEMES
 from maya.encoders import EncoderConfig, FastConformerConfig
 from maya.features import LogMelConfig
 from maya.features.span_mask import hubert_spans
@@ -22,6 +23,7 @@ from maya.recipes import presets
 from maya.recipes.experiment import Experiment
 from maya.recipes.lact_presets import lact_tiny
 
+LANGUAGES = tuple(code for code in ALL_LANGUAGES if code != "gu")  # of which there are digits alone
 SPEAKERS = 179  # of the training set, as egs/speakers has them
 
 
@@ -84,20 +86,13 @@ def clusters(encoder: str = "fastconformer") -> Experiment:
     return exp
 
 
-def probes(encoder: str = "fastconformer") -> Experiment:
-    """Languages, speakers and phonemes from weighted sums of the layers of a frozen encoder, each by a linear
-    layer: --train.init_from RUN, without which the encoder is random."""
-    heads: dict[str, HeadConfig] = {
+def probes() -> dict[str, HeadConfig]:
+    """Languages, speakers and phonemes from weighted sums of layers, each by a linear layer."""
+    return {
         "language": LanguageConfig(layers="all", class_weights="balanced"),
         "speaker": SpeakerConfig(layers="all", pooling="statistics", speakers=SPEAKERS, margin=0.0),
         "phonemes": UnitCTCConfig(layers="all", units=PHONEMES, upsampling=3),
     }
-    exp = _experiment("probes" if encoder == "fastconformer" else f"probes_{encoder}", encoder, heads)
-    exp.languages = tuple(code for code in LANGUAGES if code != "gu")  # of which there are digits alone
-    exp.train.freeze, exp.train.optimizer, exp.train.lr = ("encoder",), "adamw", 1e-2
-    exp.train.steps, exp.train.warmup_steps = 400, 20
-    exp.train.valid_every = exp.train.save_every = 400
-    return exp
 
 
 def recogniser(encoder: str = "fastconformer") -> Experiment:
@@ -121,11 +116,3 @@ def clusters_zipformer() -> Experiment:
 
 def clusters_lact() -> Experiment:
     return clusters("lact")
-
-
-def probes_zipformer() -> Experiment:
-    return probes("zipformer")
-
-
-def probes_lact() -> Experiment:
-    return probes("lact")

@@ -7,8 +7,8 @@
 #   ./egs/pretrain/run.sh --targets RUN --layer 2 --work exp/pretrain/second    clusters of a layer of an earlier run
 #   ./egs/pretrain/run.sh --encoder zipformer             or lact; default: fastconformer
 #
-# Options: --targets NAME|RUN --encoder NAME --layer N --weights FILE --source DIR --probe-steps N --seed N --stage N --stop-stage N --experiment NAME|FILE --name RUN --gpus N --cpu true|false --work DIR
-# Stages: 0 corpus and targets  1 manifests and validation  2 tokenizer  3 pre-train  4 probes of the pre-trained encoder  5 probes of a random one
+# Options: --targets NAME|RUN --encoder NAME --layer N --weights FILE --source DIR --passes N --seed N --stage N --stop-stage N --experiment NAME|FILE --name RUN --gpus N --cpu true|false --work DIR
+# Stages: 0 corpus and targets  1 manifests and validation  2 tokenizer  3 pre-train  4 probes of the encoder, and of a random one
 # --seed is that of the training and of the random encoder. --weights FILE: Resemblyzer's pretrained.pt, without its package.
 # A stage whose inputs have not changed is not run again; training continues where it stopped.
 set -euo pipefail
@@ -21,7 +21,7 @@ layer=0
 weights=
 source=
 experiment=
-probe_steps=400
+passes=20 # of the probes over the training set
 seed=1
 . egs/stages.sh
 
@@ -57,15 +57,6 @@ fi
 prepare "$work/corpus"
 train
 
-# probe RUN OPTION...: linear probes of a frozen encoder, and what they say of the test set.
-probe() {
-  local folder=$1
-  shift
-  local options=(--experiment "egs.pretrain.pretrain:probes$suffix" --set "train.seed=$seed")
-  options+=(--set "train.steps=$probe_steps" --set "train.valid_every=$probe_steps" --set "train.save_every=$probe_steps" "$@")
-  maya tokenizer "${options[@]}" --data "$data" --run-dir "$folder"
-  launch "$gpus" train "${options[@]}" --data "$data" --run-dir "$folder" "${device[@]}" "${force[@]}"
-  python -m egs.pretrain.evaluate "$folder" --data "$data" --trials "$work/corpus/voices.txt" --out "$folder/probes.json"
-}
-if due 4; then probe "$run-probes" --set "train.init_from=$run"; fi
-if due 5; then probe "$work/random$suffix-$seed-probes"; fi
+if due 4; then
+  python -m egs.pretrain.probe "$run" --random "$seed" --data "$data" --corpus "$work/corpus" --passes "$passes" --out "$run/probes.json"
+fi

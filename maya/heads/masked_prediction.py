@@ -11,7 +11,7 @@ BEST-RQ.
 """
 
 from dataclasses import field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,9 +24,9 @@ from maya.encoders import frame_mask
 from maya.encoders.base import Encoded
 from maya.errors import MayaError
 from maya.features.span_mask import MaskedFeatures, SpanMaskConfig, normalized
-from maya.heads.base import HeadContext, HeadStream, LossStep
+from maya.heads.base import HeadContext, LossStep
 from maya.heads.cost import HeadMemory, Terms
-from maya.heads.frames import FrameConfig, FrameHead
+from maya.heads.frames import FrameConfig, FrameHead, FrameStream
 from maya.ranges import NonNegFloat, PosInt, Seed
 
 
@@ -77,7 +77,7 @@ class RandomCodes(nn.Module):
     def __init__(self, cfg: MaskedPredictionConfig, dim: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(cfg.seed)
-        options = {"generator": generator, "device": torch.device("cpu")}
+        options: dict[str, Any] = {"generator": generator, "device": torch.device("cpu")}
         bound = (6.0 / (dim + cfg.code_dim)) ** 0.5
         projection = bound * (2.0 * torch.rand(cfg.codebooks, dim, cfg.code_dim, **options) - 1.0)
         codebook = torch.randn(cfg.codebooks, cfg.codes, cfg.code_dim, **options)
@@ -161,7 +161,7 @@ class MaskedPrediction(FrameHead):
         visible = frame_mask(masked.lens, masked.hidden.shape[1]) & ~masked.hidden
         return (~self.stacked(visible, steps).any(-1)).float()
 
-    def stream(self) -> HeadStream:
+    def stream(self) -> FrameStream:
         raise MayaError("a head of masked prediction is for training alone and says nothing of a stream")
 
 
