@@ -43,15 +43,12 @@ ENCODERS = {
 
 
 def _experiment(name: str, encoder: str, heads: dict[str, HeadConfig]) -> Experiment:
-    exp = Experiment(name=f"pretrain/{name}", languages=LANGUAGES, model=presets.low_resource())
+    exp = Experiment(name=f"pretrain/pretrain_{name}", languages=LANGUAGES, model=presets.low_resource())
     exp.model.encoder, exp.model.heads = ENCODERS[encoder](), heads
     exp.model.features = LogMelConfig(num_mels=40)
     exp.model.specaugment.freq_masks = exp.model.specaugment.time_masks = 0
     exp.model.noise.probability = 0.0
-    exp.tokenizer.model_type, exp.tokenizer.vocab_size = (
-        "unigram",
-        1000,
-    )  # of texts that these heads do not read
+    exp.tokenizer.model_type, exp.tokenizer.vocab_size = "unigram", 1000  # of texts that pre-training ignores
     exp.data.cache_gb = 1.0
     exp.data.plan.max_seconds, exp.data.plan.max_utterances = 60.0, 32
     exp.train.per = "utterance"
@@ -60,7 +57,7 @@ def _experiment(name: str, encoder: str, heads: dict[str, HeadConfig]) -> Experi
 
 
 def _pretraining(name: str, encoder: str, head: MaskedPredictionConfig) -> Experiment:
-    """Steps of 40 ms from frames of 80 ms, and of 20 ms from Zipformer's of 40 ms."""
+    """Two predictions in an encoder frame."""
     exp = _experiment(name if encoder == "fastconformer" else f"{name}_{encoder}", encoder, {"masked": head})
     head.upsampling = 2
     if encoder == "zipformer":
@@ -71,19 +68,46 @@ def _pretraining(name: str, encoder: str, head: MaskedPredictionConfig) -> Exper
     return exp
 
 
-def best_rq(encoder: str = "fastconformer") -> Experiment:
-    """Codes of randomly projected features. 512 codes: an hour has too few frames for 8192."""
+def _best_rq(encoder: str) -> Experiment:
     return _pretraining("best_rq", encoder, MaskedPredictionConfig(codes=512))
 
 
-def clusters(encoder: str = "fastconformer") -> Experiment:
-    """Clusters that egs.pretrain.targets made, of MFCC or of voices: those of clean audio, while half of the
-    utterances are heard with noise, as in DELULU."""
-    exp = _pretraining(
-        "clusters", encoder, MaskedPredictionConfig(label="clusters", codes=100, mask=hubert_spans())
-    )
+def _clusters(encoder: str) -> Experiment:
+    head = MaskedPredictionConfig(label="clusters", codes=100, mask=hubert_spans())
+    exp = _pretraining("clusters", encoder, head)
     exp.model.noise.probability = 0.5
     return exp
+
+
+def best_rq() -> Experiment:
+    """Codes of randomly projected features. 512 codes: an hour has too few frames for 8192."""
+    return _best_rq("fastconformer")
+
+
+def best_rq_zipformer() -> Experiment:
+    """The same with a Zipformer."""
+    return _best_rq("zipformer")
+
+
+def best_rq_lact() -> Experiment:
+    """The same with a LaCT encoder."""
+    return _best_rq("lact")
+
+
+def clusters() -> Experiment:
+    """Clusters that egs.pretrain.targets made, of MFCC or of voices: those of clean audio, while half of the
+    utterances have noise, as in DELULU."""
+    return _clusters("fastconformer")
+
+
+def clusters_zipformer() -> Experiment:
+    """The same with a Zipformer."""
+    return _clusters("zipformer")
+
+
+def clusters_lact() -> Experiment:
+    """The same with a LaCT encoder."""
+    return _clusters("lact")
 
 
 def probes() -> dict[str, HeadConfig]:
@@ -95,24 +119,8 @@ def probes() -> dict[str, HeadConfig]:
     }
 
 
-def recogniser(encoder: str = "fastconformer") -> Experiment:
-    """CTC of the transcripts, from a pre-trained encoder: --train.init_from RUN."""
-    exp = _experiment("recogniser", encoder, {"ctc": CTCConfig()})
+def recogniser() -> Experiment:
+    """CTC of the transcripts, from a pre-trained FastConformer: --train.init_from RUN."""
+    exp = _experiment("recogniser", "fastconformer", {"ctc": CTCConfig()})
     exp.train.steps, exp.train.lr, exp.train.per = 1000, 1e-3, "token"
     return exp
-
-
-def best_rq_zipformer() -> Experiment:
-    return best_rq("zipformer")
-
-
-def best_rq_lact() -> Experiment:
-    return best_rq("lact")
-
-
-def clusters_zipformer() -> Experiment:
-    return clusters("zipformer")
-
-
-def clusters_lact() -> Experiment:
-    return clusters("lact")
