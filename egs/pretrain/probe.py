@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         first = next(iter(recognizers.values()))[0]
         encoders = recognizers | {f"random {seed}": (first, seed) for seed in args.random}
         train, test = (list(batches_of(first, args.data, part, LANGUAGES)) for part in ("train", "test"))
-        seen, result = {who for batch in train for who in batch.labels["speaker"]}, {}
+        seen, result = {who for batch in train for who in batch.labels["speaker"] if who}, {}
         for number, (name, (recognizer, seed)) in enumerate(encoders.items(), 1):
             print(f"{name}:", flush=True)
             model = probed_model(recognizer, seed)
