@@ -8,8 +8,8 @@ mfcc: 13 cepstra with first and second differences, as in HuBERT's first iterati
 speaker: Resemblyzer's embedding of the 0.8 to 1.6 s before each frame, in the manner of DELULU (Baali et al.
 2025), whose teacher is ReDimNet; its weights are those of the installed package (pip install --no-deps
 resemblyzer), or of a file, --weights. RUN: a layer of an earlier run, HuBERT's second iteration. Clusters are
-learnt from the training set, whose frames are in memory: 185 MB for an hour of embeddings. The manifest is written anew with the label, which
-`maya.heads.masked_prediction` reads.
+learnt from the training set, whose frames are in memory: 185 MB for an hour of embeddings. The manifest is
+written anew with the label, which `maya.heads.masked_prediction` reads.
 """
 
 import argparse
