@@ -27,7 +27,7 @@ from maya.features.span_mask import MaskedFeatures, SpanMaskConfig, normalized
 from maya.heads.base import HeadContext, LossStep
 from maya.heads.cost import HeadMemory, Terms
 from maya.heads.frames import FrameConfig, FrameHead, FrameStream
-from maya.ranges import NonNegFloat, PosInt, Seed
+from maya.ranges import PosInt, Seed, Share
 
 
 @config
@@ -45,7 +45,7 @@ class MaskedPredictionConfig(FrameConfig):
     code_dim: PosInt = 16
     seed: Seed = 0
     mask: SpanMaskConfig = field(default_factory=SpanMaskConfig)
-    unmasked_weight: NonNegFloat = 0.0
+    unmasked_weight: Share = 0.0
 
     @property
     def needs(self) -> tuple[str, ...]:
