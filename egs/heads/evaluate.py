@@ -74,31 +74,32 @@ def middle(batch: Batch, seconds: float) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def language(recognizer: Recognizer, data: Path) -> dict[str, Any]:
+def language(recognizer: Recognizer, data: Path, lengths: Sequence[float] = SECONDS) -> dict[str, Any]:
     """UAR over the languages that have unseen speakers; the others, whose speakers are few, apart."""
     model = recognizer.model
     head = model.head("language")
     trained = set(Table.open(part_path(data, "train")).read("speaker"))
-    rows: dict[float, list[LabelledUtterance]] = {seconds: [] for seconds in SECONDS}
+    rows: dict[float, list[LabelledUtterance]] = {seconds: [] for seconds in lengths}
     for batch in test_batches(recognizer, data):
-        for seconds in SECONDS:
+        for seconds in lengths:
             encoded = model.encode_audio(*middle(batch, seconds), hidden=model.hidden)
             for i, said in enumerate(head.predict(encoded)):
                 if batch.audio_lens[i] >= _SHORTEST * batch.sample_rate:
                     code, who = model.cfg.languages[int(batch.langs[i])], batch.labels["speaker"][i]
                     row = LabelledUtterance(id=batch.ids[i], value=code, predicted=said.label, speaker=who)
                     rows[seconds].append(row)
-    lines = [["UAR %", "languages", "utterances", "speakers", "1 s", "3 s", "all"]]
+    heads = ["all" if seconds == float("inf") else f"{seconds:g} s" for seconds in lengths]
+    lines = [["UAR %", "languages", "utterances", "speakers", *heads]]
     result: dict[str, Any] = {}
     for name, is_new in (("unseen speakers", True), ("speakers of training", False)):
         chosen = {s: [r for r in own if ((r.speaker,) not in trained) == is_new] for s, own in rows.items()}
-        if not chosen[SECONDS[0]]:
+        if not chosen[lengths[0]]:
             continue
         scores = {s: recalls(own) for s, own in chosen.items()}
-        names, _, _, each = scores[SECONDS[-1]]
-        speakers = len({row.speaker for row in chosen[SECONDS[0]]})
+        names, _, _, each = scores[lengths[-1]]
+        speakers = len({row.speaker for row in chosen[lengths[0]]})
         cells = [f"{percent(value)} {span(bounds)}" for _, value, bounds, _ in scores.values()]
-        lines.append([name, " ".join(names), str(len(chosen[SECONDS[0]])), str(speakers), *cells])
+        lines.append([name, " ".join(names), str(len(chosen[lengths[0]])), str(speakers), *cells])
         result[name] = {
             f"{s:g}": [value, bounds.low, bounds.high] for s, (_, value, bounds, _) in scores.items()
         }
@@ -172,15 +173,20 @@ def pitch(recognizer: Recognizer, data: Path) -> dict[str, Any]:
     return result | {"agreement": agreement, "ratio": ratio}
 
 
-@torch.inference_mode()
 def phonemes(recognizer: Recognizer, data: Path) -> dict[str, Any]:
+    """Errors by language, and how well the head judges texts."""
+    return phoneme_errors(recognizer, data) | made_up(recognizer, data)
+
+
+@torch.inference_mode()
+def phoneme_errors(recognizer: Recognizer, data: Path) -> dict[str, Any]:
     """Errors of the best path against the pronunciations of the texts, by language."""
     head = recognizer.model.head("phonemes")
     assert isinstance(head, UnitCTC)
     trained = set(Table.open(part_path(data, "train")).read("speaker"))
     rows: dict[str, list[tuple[ErrorStats, str]]] = defaultdict(list)
     for batch in test_batches(recognizer, data):
-        encoded = recognizer.model.encode_audio(batch.audio, batch.audio_lens)
+        encoded = recognizer.model.encode_audio(batch.audio, batch.audio_lens, hidden=recognizer.model.hidden)
         for i, said in enumerate(head.decode(encoded)):
             true = [head.cfg.units[number] for number in head.ids(batch.labels["phonemes"][i] or "")]
             speaker = batch.labels["speaker"][i] or ""
@@ -195,7 +201,7 @@ def phonemes(recognizer: Recognizer, data: Path) -> dict[str, Any]:
         result[name] = [stats.rate, bounds.low, bounds.high]
         lines.append([name, str(len(own)), str(len(set(speakers))), percent(stats.rate), span(bounds)])
     print("\n".join(columns(lines)))
-    return result | made_up(recognizer, data)
+    return result
 
 
 @torch.inference_mode()

@@ -18,12 +18,17 @@ from maya.score.tracks import TrackMeasure
 
 def test_batches(recognizer: Recognizer, data: Path) -> Iterator[Batch]:
     """The test set, a few utterances at a time."""
-    table, model = Table.open(part_path(data, "test")), recognizer.model
-    utterances = Utterances.from_table(table, recognizer.tokenizer, model.cfg.languages)
+    yield from batches_of(recognizer, data, "test", recognizer.model.cfg.languages)
+
+
+def batches_of(recognizer: Recognizer, data: Path, part: str, languages: tuple[str, ...]) -> Iterator[Batch]:
+    """A part of the data, such as train, a few utterances at a time. languages: those of `Batch.langs`."""
+    table = Table.open(part_path(data, part))
+    utterances = Utterances.from_table(table, recognizer.tokenizer, languages)
     yield from EvalLoader(
         utterances,
         recognizer.tokenizer,
-        model.cfg.languages,
+        languages,
         sample_rate=recognizer.sample_rate,
         max_seconds=60.0,
     )

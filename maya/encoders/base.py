@@ -22,6 +22,7 @@ from maya.config import Kinds, register_builder
 from maya.data.loading.batch import HostCopy
 from maya.errors import MayaError
 from maya.features.base import FeaturesConfig
+from maya.features.span_mask import MaskedFeatures
 
 _ROUNDING = 1e-3  # of a sample, by which a duration in seconds may be off
 
@@ -132,12 +133,14 @@ class Encoded:
     frames: (B, S, D), zero at and beyond lens.       lens: (B,) int64.
     hidden: (B, S, D_l) by layer number, for the layers that were requested; zero beyond lens too.
     host_lens: a copy of lens on the CPU, which the model computes from the batch; see `lens_on_host`.
+    masked: the features before spans of them were hidden, of a model with a head that predicts these.
     """
 
     frames: Tensor
     lens: Tensor
     hidden: dict[int, Tensor] = field(default_factory=dict)
     host_lens: HostCopy | None = None
+    masked: MaskedFeatures | None = None
 
     @property
     def lens_on_host(self) -> Tensor:

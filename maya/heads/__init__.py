@@ -19,6 +19,7 @@ from maya.heads.diarization import DiarizationConfig, DiarizationHead
 from maya.heads.distillation import Distillation, DistillationConfig
 from maya.heads.frames import EventConfig, EventHead, PitchConfig, PitchHead
 from maya.heads.language_model import LanguageModel, LanguageModelConfig
+from maya.heads.masked_prediction import MaskedPrediction, MaskedPredictionConfig
 from maya.heads.multisoftmax import (
     MultisoftmaxCTC,
     MultisoftmaxCTCConfig,
@@ -55,6 +56,8 @@ __all__ = [
     "LanguageModel",
     "LanguageModelConfig",
     "LossStep",
+    "MaskedPrediction",
+    "MaskedPredictionConfig",
     "MultisoftmaxCTC",
     "MultisoftmaxCTCConfig",
     "MultisoftmaxTransducer",

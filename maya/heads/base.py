@@ -13,6 +13,7 @@ from maya.config import Kinds, config, leaves, register_builder, required_fields
 from maya.data.loading.batch import Batch
 from maya.encoders.base import Encoded
 from maya.errors import MayaError
+from maya.features.span_mask import SpanMaskConfig
 from maya.heads.cost import HeadFlops, HeadMemory
 from maya.ranges import Count, NonNegFloat
 from maya.text.tokenizer import Tokenizer
@@ -26,6 +27,7 @@ class HeadContext:
     blank: the id of blank.                        languages: codes, in the order of `Batch.langs`.
     hidden_dims: channels of the encoder's hidden states, from layer 0 on, for heads that read them.
     frame_seconds: seconds from one encoder frame to the next, for heads whose labels have times.
+    feature_dim, subsampling: channels F of the features, and how many of their frames an encoder frame has.
     """
 
     dim: int
@@ -34,6 +36,8 @@ class HeadContext:
     languages: tuple[str, ...] = ()
     hidden_dims: tuple[int, ...] = ()
     frame_seconds: float = 0.0
+    feature_dim: int = 0
+    subsampling: int = 1
 
 
 @config
@@ -64,6 +68,12 @@ class HeadConfig(Kinds):
     def views(self) -> int:
         """Copies of each utterance that its loss compares, masked differently."""
         return 1
+
+    @property
+    def span_mask(self) -> SpanMaskConfig | None:
+        """The spans of features that training hides from the encoder, for a head that predicts what is there;
+        such a head reads `Encoded.masked`."""
+        return None
 
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer that its tokens are of, for a head that brings one; None: any tokenizer will do."""

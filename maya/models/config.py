@@ -11,6 +11,7 @@ from maya.encoders import EncoderConfig, FastConformerConfig, FrameClock
 from maya.errors import MayaError
 from maya.features import FeaturesConfig, LogMelConfig
 from maya.features.noise import WhiteNoiseConfig
+from maya.features.span_mask import SpanMaskConfig
 from maya.features.specaugment import SpecAugmentConfig
 from maya.heads import HeadConfig, HeadContext, SeparationConfig
 from maya.models.adapters import AdapterConfig
@@ -86,6 +87,15 @@ class SpeechModelConfig:
         return max((head.views for head in self.heads.values()), default=1)
 
     @property
+    def span_mask(self) -> SpanMaskConfig | None:
+        """The spans of features that training hides; None for none. Raises MayaError where two heads need
+        different ones."""
+        spans = [mask for head in self.heads.values() if head.weight and (mask := head.span_mask) is not None]
+        if any(mask != spans[0] for mask in spans):
+            raise MayaError("heads of masked prediction see the same features: give them the same `mask`")
+        return spans[0] if spans else None
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """Names of the labels that the heads' losses read."""
         return tuple(dict.fromkeys(label for head in self.heads.values() for label in head.needs))
@@ -139,6 +149,7 @@ def head_context(cfg: SpeechModelConfig) -> HeadContext:
     return HeadContext(
         dim=cfg.encoder.d_model, labels=cfg.labels, blank=cfg.blank, languages=cfg.languages,
         hidden_dims=cfg.encoder.hidden_dims, frame_seconds=cfg.clock.seconds,
+        feature_dim=cfg.features.num_mels, subsampling=cfg.encoder.subsampling_factor,
     )  # fmt: skip
 
 

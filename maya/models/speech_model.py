@@ -15,6 +15,7 @@ from maya.encoders.zipformer.regularizers import set_batch_count
 from maya.errors import MayaError
 from maya.features import Features
 from maya.features.noise import AddNoise
+from maya.features.span_mask import MaskedFeatures, hide, span_mask
 from maya.features.specaugment import SpecAugment
 from maya.heads import Head, LossStep, final_weights, head_weights
 from maya.heads.base import add_weighted, zero_gradients
@@ -54,6 +55,7 @@ class SpeechModel(nn.Module):
         self.preprocessor = nn.ModuleDict({"featurizer": cfg.features.build()})
         self.noise = AddNoise(cfg.noise)
         self.specaugment = SpecAugment(cfg.specaugment)
+        self.span_mask = cfg.span_mask
         self.encoder: Encoder = cfg.encoder.build()
         context = head_context(cfg)
         self.heads = nn.ModuleDict({name: head.build(context) for name, head in cfg.heads.items()})
@@ -217,10 +219,27 @@ class SpeechModel(nn.Module):
                 feats, feat_lens = feats.repeat(views, 1, 1), feat_lens.repeat(views)
             options = {"hidden": hidden} if hidden else {}
             with nullcontext() if self.encoder.quick_layers else onednn.linear_layers(feats):
-                feats = self.specaugment(feats, feat_lens)
+                whole, feats = feats, self.specaugment(feats, feat_lens)
+                feats, masked = self._with_spans_hidden(whole, feats, feat_lens)
                 if row_of is not None:
-                    return encode_rows(self.encoder, feats, feat_lens, row_of, views, hidden)
-                return self.encoder(feats, feat_lens, **options)
+                    encoded = encode_rows(self.encoder, feats, feat_lens, row_of, views, hidden)
+                else:
+                    encoded = self.encoder(feats, feat_lens, **options)
+                return encoded if masked is None else replace(encoded, masked=masked)
+
+    def _with_spans_hidden(
+        self, whole: Tensor, feats: Tensor, lens: Tensor
+    ) -> tuple[Tensor, MaskedFeatures | None]:
+        """feats (B, T, F), in training with spans hidden, and `whole`, for a head that predicts them."""
+        cfg = self.span_mask
+        if cfg is None:
+            return feats, None
+        if not self.training:
+            return feats, MaskedFeatures(whole, lens)
+        features = self.cfg.features
+        frames = max(1, round(cfg.seconds * features.sample_rate / features.hop_samples))
+        hidden = span_mask(lens, feats.shape[1], cfg.probability, frames)
+        return hide(feats, lens, hidden, cfg.noise), MaskedFeatures(whole, lens, hidden)
 
     def with_language(self, encoded: Encoded, langs: Tensor | None) -> Encoded:
         """The frames with the embedding of langs (B,) added: indices, or -1 for unknown."""
