@@ -30,7 +30,8 @@ _CAM = (
     (r"^xvector\.transit(\d+)\.nonlinear\.batchnorm", r"encoder.layers.<\1>.norm"),
     (r"^xvector\.transit(\d+)\.linear", r"encoder.layers.<\1>.narrow"),
     (r"^xvector\.out_nonlinear\.batchnorm", "encoder.last_norm"),
-    (r"^xvector\.dense\.linear", f"{HEAD}.out"), (r"^xvector\.dense\.nonlinear\.batchnorm", f"{HEAD}.out_norm"),
+    (r"^xvector\.dense\.linear", f"{HEAD}.out"),
+    (r"^xvector\.dense\.nonlinear\.batchnorm", f"{HEAD}.out_norm"),
 )  # fmt: skip
 _LINEAR = re.compile(rf"({re.escape(HEAD)}\.out|.*\.(narrow|squeeze|excite))\.weight")
 

@@ -21,8 +21,8 @@ from maya.ranges import OddInt, PosInt
 class CamConfig(EncoderConfig):
     """front_channels: of the convolutions over the spectrogram. channels: of the first TDNN layer. layers,
     dilations: of each dense block, whose layers add `growth` channels each; behind a block the channels are
-    halved. bottleneck: of a layer, times growth. segment: frames of the context that a mask sees, besides all.
-    subtract_mean: of the features, over the utterance."""
+    halved. bottleneck: of a layer, times growth. segment: frames of the context that a mask sees, besides
+    all. subtract_mean: of the features, over the utterance."""
 
     traceless = ("dilations", "segment", "subtract_mean")
 
@@ -56,7 +56,7 @@ class CamConfig(EncoderConfig):
 
 
 class CamLayer(nn.Module):
-    """Norm, 1×1 convolution, norm, and a dilated convolution, multiplied by a mask that follows from means."""
+    """Norm, 1×1 convolution, norm, and a dilated convolution, times a mask that follows from means."""
 
     def __init__(self, cfg: CamConfig, inputs: int, dilation: int) -> None:
         super().__init__()

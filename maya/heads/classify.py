@@ -177,7 +177,7 @@ class UtteranceStream(HeadStream):
 
     def push(self, encoded: Encoded) -> None:
         if encoded.frames.shape[1]:
-            assert isinstance(self.head.pool, StatisticsPooling | AttentivePooling)  # the others do not stream
+            assert isinstance(self.head.pool, StatisticsPooling | AttentivePooling)
             sums = self.head.pool.sums(encoded.frames, encoded.lens)
             self.sums = sums if self.sums is None else self.sums + sums
 

@@ -135,9 +135,7 @@ def test_other_files_are_refused_in_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shapes", [resnet(), campplus()])
-def test_converted_weights_verify(
-    shapes: Shapes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_converted_weights_verify(shapes: Shapes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(tensors_of(shapes), tmp_path / "a.pt")
     convert(parser().parse_args(["convert", "wespeaker", str(tmp_path / "a.pt"), str(tmp_path / "out")]))
     assert "wespeaker" in capsys.readouterr().out
