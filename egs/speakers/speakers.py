@@ -5,8 +5,8 @@ Cost and result: see RESULTS.md in this folder.
 """
 
 from maya.data.loading.augment import few_speakers
-from maya.encoders import EcapaConfig
-from maya.features import LogMelConfig
+from maya.encoders import CamConfig, EcapaConfig, ResNetConfig
+from maya.features import LogMelConfig, VoiceFbankConfig
 from maya.features.specaugment import SpecAugmentConfig
 from maya.heads import SpeakerConfig
 from maya.models.config import SpeechModelConfig
@@ -62,6 +62,30 @@ def voxceleb() -> Experiment:
     exp.train.optimizer, exp.train.lr, exp.train.weight_decay = "adamw", 1e-3, 2e-6
     exp.train.steps, exp.train.warmup_steps = 130_000, 4000
     exp.train.valid_every = exp.train.save_every = 5000
+    return exp
+
+
+def resnet34() -> Experiment:
+    """The same with wespeaker's ResNet34, sub-centres and penalties on the five hardest wrong speakers; not
+    run here."""
+    exp = voxceleb()
+    exp.name, exp.model.encoder = "speakers/speakers_resnet34", ResNetConfig()
+    exp.model.features = VoiceFbankConfig(style="wespeaker")
+    exp.model.heads["speaker"] = SpeakerConfig(
+        speakers=7205, new_speakers=SPEEDS, variant="wespeaker", pooling="statistics", pool_norm=False,
+        embedding=256, scale=32.0, centres=3, hardest=5, crop_seconds=2.0, margin_start=17_000,
+        margin_ramp=17_000,
+    )  # fmt: skip
+    return exp
+
+
+def campplus() -> Experiment:
+    """`resnet34` with CAM++; not run here."""
+    exp = resnet34()
+    exp.name, exp.model.encoder = "speakers/speakers_campplus", CamConfig()
+    head = exp.model.heads["speaker"]
+    assert isinstance(head, SpeakerConfig)
+    head.embedding, head.embedding_norm = 512, True
     return exp
 
 
