@@ -22,8 +22,8 @@ _FILES = 12  # of a speaker
 def cohort_of(encoder: VoiceEncoder | TrainedVoices, manifest: Path, files: int = _FILES) -> EnrolledVoices:
     """The voice of each training speaker, of their first `files` recordings."""
     by_speaker: dict[str, list[str]] = defaultdict(list)
-    for row in map(json.loads, manifest.read_text(encoding="utf-8").splitlines()):
-        if row["split"] == "train":
+    for line in manifest.read_text(encoding="utf-8").strip().split("\n"):
+        if (row := json.loads(line))["split"] == "train":
             by_speaker[row["speaker"]].append(row["audio"])
     voices = EnrolledVoices(encoder=fingerprint(encoder))
     for speaker, own in sorted(by_speaker.items()):
