@@ -38,17 +38,18 @@ def small() -> Experiment:
         channels=64, d_model=192, se_channels=32, scale=4, padding="zeros", subtract_mean=False
     )
     head = SpeakerConfig(
-        speakers=179, attention_dim=64, embedding=128, crop_seconds=2.0, margin_start=480, margin_ramp=120
+        speakers=179, attention_dim=64, embedding=128, crop_seconds=2.0, margin_start=240, margin_ramp=60
     )
     exp = _experiment("small", encoder, head)
     exp.model.features = LogMelConfig(normalize="none", hop_ms=20.0, window_ms=32.0)
     exp.data.speed_perturb = (1.0,)
     exp.data.cache_gb = 1.0
     exp.data.plan.max_seconds, exp.data.plan.max_utterances = 240.0, 48
+    exp.data.plan.temperature = 1.0  # not more of the languages with one speaker
     exp.train.optimizer, exp.train.lr, exp.train.weight_decay = "adamw", 2e-3, 5e-2
     exp.train.clip = 5.0
-    exp.train.steps, exp.train.warmup_steps, exp.train.threads = 800, 40, 1
-    exp.train.valid_every, exp.train.save_every, exp.train.log_every = 200, 200, 50
+    exp.train.steps, exp.train.warmup_steps, exp.train.threads = 400, 40, 1
+    exp.train.valid_every, exp.train.save_every, exp.train.log_every = 200, 100, 50
     exp.train.average_every = 10
     return exp
 
