@@ -11,6 +11,7 @@ from maya.convert import (
     import_hugging_face,
     import_icefall,
     import_nemo,
+    import_wespeaker,
     import_whisper,
 )  # fmt: skip
 from maya.convert.conv_tasnet import Mask
@@ -41,13 +42,15 @@ def arguments(p: argparse.ArgumentParser) -> None:
         formats, "ecapa", "weights of SpeechBrain's or wespeaker's ECAPA-TDNN, for maya verify"
     )
     ecapa.add_argument("source", type=Path, help="embedding_model.ckpt or avg_model.pt")
+    wespeaker = add_parser(formats, "wespeaker", "weights of wespeaker's ResNet34 or CAM++, for maya verify")
+    wespeaker.add_argument("source", type=Path, help="avg_model.pt")
     tasnet = add_parser(formats, "conv-tasnet", "a Conv-TasNet of torchaudio or asteroid, for maya separate")
     tasnet.add_argument("source", type=Path, help="torchaudio's state dict, or a model that asteroid saved")
     whisper = add_parser(formats, "whisper", "a Whisper model of OpenAI, Hugging Face or CTranslate2")
     whisper.add_argument("source", help="OpenAI's .pt, a folder, or hf:owner/name")
     text = "the model's tokenizer.json, where it does not lie beside the weights"
     whisper.add_argument("--tokenizer", type=Path, metavar="FILE", help=text)
-    for each in (nemo, icefall, folder, ecapa, tasnet, whisper):
+    for each in (nemo, icefall, folder, ecapa, wespeaker, tasnet, whisper):
         each.add_argument("out", type=Path, help="folder for the checkpoint; use it like a run folder")
 
     text = "the sample rate of torchaudio's model, which its file does not say: %(default)s"
@@ -86,9 +89,9 @@ def run(args: argparse.Namespace) -> None:
                      tokenizer=args.tokenizer, language=args.language, ignore=args.ignore)  # fmt: skip
     elif args.format == "hf":
         convert_hugging_face(args.source, args.out)
-    elif args.format == "ecapa":
+    elif args.format in ("ecapa", "wespeaker"):
         _check_free(args.out)
-        _written(args.out, import_ecapa(args.source))
+        _written(args.out, (import_ecapa if args.format == "ecapa" else import_wespeaker)(args.source))
     elif args.format == "conv-tasnet":
         _check_free(args.out)
         options = {"sample_rate": args.sample_rate, "mask": args.mask, "layers": args.layers}

@@ -35,5 +35,7 @@ average
 if due 5 && [ "$task" = voices ]; then
   python -m egs.speakers.evaluate "$run" "$work/corpus/voices.txt" "$work/corpus/digits.txt" --out "$run/speakers.json"
 elif due 5 && [ -n "$trials" ]; then
-  maya verify "$run" --trials "$(absolute "$trials")" --root "$source/../../test/wav" --as-norm --json "$run/speakers.json"
+  python -m egs.speakers.cohort "$run" "$work/corpus/manifest.jsonl" --out "$run/cohort.json"
+  maya verify "$run" --trials "$(absolute "$trials")" --root "$source/../../test/wav" --cohort "$run/cohort.json" \
+    --json "$run/speakers.json"
 fi

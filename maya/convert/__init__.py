@@ -10,11 +10,12 @@ from maya.convert.icefall.export import to_icefall
 from maya.convert.icefall.load import from_icefall, import_icefall
 from maya.convert.nemo.export import to_nemo
 from maya.convert.nemo.load import from_nemo, import_nemo
+from maya.convert.wespeaker import import_wespeaker
 from maya.convert.whisper.export import to_ctranslate2, to_ggml
 from maya.convert.whisper.load import import_whisper
 
 __all__ = [
     "Conversion", "from_hugging_face", "from_icefall", "from_nemo", "import_conv_tasnet", "import_ecapa",
-    "import_hugging_face", "import_icefall", "import_nemo", "import_whisper", "to_ctranslate2", "to_ggml",
-    "to_hugging_face", "to_icefall", "to_nemo",
+    "import_hugging_face", "import_icefall", "import_nemo", "import_wespeaker", "import_whisper",
+    "to_ctranslate2", "to_ggml", "to_hugging_face", "to_icefall", "to_nemo",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Weights of SpeechBrain's and wespeaker's ECAPA-TDNN, by their names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from maya.heads import SpeakerConfig
 from maya.models.config import SpeechModelConfig
 from maya.train.checkpoints.checkpoint import Checkpoint
 
-_HEAD = "heads.speaker"
+HEAD = "heads.speaker"
 # The start of a name there, and here; {n} is a block, counted from {0}.
 _SPEECHBRAIN = {
     r"blocks\.0\.conv\.conv": "encoder.input.conv",
@@ -29,11 +29,11 @@ _SPEECHBRAIN = {
     r"blocks\.(\d+)\.se_block\.conv1\.conv": "encoder.layers.{n}.squeeze",
     r"blocks\.(\d+)\.se_block\.conv2\.conv": "encoder.layers.{n}.excite",
     r"mfa\.(conv|norm)\.\w+": "encoder.mfa.{}",
-    r"asp\.tdnn\.conv\.conv": f"{_HEAD}.pool.inner",
-    r"asp\.tdnn\.norm\.norm": f"{_HEAD}.pool.norm",
-    r"asp\.conv\.conv": f"{_HEAD}.pool.score",
-    r"asp_bn\.norm": f"{_HEAD}.pool_norm",
-    r"fc\.conv": f"{_HEAD}.out",
+    r"asp\.tdnn\.conv\.conv": f"{HEAD}.pool.inner",
+    r"asp\.tdnn\.norm\.norm": f"{HEAD}.pool.norm",
+    r"asp\.conv\.conv": f"{HEAD}.pool.score",
+    r"asp_bn\.norm": f"{HEAD}.pool_norm",
+    r"fc\.conv": f"{HEAD}.out",
 }
 _BLOCK = r"layer(\d+)\.se_res2block"
 _WESPEAKER = {
@@ -48,13 +48,13 @@ _WESPEAKER = {
     _BLOCK + r"\.3\.linear1": "encoder.layers.{n}.squeeze",
     _BLOCK + r"\.3\.linear2": "encoder.layers.{n}.excite",
     r"conv": "encoder.mfa.conv",
-    r"pool\.linear1": f"{_HEAD}.pool.inner",
-    r"pool\.linear2": f"{_HEAD}.pool.score",
-    r"bn": f"{_HEAD}.pool_norm",
-    r"linear": f"{_HEAD}.out",
-    r"bn2": f"{_HEAD}.out_norm",
+    r"pool\.linear1": f"{HEAD}.pool.inner",
+    r"pool\.linear2": f"{HEAD}.pool.score",
+    r"bn": f"{HEAD}.pool_norm",
+    r"linear": f"{HEAD}.out",
+    r"bn2": f"{HEAD}.out_norm",
 }
-_LINEAR = re.compile(rf"({_HEAD}\.(pool\.(inner|score)|out)|.*\.(squeeze|excite))\.weight")
+_LINEAR = re.compile(rf"({HEAD}\.(pool\.(inner|score)|out)|.*\.(squeeze|excite))\.weight")
 
 
 def our_name(name: str) -> str:
@@ -77,40 +77,53 @@ def import_ecapa(source: str | Path) -> Conversion:
     out, because their names are not in the file. Raises MayaError for a file of other weights.
     """
     path = Path(source)
-    stored = _read(path)
+    stored = state_dict_of(path)
     is_wespeaker = "layer1.conv.weight" in stored
     if not is_wespeaker and "blocks.0.conv.conv.weight" not in stored:
         raise MayaError(f"{path} holds no ECAPA-TDNN of SpeechBrain (embedding_model.ckpt) or wespeaker")
     dropped = sorted(name for name in stored if name.startswith("projection."))
     kept = {name: x for name, x in stored.items() if name not in dropped}
-    original = {our_name(name): name for name in kept}
-    weights = {ours: _shaped(ours, kept[name]) for ours, name in original.items()}
+    names = {our_name(name): (name, x) for name, x in kept.items()}
+    weights = {ours: _shaped(ours, x) for ours, (_, x) in names.items()}
     config = SpeechModelConfig(
         features=VoiceFbankConfig(style="wespeaker" if is_wespeaker else "speechbrain"),
         encoder=_encoder(weights, path, is_wespeaker), heads={"speaker": _head(weights, path, is_wespeaker)},
     )  # fmt: skip
     config.features.num_mels = config.encoder.feat_in  # type: ignore[misc]
+    variant = "wespeaker" if is_wespeaker else "SpeechBrain"
+    return voice_conversion(path, config, weights, names, dropped, "ECAPA-TDNN", variant)
+
+
+def voice_conversion(
+    path: Path, config: SpeechModelConfig, weights: dict[str, Tensor],
+    original: Mapping[str, tuple[str, Tensor]], dropped: Sequence[str], network: str,
+    variant: str = "wespeaker",
+) -> Conversion:  # fmt: skip
+    """The model of a voice encoder, without training speakers. weights: by Maya's names. original: name and
+    tensor in the file of each of them. dropped: names that were left out. See `strict` for the errors."""
     size = config.heads["speaker"].embedding  # type: ignore[attr-defined]
-    weights |= {
-        f"{_HEAD}.centres": torch.zeros(0, size),
-        f"{_HEAD}.names": torch.zeros(0, 64, dtype=torch.uint8),
+    weights = weights | {
+        f"{HEAD}.centres": torch.zeros(0, size),
+        f"{HEAD}.names": torch.zeros(0, 64, dtype=torch.uint8),
     }
+    article = "an" if network[0] in "AEIO" else "a"
     checked = strict(
-        weights, config, path, "an ECAPA-TDNN of its shape",
-        lambda name, tensor: (original.get(name, name), kept.get(original.get(name, name), tensor)),
+        weights, config, path, f"{article} {network} of its shape",
+        lambda name, tensor: original.get(name, (name, tensor)),
     )  # fmt: skip
     tokenizer = tokenizer_of(["<unk>", "<s>", "</s>"])  # a checkpoint has one; no head reads it
     notes = {"source": path.name, "trained": ["speaker"]}
     checkpoint = Checkpoint(model_config=config, tokenizer=tokenizer, weights=checked, step=0, notes=notes)
-    facts = {"variant": "wespeaker" if is_wespeaker else "SpeechBrain", "embedding": str(size)}
+    facts = {"variant": variant, "embedding": str(size)}
     warnings = [f"left out: {name}, the speakers of its training" for name in dropped]
     report = ConversionReport(
-        title=f"{path}: ECAPA-TDNN", components=components(config, checked), facts=facts, warnings=warnings
+        title=f"{path}: {network}", components=components(config, checked), facts=facts, warnings=warnings
     )
     return Conversion(checkpoint=checkpoint, report=report)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def state_dict_of(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, without `module.`. Raises MayaError for a file of other things."""
     content = torch_content(path)
     if not all(isinstance(x, Tensor) for x in content.values()):
         raise MayaError(f"{path} holds no state dict: save the model's own, with tensors by name")
@@ -139,8 +152,8 @@ def _encoder(weights: Mapping[str, Tensor], path: Path, is_wespeaker: bool) -> E
 
 def _head(weights: Mapping[str, Tensor], path: Path, is_wespeaker: bool) -> SpeakerConfig:
     try:
-        inner, score = weights[f"{_HEAD}.pool.inner.weight"], weights[f"{_HEAD}.pool.score.weight"]
-        out = weights[f"{_HEAD}.out.weight"]
+        inner, score = weights[f"{HEAD}.pool.inner.weight"], weights[f"{HEAD}.pool.score.weight"]
+        out = weights[f"{HEAD}.out.weight"]
     except KeyError as error:
         raise MayaError(
             f"{path} lacks the tensor that becomes {error.args[0]}: is its pooling attentive?"
@@ -148,5 +161,5 @@ def _head(weights: Mapping[str, Tensor], path: Path, is_wespeaker: bool) -> Spea
     return SpeakerConfig(
         variant="wespeaker" if is_wespeaker else "speechbrain", attention_dim=len(inner), embedding=len(out),
         global_context=inner.shape[1] == 3 * len(score),
-        embedding_norm=f"{_HEAD}.out_norm.weight" in weights,
+        embedding_norm=f"{HEAD}.out_norm.weight" in weights,
     )  # fmt: skip

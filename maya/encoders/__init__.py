@@ -11,6 +11,7 @@ from maya.encoders.base import (
 )
 from maya.encoders.beats.config import BeatsConfig, beats
 from maya.encoders.beats.encoder import BeatsEncoder
+from maya.encoders.campplus import CamConfig, CamEncoder
 from maya.encoders.conformer.config import FastConformerConfig
 from maya.encoders.conformer.fastconformer import FastConformer
 from maya.encoders.ecapa.config import EcapaConfig
@@ -23,6 +24,7 @@ from maya.encoders.lact.config import LaCTConfig
 from maya.encoders.lact.encoder import LaCT
 from maya.encoders.mlp import MLPConfig, MLPEncoder
 from maya.encoders.recurrent import RecurrentConfig, RecurrentEncoder
+from maya.encoders.resnet import ResNetConfig, ResNetEncoder
 from maya.encoders.separation.config import ConvTasNetConfig, SepReformerConfig
 from maya.encoders.separation.conv_tasnet import ConvTasNet
 from maya.encoders.separation.sepreformer import SepReformer
@@ -42,6 +44,8 @@ from maya.features.frames import frame_mask
 __all__ = [
     "BeatsConfig",
     "BeatsEncoder",
+    "CamConfig",
+    "CamEncoder",
     "CodesConfig",
     "CodesEncoder",
     "ConvTasNet",
@@ -66,6 +70,8 @@ __all__ = [
     "LaCTConfig",
     "SpeechTokenizerConfig",
     "SpeechTokenizerEncoder",
+    "ResNetConfig",
+    "ResNetEncoder",
     "RecurrentConfig",
     "RecurrentEncoder",
     "SepReformer",

@@ -11,7 +11,15 @@ from maya.data.loading.batch import Batch
 from maya.encoders.base import Encoded
 from maya.errors import MayaError
 from maya.heads.base import Head, HeadConfig, HeadContext, HeadStream, LossStep, Prediction, TrainingMeans
-from maya.heads.pooling import AttentivePooling, EcapaPooling, LayerSum, MeanPooling, StatisticsPooling, Sums
+from maya.heads.pooling import (
+    AttentivePooling,
+    EcapaPooling,
+    LayerSum,
+    MeanPooling,
+    StatisticsPooling,
+    Sums,
+    UnbiasedStatistics,
+)
 from maya.kernels.host import numbers_on
 from maya.ranges import BelowOne, Count, Distinct, NonNegFloat, PosInt
 
@@ -113,7 +121,8 @@ class UtteranceHead(Head):
         super().__init__()
         self.cfg, dim = cfg, context.dim
         self.layers = LayerSum(context.hidden_dims, dim) if cfg.layers == "all" else None
-        self.pool: StatisticsPooling | AttentivePooling | EcapaPooling = StatisticsPooling()
+        self.pool: StatisticsPooling | AttentivePooling | EcapaPooling | UnbiasedStatistics
+        self.pool = StatisticsPooling()
         if cfg.pooling == "mean":
             self.pool = MeanPooling()
         width = dim if cfg.pooling == "mean" else 2 * dim
@@ -168,14 +177,14 @@ class UtteranceStream(HeadStream):
 
     def push(self, encoded: Encoded) -> None:
         if encoded.frames.shape[1]:
-            assert not isinstance(self.head.pool, EcapaPooling)  # it does not stream
+            assert isinstance(self.head.pool, StatisticsPooling | AttentivePooling)
             sums = self.head.pool.sums(encoded.frames, encoded.lens)
             self.sums = sums if self.sums is None else self.sums + sums
 
     def prediction(self) -> Prediction | None:
         if self.sums is None:
             return None
-        assert not isinstance(self.head.pool, EcapaPooling)
+        assert isinstance(self.head.pool, StatisticsPooling | AttentivePooling)
         return self.head.said(self.head.of_pooled(self.head.pool.of_sums(self.sums)))[0]
 
 

@@ -139,6 +139,20 @@ class AttentivePooling(nn.Module):
         return Sums(highest, weights.sum(1), first, (weights * wide.square()).sum(1))
 
 
+class UnbiasedStatistics(nn.Module):
+    """Mean and unbiased standard deviation, sqrt(var + 1e-7), in two passes: wespeaker's TSTP."""
+
+    streams = False
+
+    def forward(self, x: Tensor, lens: Tensor) -> Tensor:
+        """x (B, S, D) zero beyond lens (B,) → (B, 2D), fp32 at least; one frame has no variance."""
+        valid, wide = frame_mask(lens, x.shape[1])[..., None], _wide(x)
+        frames = lens[:, None].to(wide.dtype)
+        mean = wide.sum(1) / frames.clamp(min=1)
+        spread = ((wide - mean[:, None]) * valid).square().sum(1)
+        return torch.cat([mean, (spread / (frames - 1).clamp(min=1) + 1e-7).sqrt()], -1)
+
+
 class EcapaPooling(nn.Module):
     """Attentive statistics as SpeechBrain's and wespeaker's ECAPA-TDNN compute them; they differ in details.
 

@@ -13,7 +13,7 @@ from maya.encoders.conformer.masked_norm import MaskedBatchNorm
 from maya.errors import MayaError
 from maya.heads.base import HeadContext, LossStep, Prediction, TrainingMeans
 from maya.heads.classify import UtteranceConfig, UtteranceHead
-from maya.heads.pooling import EcapaPooling
+from maya.heads.pooling import EcapaPooling, UnbiasedStatistics
 from maya.kernels.host import numbers_on
 from maya.losses.angular_margin import class_cosines, margin_logits, scheduled_margin
 from maya.ranges import Count, NonNegFloat, PosFloat, PosInt
@@ -24,10 +24,11 @@ _NAME_BYTES = 64
 
 @config
 class SpeakerConfig(UtteranceConfig):
-    """Pooling → batch norm → linear layer (→ batch norm) → embedding; AAM-softmax over the speakers.
+    """Pooling (→ batch norm) → linear layer (→ batch norm) → embedding; AAM-softmax over the speakers.
 
-    variant: whose details pooling and margin have, see `EcapaPooling` and `margin_logits`. embedding: its
-    size. embedding_norm: batch norm after the linear layer.
+    variant: whose details pooling and margin have, see `EcapaPooling`, `UnbiasedStatistics` (wespeaker's
+    statistics) and `margin_logits`. embedding: its size. pool_norm, embedding_norm: batch norm before and
+    after the linear layer.
     speakers: of the training data, or more; training says how many there are. new_speakers: factors of
     `data.speed_perturb` at which a voice counts as that of another speaker.
     margin, scale: of the softmax. margin_start, margin_ramp: steps before the margin, and until it is whole.
@@ -40,6 +41,7 @@ class SpeakerConfig(UtteranceConfig):
     global_context: bool = True
     variant: Literal["speechbrain", "wespeaker"] = "speechbrain"
     embedding: PosInt = 192
+    pool_norm: bool = True
     embedding_norm: bool = False
     speakers: Count = 0
     new_speakers: tuple[PosFloat, ...] = ()
@@ -72,7 +74,9 @@ class SpeakerHead(UtteranceHead):
             self.pool = EcapaPooling(
                 context.dim, cfg.attention_dim, global_context=cfg.global_context, variant=cfg.variant
             )
-        self.pool_norm = MaskedBatchNorm(2 * context.dim)
+        elif cfg.variant == "wespeaker":
+            self.pool = UnbiasedStatistics()
+        self.pool_norm = MaskedBatchNorm(2 * context.dim) if cfg.pool_norm else None
         self.out_norm = MaskedBatchNorm(cfg.embedding) if cfg.embedding_norm else None
         self.groups = 1 + len(cfg.new_speakers)
         self.centres = nn.Parameter(torch.empty(cfg.speakers * self.groups * cfg.centres, cfg.embedding))
@@ -111,7 +115,9 @@ class SpeakerHead(UtteranceHead):
 
     def of_pooled(self, pooled: Tensor) -> Tensor:
         alone = torch.ones(len(pooled), 1, dtype=torch.bool, device=pooled.device)
-        embedding = super().of_pooled(self.pool_norm(pooled[:, None], alone)[:, 0])
+        if self.pool_norm is not None:
+            pooled = self.pool_norm(pooled[:, None], alone)[:, 0]
+        embedding = super().of_pooled(pooled)
         return embedding if self.out_norm is None else self.out_norm(embedding[:, None], alone)[:, 0]
 
     def embed(self, encoded: Encoded) -> Tensor:

@@ -141,28 +141,51 @@ def verification_rates(
 ) -> dict[str, tuple[float, Interval]]:  # fmt: skip
     """Each of MEASURES with its 95 % interval. The bootstrap draws speakers: a trial counts as often as its
     speakers were drawn, times each other for two speakers. Without their names the interval is NaN."""
-    scores, same = np.asarray(scores, np.float64), np.asarray(same, bool)
-    whole = error_curve(scores, same)
-    values = {name: measure(whole) for name, measure in MEASURES.items()}
-    nan = Interval(low=float("nan"), high=float("nan"))
-    if speakers is None or not all(a and b for a, b in speakers):
-        return {name: (value, nan) for name, value in values.items()}
-    names = {name: number for number, name in enumerate(dict.fromkeys(n for pair in speakers for n in pair))}
-    first = np.array([names[a] for a, _ in speakers])
-    second = np.array([names[b] for _, b in speakers])
-    rng, drawn = np.random.default_rng(seed), []
-    ordered = _sorted(scores, same)
-    for _ in range(replicates):
-        times = rng.multinomial(len(names), np.full(len(names), 1 / len(names))).astype(np.float64)
-        weights = times[first] * np.where(first == second, 1.0, times[second])
-        if weights[same].any() and weights[~same].any():
-            curve = _curve(*ordered, weights)
-            drawn.append([measure(curve) for measure in MEASURES.values()])
-    if not drawn:
-        return {name: (value, nan) for name, value in values.items()}
-    low, high = np.percentile(np.array(drawn), [2.5, 97.5], axis=0)
-    bounds = [Interval(low=float(a), high=float(b)) for a, b in zip(low, high, strict=True)]
-    return {name: (value, own) for (name, value), own in zip(values.items(), bounds, strict=True)}
+    values = _measures(error_curve(scores, same))
+    return _with_intervals(values, _replicates([scores], same, speakers, replicates, seed)[:, 0])
+
+
+def verification_differences(
+    first: Scores, second: Scores, same: NDArray[np.bool_],
+    speakers: Sequence[tuple[str, str]] | None = None, replicates: int = REPLICATES // 2, seed: int = 0,
+) -> dict[str, tuple[float, Interval]]:  # fmt: skip
+    """Each of MEASURES of the first scores less that of the second, of the same trials, with the interval of
+    the difference: both are drawn together. Otherwise as `verification_rates`."""
+    values = _measures(error_curve(first, same)) - _measures(error_curve(second, same))
+    drawn = _replicates([first, second], same, speakers, replicates, seed)
+    return _with_intervals(values, drawn[:, 0] - drawn[:, 1])
+
+
+def _measures(curve: ErrorCurve) -> Scores:
+    return np.array([measure(curve) for measure in MEASURES.values()])
+
+
+def _replicates(
+    systems: Sequence[Scores], same: NDArray[np.bool_], speakers: Sequence[tuple[str, str]] | None,
+    replicates: int, seed: int,
+) -> Scores:  # fmt: skip
+    """(r, systems, measures) of r draws of the speakers; r is 0 without their names."""
+    same, drawn = np.asarray(same, bool), []
+    if speakers is not None and all(a and b for a, b in speakers):
+        names = {name: n for n, name in enumerate(dict.fromkeys(name for pair in speakers for name in pair))}
+        first, second = (np.array([names[pair[side]] for pair in speakers]) for side in (0, 1))
+        rng = np.random.default_rng(seed)
+        ordered = [_sorted(np.asarray(scores, np.float64), same) for scores in systems]
+        for _ in range(replicates):
+            times = rng.multinomial(len(names), np.full(len(names), 1 / len(names))).astype(np.float64)
+            weights = times[first] * np.where(first == second, 1.0, times[second])
+            if weights[same].any() and weights[~same].any():
+                drawn.append([_measures(_curve(*own, weights)) for own in ordered])
+    return np.array(drawn).reshape(-1, len(systems), len(MEASURES))
+
+
+def _with_intervals(values: Scores, drawn: Scores) -> dict[str, tuple[float, Interval]]:
+    """values (measures,), drawn (r, measures)."""
+    bounds = np.percentile(drawn, [2.5, 97.5], axis=0) if len(drawn) else np.full((2, len(values)), np.nan)
+    return {
+        name: (float(value), Interval(low=float(low), high=float(high)))
+        for name, value, low, high in zip(MEASURES, values, *bounds, strict=True)
+    }
 
 
 def as_norm(raw: Scores, enrol: Scores, test: Scores, top: int = 300) -> Scores:
@@ -171,41 +194,72 @@ def as_norm(raw: Scores, enrol: Scores, test: Scores, top: int = 300) -> Scores:
     scores of a side."""
     sides = []
     for cohort in (enrol, test):
-        kept = min(top, cohort.shape[1])
-        if kept < 2:
-            raise MayaError("score normalisation needs a cohort of two speakers or more")
-        highest = np.partition(cohort, cohort.shape[1] - kept, axis=1)[:, -kept:]
+        highest = _highest(cohort, top)
         sides.append((raw - highest.mean(1)) / np.maximum(highest.std(1), 1e-9))
     return (sides[0] + sides[1]) / 2
 
 
+def _highest(cohort: Scores, top: int) -> Scores:
+    kept = min(top, cohort.shape[1])
+    if kept < 2:
+        raise MayaError("score normalisation needs a cohort of two speakers or more")
+    return np.partition(cohort, cohort.shape[1] - kept, axis=1)[:, -kept:]
+
+
+def quality_measures(
+    scores: Scores, seconds: Scores, magnitudes: Scores, enrol: Scores, test: Scores, top: int = 300
+) -> Scores:
+    """(n, 7) for `calibrated`: the score, and the smaller and the larger of both sides' log durations,
+    magnitudes of embeddings, and means of the `top` highest scores with a cohort (Thienpondt et al. 2021,
+    arXiv:2010.11255). seconds, magnitudes: (n, 2), of both sides. enrol, test: as in `as_norm`."""
+    means = np.stack([_highest(cohort, top).mean(1) for cohort in (enrol, test)], 1)
+    sides = [np.sort(x, 1) for x in (np.log(np.maximum(seconds, 1e-3)), magnitudes, means)]
+    return np.concatenate([np.asarray(scores, np.float64)[:, None], *sides], 1)
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreCalibration:
-    """Log-likelihood ratio of a score: slope · score + offset."""
+    """Log-likelihood ratio of a score: slope · score + offset. slope: of scores (n, k) one for each column.
+    cohort: whether it is of scores that were normalised by a cohort."""
 
-    slope: float
+    slope: float | tuple[float, ...]
     offset: float
+    cohort: bool = False
 
     def __call__(self, scores: Scores) -> Scores:
-        return self.slope * np.asarray(scores, np.float64) + self.offset
+        """scores (n,), or (n, k) → (n,)."""
+        table = np.asarray(scores, np.float64)
+        return (table @ np.array(self.slope) if table.ndim == 2 else table * self.slope) + self.offset
 
 
 def calibrated(scores: Scores, same: NDArray[np.bool_], prior: float = 0.5) -> ScoreCalibration:
-    """Logistic regression on trials of known answer; both kinds count in the proportion of `prior`. Newton's
-    method with a small ridge, so that scores without any overlap have a finite slope."""
+    """Logistic regression on trials of known answer, from scores (n,) or `quality_measures` (n, k); both
+    kinds of trials count in the proportion of `prior`. Newton's method with a small ridge, so that scores
+    without any overlap have a finite slope."""
     scores, same = np.asarray(scores, np.float64), np.asarray(same, bool)
-    error_curve(scores, same)
-    centre, spread = scores.mean(), max(float(scores.std()), 1e-9)
-    x = np.stack([(scores - centre) / spread, np.ones(len(scores))], 1)
+    table = scores.reshape(len(scores), -1)
+    for column in table.T:
+        error_curve(column, same)
+    centre, spread = table.mean(0), np.maximum(table.std(0), 1e-9)
+    x = np.concatenate([(table - centre) / spread, np.ones((len(table), 1))], 1)
     weights = np.where(same, prior / same.sum(), (1 - prior) / (~same).sum())
-    bias, w = np.log(prior / (1 - prior)), np.zeros(2)
-    ridge = np.diag([1e-4, 0.0])
+    bias, w = np.log(prior / (1 - prior)), np.zeros(x.shape[1])
+    ridge = np.diag([1e-4] * table.shape[1] + [0.0])
     for _ in range(50):
         p = 1 / (1 + np.exp(-np.clip(x @ w + bias, -50, 50)))
         slope = x.T @ (weights * (p - same)) + ridge @ w
-        curvature = (x * (weights * p * (1 - p))[:, None]).T @ x + ridge + 1e-12 * np.eye(2)
+        curvature = (x * (weights * p * (1 - p))[:, None]).T @ x + ridge + 1e-12 * np.eye(len(w))
         step = np.linalg.solve(curvature, slope)
         w -= np.clip(step, -2, 2)
         if np.abs(step).max() < 1e-10:
             break
-    return ScoreCalibration(float(w[0] / spread), float(w[1] - w[0] * centre / spread))
+    slopes = w[:-1] / spread
+    offset = float(w[-1] - slopes @ centre)
+    return ScoreCalibration(float(slopes[0]) if scores.ndim == 1 else tuple(slopes.tolist()), offset)
+
+
+def calibration_cost(ratios: Scores, same: NDArray[np.bool_]) -> float:
+    """Cllr (Brümmer and du Preez 2006) in bits: 0 for certain and right log-likelihood ratios (n,), 1 for
+    those that say nothing."""
+    targets, others = np.logaddexp(0, -ratios[same]).mean(), np.logaddexp(0, ratios[~same]).mean()
+    return float((targets + others) / (2 * np.log(2)))

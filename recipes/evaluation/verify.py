@@ -3,20 +3,23 @@
 maya verify RUN a.wav b.wav
 maya verify RUN voices.json unknown.wav
 maya verify RUN --trials voxceleb1_test.txt --root wav --json verify.json --calibration run/voices-scale.json
+maya verify RUN --trials LIST --cohort cohort.json --quality --calibration scale.json   # then:
+maya verify RUN --trials OTHER --cohort cohort.json --scale scale.json
 """
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from maya.align.speakers.encoder import VoiceEncoder
-from maya.align.speakers.enrolment import EnrolledVoices, recording_voice
+from maya.align.speakers.enrolment import EnrolledVoices, MeasuredVoice, measured_voice, recording_voice
 from maya.align.speakers.trained import TrainedVoices
 from maya.errors import MayaError
 from maya.files import read_json, write_json
@@ -31,6 +34,7 @@ from maya.score.verification import (
     as_norm,
     calibrated,
     error_curve,
+    quality_measures,
     read_trials,
     verification_rates,
 )
@@ -43,10 +47,14 @@ def arguments(p: argparse.ArgumentParser) -> None:
     text = "a list of trials, '1 ENROL TEST' or 'ENROL TEST target' a line; compute EER and minDCF"
     p.add_argument("--trials", type=Path, metavar="LIST", help=text)
     p.add_argument("--root", type=Path, default=Path(), help="folder that the paths of --trials begin in")
-    text = "with --trials: normalise scores by those with the speakers of the training data (AS-norm)"
-    p.add_argument("--as-norm", action="store_true", help=text)
+    text = "with --trials: voices of other speakers, best those of training, to normalise scores by (AS-norm)"
+    p.add_argument("--cohort", type=Path, metavar="FILE", help=text)
     text = "scale of likelihood ratios: written with --trials, and otherwise read"
     p.add_argument("--calibration", type=Path, metavar="FILE", help=text)
+    text = "with --cohort and --calibration: a scale that also follows durations, magnitudes and the cohort"
+    p.add_argument("--quality", action="store_true", help=text)
+    text = "with --trials: score by a scale that --calibration wrote for other trials"
+    p.add_argument("--scale", type=Path, metavar="FILE", help=text)
     p.add_argument("--page", type=Path, metavar="FILE", help="with --trials: an HTML page with the DET curve")
     add_json(p, "with --trials: write the measures to this file")
 
@@ -56,8 +64,10 @@ def run(args: argparse.Namespace) -> None:
         raise MayaError("name two recordings, or a file of voices and recordings, or a list with --trials")
     if args.trials is not None and args.audio:
         raise MayaError("--trials compares the recordings of its list: name no others")
-    if args.trials is None and (args.as_norm or args.page or args.json):
-        raise MayaError("--as-norm, --page and --json belong to --trials")
+    if args.trials is None and (args.cohort or args.scale or args.page or args.json):
+        raise MayaError("--cohort, --scale, --page and --json belong to --trials")
+    if args.quality and not (args.cohort and args.calibration):
+        raise MayaError("--quality needs --cohort and --calibration")
     trials = None if args.trials is None else read_trials(args.trials)
     encoder = open_voices(voice_weights(args.run))
     if trials is not None:
@@ -72,6 +82,8 @@ def compare(
 ) -> list[tuple[str, str, float]]:
     """Print and return (recording, voice, score), for each recording the most alike voice first. first: a
     recording, or a file of voices."""
+    if scale is not None and scale.cohort:
+        raise MayaError("this calibration was fitted with --cohort: fit one without, for single recordings")
     if first.is_file() and first.open("rb").read(1) == b"{":
         voices = EnrolledVoices.load(first, encoder).voices
     else:
@@ -97,7 +109,9 @@ def read_calibration(path: Path) -> ScoreCalibration:
     """Raises MayaError for a file of another kind."""
     try:
         content = read_json(path)
-        return ScoreCalibration(float(content["slope"]), float(content["offset"]))
+        slope = content["slope"]
+        slopes = tuple(map(float, slope)) if isinstance(slope, list) else float(slope)
+        return ScoreCalibration(slopes, float(content["offset"]), bool(content.get("cohort")))
     except (ValueError, LookupError, TypeError):
         raise MayaError(
             f"{path} is no calibration: `maya verify RUN --trials LIST --calibration FILE` writes one"
@@ -106,45 +120,64 @@ def read_calibration(path: Path) -> ScoreCalibration:
 
 def embed_all(
     encoder: VoiceEncoder | TrainedVoices, trials: Sequence[VerificationTrial], root: Path
-) -> dict[str, Tensor]:
-    """The embedding of each recording of the trials, by its name in the list."""
+) -> dict[str, MeasuredVoice]:
+    """The voice of each recording of the trials, by its name in the list."""
     names = dict.fromkeys(name for trial in trials for name in (trial.enrol, trial.test))
-    return {name: recording_voice(encoder, root / name) for name in names}
+    return {name: measured_voice(encoder, root / name) for name in names}
 
 
-def score_trials(
-    trials: Sequence[VerificationTrial], voices: dict[str, Tensor], cohort: Tensor | None = None
+class TrialScores:
+    """Scores of trials from voices (E,) by name. With a cohort (c, E) of voices of other speakers, its mean
+    is subtracted from all voices first, and `top` of it are the nearest of each side: a fifth, at most 300.
+    """
+
+    def __init__(
+        self, trials: Sequence[VerificationTrial], voices: Mapping[str, Tensor], cohort: Tensor | None = None
+    ) -> None:
+        rows = {name: number for number, name in enumerate(voices)}
+        table = torch.stack(list(voices.values())).double()
+        self.sides = [
+            [rows[name] for name in names] for names in zip(*((t.enrol, t.test) for t in trials), strict=True)
+        ]
+        self.against: list[np.ndarray] = []
+        if cohort is not None:
+            mean = cohort.double().mean(0)
+            table, cohort = (normalize(x.double() - mean, dim=1) for x in (table, cohort))
+            against = (table @ cohort.T).numpy()
+            self.against = [against[side] for side in self.sides]
+            self.top = max(2, min(300, len(cohort) // 5))
+        self.cosines: np.ndarray = (table[self.sides[0]] * table[self.sides[1]]).sum(1).numpy()
+
+    def normalised(self) -> np.ndarray:
+        """(n,) by AS-norm, or the cosines where no cohort was given."""
+        return as_norm(self.cosines, *self.against, self.top) if self.against else self.cosines
+
+    def measures(self, voices: Mapping[str, MeasuredVoice]) -> np.ndarray:
+        """(n, 7) of `quality_measures`; needs a cohort. voices: those of the scores."""
+        facts = np.array([(voice.seconds, voice.magnitude) for voice in voices.values()])
+        seconds, magnitudes = (np.stack([x[side] for side in self.sides], 1) for x in facts.T)
+        return quality_measures(self.normalised(), seconds, magnitudes, *self.against, self.top)
+
+
+def scores_of(
+    scores: TrialScores, voices: Mapping[str, MeasuredVoice], scale: ScoreCalibration
 ) -> np.ndarray:
-    """(n,) cosines, normalised where a cohort (c, E) of voices of length 1 is given."""
-    rows = {name: number for number, name in enumerate(voices)}
-    table = torch.stack(list(voices.values())).double()
-    first, second = (
-        [rows[name] for name in names] for names in zip(*((t.enrol, t.test) for t in trials), strict=True)
-    )
-    raw = (table[first] * table[second]).sum(1).numpy()
-    if cohort is None:
-        return raw
-    against = (table @ cohort.double().T).numpy()
-    return as_norm(raw, against[first], against[second])
-
-
-def cohort_of(encoder: VoiceEncoder | TrainedVoices) -> Tensor:
-    """(c, E): the class centres of the training speakers. Raises MayaError for an encoder without them."""
-    if isinstance(encoder, VoiceEncoder) or not encoder.head.known:
-        raise MayaError(
-            "score normalisation needs a run with a speaker head that knows its training speakers"
-        )
-    head = encoder.head
-    centres = head.centres.detach().view(head.groups, head.cfg.speakers, head.cfg.centres, -1)
-    return torch.nn.functional.normalize(centres[0, : len(head.known)].mean(1), dim=1).cpu()
+    """(n,) log-likelihood ratios. Raises MayaError for a scale of scores that were made otherwise."""
+    if scale.cohort != bool(scores.against):
+        fitted, now = ("with", "without") if scale.cohort else ("without", "with")
+        raise MayaError(f"this scale was fitted {fitted} --cohort and cannot be used {now}")
+    return scale(scores.measures(voices) if isinstance(scale.slope, tuple) else scores.normalised())
 
 
 def verify_trials(
     trials: Sequence[VerificationTrial], encoder: VoiceEncoder | TrainedVoices, args: argparse.Namespace
 ) -> dict[str, Any]:
     """Print and return the measures of a list of trials."""
-    cohort = cohort_of(encoder) if args.as_norm else None
-    scores = score_trials(trials, embed_all(encoder, trials, args.root), cohort)
+    voices = embed_all(encoder, trials, args.root)
+    cohort = None if args.cohort is None else EnrolledVoices.load(args.cohort, encoder).table()
+    system = TrialScores(trials, {name: own.voice for name, own in voices.items()}, cohort)
+    scale = None if args.scale is None else read_calibration(args.scale)
+    scores = system.normalised() if scale is None else scores_of(system, voices, scale)
     same = np.array([trial.same for trial in trials])
     rates = verification_rates(scores, same, [trial.speakers for trial in trials])
     names = {"eer": "EER %", "dcf01": "minDCF 0.01", "dcf05": "minDCF 0.05"}
@@ -157,8 +190,10 @@ def verify_trials(
     result: dict[str, Any] = {key: [value, bounds.low, bounds.high] for key, (value, bounds) in rates.items()}
     result |= {"trials": len(trials), "targets": int(same.sum())}
     if args.calibration is not None:
-        scale = calibrated(scores, same)
-        write_json(args.calibration, {"slope": scale.slope, "offset": scale.offset})
+        scale = calibrated(system.measures(voices) if args.quality else scores, same)
+        write_json(args.calibration, {
+            "slope": scale.slope, "offset": scale.offset, "cohort": cohort is not None
+        })  # fmt: skip
     if args.page is not None:
         args.page.write_text(det_page(scores, same, str(args.trials)), encoding="utf-8")
     if args.json is not None:

@@ -1,5 +1,5 @@
 """ECAPA-TDNN and its features against SpeechBrain's own classes, with the same random weights; and against
-those of wespeaker, where a checkout of it is named.
+those of wespeaker, where a checkout of it is named, which also has ResNet34 and CAM++.
 
     pip install --no-deps speechbrain hyperpyyaml ruamel.yaml joblib huggingface_hub kaldi-native-fbank
     python -m tests.interop.check_speechbrain [WESPEAKER]
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maya.convert import import_ecapa
+from maya.convert import Conversion, import_ecapa, import_wespeaker
 from maya.features import VoiceFbankConfig
 from maya.heads import SpeakerHead
 from maya.losses.angular_margin import class_cosines, margin_logits
@@ -48,21 +48,24 @@ def wespeaker(name: str) -> Any:
 def trained(module: torch.nn.Module) -> torch.nn.Module:
     """With statistics as after training, in evaluation."""
     for part in module.modules():
-        if isinstance(part, torch.nn.BatchNorm1d):
+        if isinstance(part, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
             assert part.running_mean is not None and part.running_var is not None
             part.running_mean.normal_()
             part.running_var.uniform_(0.5, 2.0)
     return module.eval()
 
 
-def differences(original: torch.nn.Module, embed: Callable[..., Tensor], *, masks: bool) -> dict[str, float]:
+def differences(
+    original: torch.nn.Module, embed: Callable[..., Tensor], *, masks: bool,
+    convert: Callable[[Path], Conversion] = import_ecapa,
+) -> dict[str, float]:  # fmt: skip
     """The largest difference of embeddings, beside the largest value: of a batch of equal lengths, of a
     padded one, and of its rows alone. embed: (B, T, 80), and relative lengths where it has `masks`, to
     (B, E)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "embedding_model.ckpt"
         torch.save(original.state_dict(), path)
-        model = import_ecapa(path).recognizer("cpu").model
+        model = convert(path).recognizer("cpu").model
     head = model.head("speaker")
     assert isinstance(head, SpeakerHead)
     model.encoder.cfg.subtract_mean = False  # they do it before the encoder
@@ -129,6 +132,16 @@ def shifted_difference(part: Any) -> float:
     return float((original(embeddings, targets) - ours).abs().max())
 
 
+def wespeaker_planes() -> dict[str, Callable[[], torch.nn.Module]]:
+    """The networks over spectrograms, in their published sizes."""
+    resnet, campplus = wespeaker("models.resnet"), wespeaker("models.campplus")
+    return {"ResNet34": lambda: resnet.ResNet34(80, 256), "CAM++": lambda: campplus.CAMPPlus(80)}
+
+
+def _last(outputs: Any) -> Tensor:
+    return outputs[-1] if isinstance(outputs, tuple) else outputs
+
+
 @torch.inference_mode()
 def main() -> None:
     lobes = speechbrain("lobes.models.ECAPA_TDNN")
@@ -148,6 +161,13 @@ def main() -> None:
         rows = differences(model, lambda x, model=model: model(x)[1], masks=False)
         for name, value in rows.items():
             print(f"wespeaker, context {context}: {name}: {value:.2e}")
+    for name, build in wespeaker_planes().items() if len(sys.argv) > 1 else ():
+        torch.manual_seed(2)
+        model = trained(build())
+        count = sum(p.numel() for p in model.parameters()) / 1e6
+        rows = differences(model, lambda x, m=model: _last(m(x)), masks=False, convert=import_wespeaker)
+        for what, value in rows.items():
+            print(f"wespeaker, {name}, {count:.2f} M: {what}: {value:.2e}")
     if len(sys.argv) > 1:
         print(f"wespeaker's AAM logits: {shifted_difference(wespeaker('models.projections')):.2e}")
 

@@ -86,7 +86,7 @@ def test_trials_give_rates_a_page_and_a_scale(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = {name: tmp_path / name for name in ("rates.json", "det.html", "scale.json")}
-    command = ["verify", folder / "run", "--trials", folder / "trials.txt", "--root", folder, "--as-norm"]
+    command = ["verify", folder / "run", "--trials", folder / "trials.txt", "--root", folder]
     command += [
         "--json",
         files["rates.json"],
@@ -106,6 +106,26 @@ def test_trials_give_rates_a_page_and_a_scale(
     assert "at even odds" in capsys.readouterr().out
 
 
+def test_a_cohort_normalises_and_a_scale_weighs_qualities(folder: Path, tmp_path: Path) -> None:
+    cohort, scale, rates = (tmp_path / name for name in ("cohort.json", "scale.json", "rates.json"))
+    for name in SPEAKERS:
+        assert maya("enroll", folder / "run", name, folder / f"{name}0.wav", "--out", cohort)[0] == 0
+    command = ["verify", folder / "run", "--trials", folder / "trials.txt", "--root", folder]
+    fit = ["--cohort", cohort, "--quality", "--calibration", scale]
+    assert maya(*command, *fit) == (0, "")
+    content = json.loads(scale.read_text())
+    assert len(content["slope"]) == 7 and content["cohort"]
+    assert maya(*command, "--cohort", cohort, "--scale", scale, "--json", rates) == (0, "")
+    assert 0 <= json.loads(rates.read_text())["eer"][0] <= 1
+    status, text = maya(*command, "--scale", scale)
+    assert status == 1 and "fitted with --cohort and cannot be used without" in text
+    pair = [folder / "anna0.wav", folder / "anna1.wav"]
+    status, text = maya("verify", folder / "run", *pair, "--calibration", scale)
+    assert status == 1 and "fitted with --cohort" in text
+    status, text = maya(*command, "--quality")
+    assert status == 1 and "--quality needs --cohort" in text
+
+
 def test_bad_input_is_told_in_a_sentence(folder: Path, tmp_path: Path) -> None:
     a, run_dir, out = folder / "anna0.wav", folder / "run", tmp_path / "v.json"
     broken = tmp_path / "broken.json"
@@ -118,7 +138,7 @@ def test_bad_input_is_told_in_a_sentence(folder: Path, tmp_path: Path) -> None:
         (["verify", run_dir, a, folder / "text.wav"], "text.wav"),
         (["verify", run_dir, broken, a], "is no file of voices"),
         (["verify", run_dir, a, a, "--calibration", broken], "is no calibration"),
-        (["verify", run_dir, a, a, "--as-norm"], "belong to --trials"),
+        (["verify", run_dir, a, a, "--cohort", broken], "belong to --trials"),
         (["verify", run_dir, "--trials", folder / "one-sided.txt"], "only target trials"),
         (["verify", run_dir, "--trials", folder / "none.txt"], "none.txt"),
         (["verify", run_dir, a, a, "--trials", folder / "trials.txt"], "name no others"),

@@ -10,10 +10,13 @@ from maya.score.verification import (
     VerificationTrial,
     as_norm,
     calibrated,
+    calibration_cost,
     equal_error,
     error_curve,
     least_cost,
+    quality_measures,
     read_trials,
+    verification_differences,
     verification_rates,
     write_trials,
 )
@@ -96,6 +99,35 @@ def test_normalisation_and_calibration() -> None:
     assert scale.slope == pytest.approx(2.0, rel=0.03) and scale.offset == pytest.approx(-2.0, rel=0.03)
     apart = calibrated(np.array([0.0, 0.1, 0.9, 1.0]), np.array([False, False, True, True]))
     assert np.isfinite(apart.slope) and apart(np.array([0.0]))[0] < 0 < apart(np.array([1.0]))[0]
+
+
+def test_quality_measures_help_where_the_offset_depends_on_duration() -> None:
+    rng = np.random.default_rng(1)
+    n, same = 20_000, np.arange(20_000) % 2 == 0
+    seconds = np.exp(rng.uniform(0, 2, (n, 2)))
+    scores = rng.normal(size=n) + 2.0 * same + 3.0 * np.log(seconds.min(1))
+    cohort = rng.normal(size=(n, 12))
+    table = quality_measures(scores, seconds, np.ones((n, 2)), cohort, cohort, top=5)
+    assert table.shape == (n, 7) and np.array_equal(table[:, 1], np.log(seconds).min(1))
+    assert np.allclose(table[:, 5], np.sort(cohort, 1)[:, -5:].mean(1))
+    plain, full = calibrated(scores, same), calibrated(table, same)
+    assert isinstance(full.slope, tuple) and full.slope[0] == pytest.approx(2.0, rel=0.05)
+    assert full.slope[1] == pytest.approx(-6.0, rel=0.05)
+    costs = [calibration_cost(plain(scores), same), calibration_cost(full(table), same)]
+    assert costs[1] < costs[0] - 0.2 < 1 and calibration_cost(np.zeros(n), same) == pytest.approx(1.0)
+    errors = [equal_error(error_curve(x, same)) for x in (plain(scores), full(table))]
+    assert errors[0] > 0.27 and errors[1] == pytest.approx(0.159, abs=0.01)  # Φ(−1)
+
+
+def test_difference_of_two_systems_is_drawn_together() -> None:
+    scores, same = scored(3000, gap=2.0)
+    speakers = [(f"s{n % 20}", f"s{n % 20 if target else (n + 1) % 20}") for n, target in enumerate(same)]
+    value, bounds = verification_differences(scores, scores, same, speakers)["eer"]
+    assert value == bounds.low == bounds.high == 0.0
+    worse = scores + np.random.default_rng(3).normal(size=len(scores))
+    value, bounds = verification_differences(worse, scores, same, speakers)["eer"]
+    assert 0 < bounds.low < value < bounds.high < 0.15
+    assert np.isnan(verification_differences(worse, scores, same)["eer"][1].low)
 
 
 def test_lists_of_trials(tmp_path: Path) -> None:

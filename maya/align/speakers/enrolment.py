@@ -20,21 +20,36 @@ _LEAST_SECONDS = 0.3
 _SILENT = 1e-10  # power; -100 dBFS
 
 
+@dataclass(frozen=True, slots=True)
+class MeasuredVoice:
+    """voice: (E,) of length 1. seconds: of the recording. magnitude: length of the embedding before, 1 for an
+    encoder that gives none."""
+
+    voice: Tensor
+    seconds: float
+    magnitude: float
+
+
 def recording_voice(encoder: VoiceEncoder | TrainedVoices, path: str | Path) -> Tensor:
-    """The embedding (E,) of length 1 of a recording of one speaker: of pieces of 30 s, the mean. Raises
-    MayaError for a recording that cannot be read, is silent, or shorter than 0.3 s."""
+    """The embedding (E,) of length 1 of a recording of one speaker, see `measured_voice`."""
+    return measured_voice(encoder, path).voice
+
+
+def measured_voice(encoder: VoiceEncoder | TrainedVoices, path: str | Path) -> MeasuredVoice:
+    """The voice of a recording of one speaker: of pieces of 30 s, the mean. Raises MayaError for a recording
+    that cannot be read, is silent, or shorter than 0.3 s."""
     audio = load_audio(path, encoder.rate)
-    if len(audio) < _LEAST_SECONDS * encoder.rate:
-        raise MayaError(
-            f"{path} has {len(audio) / encoder.rate:.2f} s: too little to tell a voice by; take 1 s or more"
-        )
+    seconds = len(audio) / encoder.rate
+    if seconds < _LEAST_SECONDS:
+        raise MayaError(f"{path} has {seconds:.2f} s: too little to tell a voice by; take 1 s or more")
     if float(audio.square().mean()) < _SILENT:
         raise MayaError(f"{path} is silent: it holds no voice")
     if isinstance(encoder, VoiceEncoder):
         with torch.inference_mode():
-            return encoder.embed_utterance(levelled(audio))
-    pieces = audio.chunk(math.ceil(len(audio) / (_PIECE_SECONDS * encoder.rate)))
-    return mean_voice([encoder.embed([piece])[0] for piece in pieces])
+            return MeasuredVoice(encoder.embed_utterance(levelled(audio)), seconds, 1.0)
+    rows = torch.cat([encoder.raw([piece]) for piece in audio.chunk(math.ceil(seconds / _PIECE_SECONDS))])
+    unit = torch.nn.functional.normalize(rows, dim=1)
+    return MeasuredVoice(mean_voice(list(unit)), seconds, float(rows.norm(dim=1).mean()))
 
 
 def mean_voice(embeddings: Sequence[Tensor]) -> Tensor:
@@ -72,6 +87,10 @@ class EnrolledVoices:
                 f"the voices in {path} were enrolled with another model: enroll them again with this one"
             )
         return own
+
+    def table(self) -> Tensor:
+        """(n, E), in the order of the names in the file."""
+        return torch.stack(list(self.voices.values()))
 
     def save(self, path: Path) -> None:
         """Write JSON."""

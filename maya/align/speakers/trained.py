@@ -27,16 +27,20 @@ class TrainedVoices:
             raise MayaError("this model has no trained speaker head: train one, as egs/speakers does")
         self.model, self.head, self.rate = model.eval(), heads[0], model.cfg.features.sample_rate
 
-    @torch.inference_mode()
     def embed(self, windows: Sequence[Tensor]) -> Tensor:
         """See `SpeakerEncoder`. Audio without a frame of features has a meaningless one."""
+        return torch.nn.functional.normalize(self.raw(windows), dim=1)
+
+    @torch.inference_mode()
+    def raw(self, windows: Sequence[Tensor]) -> Tensor:
+        """The embeddings (B, E) before they are brought to length 1: a longer one is of a clearer voice."""
         lens = torch.tensor([len(window) for window in windows])
         audio = torch.zeros(len(windows), max(1, int(lens.max()) if len(lens) else 1))
         for row, window in zip(audio, windows, strict=True):
             row[: len(window)] = window
         device = self.head.centres.device
         encoded = self.model.encode_audio(audio.to(device), lens.to(device), hidden=self.head.hidden)
-        return torch.nn.functional.normalize(self.head.embed(encoded), dim=1).cpu()
+        return self.head.embed(encoded).cpu()
 
 
 def voices_of(payload: dict[str, Any]) -> TrainedVoices | EndToEndSpeakers:
