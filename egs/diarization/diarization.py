@@ -61,8 +61,8 @@ def small() -> Experiment:
     exp.data.meetings = MeetingConfig(speakers=(1, 3), seconds=20.0)
     exp.data.plan.max_seconds, exp.data.plan.max_utterances = 120.0, 8
     exp.data.valid_utterances = 4
-    exp.train.steps, exp.train.warmup_steps = 1500, 100
-    exp.train.valid_every = exp.train.save_every = 250
+    exp.train.steps, exp.train.warmup_steps = 800, 100
+    exp.train.valid_every = exp.train.save_every = 200
     return exp
 
 
