@@ -4,6 +4,8 @@ Run:    ./egs/diarization/run.sh --cpu true
 Cost and result: see RESULTS.md in this folder.
 """
 
+from dataclasses import replace
+
 from maya.data.loading.augment import AugmentConfig
 from maya.data.loading.meetings import MeetingConfig
 from maya.encoders import FastConformerConfig
@@ -47,7 +49,7 @@ def speakers() -> Experiment:
     head = SpeakerConfig(
         speakers=200, embedding=96, pooling="statistics", crop_seconds=3.0, margin_start=200, margin_ramp=100
     )
-    exp = _for_cpu(_experiment("speakers", SMALL, {"speaker": head}))
+    exp = _for_cpu(_experiment("speakers", replace(SMALL), {"speaker": head}))
     exp.data.plan.max_seconds, exp.data.plan.max_utterances = 120.0, 32
     exp.train.lr, exp.train.steps, exp.train.warmup_steps = 2e-3, 500, 50
     exp.train.valid_every = exp.train.save_every = 500
@@ -57,12 +59,12 @@ def speakers() -> Experiment:
 def small() -> Experiment:
     """Up to 3 speakers, 0.9 M parameters, frames of 80 ms, meetings of 20 s: for a CPU, after `speakers`."""
     head = DiarizationConfig(speakers=3, hidden=96, n_layers=2, dropout=0.1)
-    exp = _for_cpu(_experiment("small", SMALL, {"diarization": head}))
+    exp = _for_cpu(_experiment("small", replace(SMALL), {"diarization": head}))
     exp.data.meetings = MeetingConfig(speakers=(1, 3), seconds=20.0)
     exp.data.plan.max_seconds, exp.data.plan.max_utterances = 120.0, 8
     exp.data.valid_utterances = 4
-    exp.train.steps, exp.train.warmup_steps = 1500, 100
-    exp.train.valid_every = exp.train.save_every = 250
+    exp.train.steps, exp.train.warmup_steps = 800, 100
+    exp.train.valid_every = exp.train.save_every = 200
     return exp
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Who speaks when: an end-to-end head, trained on simulated meetings, beside clusters of voices. A CPU is enough for the voices at hand.
 #
-#   ./egs/diarization/run.sh --cpu true                   --source DIR, by default the folder of the corpora
+#   ./egs/diarization/run.sh --cpu true --experiment diarization:speakers --stop-stage 3     the encoder learns voices first; then:
+#   ./egs/diarization/run.sh --cpu true --set train.init_from=exp/diarization/voices/diarization_speakers
 #   ./egs/diarization/run.sh --corpus DIR --stage 1       any corpus with speakers; without a label `turns`, all of a recording is speech
 #   ./egs/diarization/run.sh --stage 6 --voices RUN       with the encoder of egs/speakers, too
 #   ./egs/diarization/run.sh --stage 5 --recogniser RUN --recogniser-data DATA       cpWER, of meetings of DATA that RUN recognises
