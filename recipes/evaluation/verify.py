@@ -150,13 +150,13 @@ class TrialScores:
 
     def normalised(self) -> np.ndarray:
         """(n,) by AS-norm, or the cosines where no cohort was given."""
-        return as_norm(self.cosines, *self.against, self.top) if self.against else self.cosines
+        return as_norm(self.cosines, *self.against, top=self.top) if self.against else self.cosines
 
     def measures(self, voices: Mapping[str, MeasuredVoice]) -> np.ndarray:
         """(n, 7) of `quality_measures`; needs a cohort. voices: those of the scores."""
         facts = np.array([(voice.seconds, voice.magnitude) for voice in voices.values()])
         seconds, magnitudes = (np.stack([x[side] for side in self.sides], 1) for x in facts.T)
-        return quality_measures(self.normalised(), seconds, magnitudes, *self.against, self.top)
+        return quality_measures(self.normalised(), seconds, magnitudes, *self.against, top=self.top)
 
 
 def scores_of(
