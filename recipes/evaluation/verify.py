@@ -139,21 +139,23 @@ class TrialScores:
         self.sides = [
             [rows[name] for name in names] for names in zip(*((t.enrol, t.test) for t in trials), strict=True)
         ]
-        self.against: list[np.ndarray] = []
+        self.against: tuple[np.ndarray, np.ndarray] | None = None
+        self.top = 0
         if cohort is not None:
             mean = cohort.double().mean(0)
             table, cohort = (normalize(x.double() - mean, dim=1) for x in (table, cohort))
             against = (table @ cohort.T).numpy()
-            self.against = [against[side] for side in self.sides]
+            self.against = against[self.sides[0]], against[self.sides[1]]
             self.top = max(2, min(300, len(cohort) // 5))
         self.cosines: np.ndarray = (table[self.sides[0]] * table[self.sides[1]]).sum(1).numpy()
 
     def normalised(self) -> np.ndarray:
         """(n,) by AS-norm, or the cosines where no cohort was given."""
-        return as_norm(self.cosines, *self.against, self.top) if self.against else self.cosines
+        return self.cosines if self.against is None else as_norm(self.cosines, *self.against, self.top)
 
     def measures(self, voices: Mapping[str, MeasuredVoice]) -> np.ndarray:
         """(n, 7) of `quality_measures`; needs a cohort. voices: those of the scores."""
+        assert self.against is not None
         facts = np.array([(voice.seconds, voice.magnitude) for voice in voices.values()])
         seconds, magnitudes = (np.stack([x[side] for side in self.sides], 1) for x in facts.T)
         return quality_measures(self.normalised(), seconds, magnitudes, *self.against, self.top)
@@ -163,7 +165,7 @@ def scores_of(
     scores: TrialScores, voices: Mapping[str, MeasuredVoice], scale: ScoreCalibration
 ) -> np.ndarray:
     """(n,) log-likelihood ratios. Raises MayaError for a scale of scores that were made otherwise."""
-    if scale.cohort != bool(scores.against):
+    if scale.cohort != (scores.against is not None):
         fitted, now = ("with", "without") if scale.cohort else ("without", "with")
         raise MayaError(f"this scale was fitted {fitted} --cohort and cannot be used {now}")
     return scale(scores.measures(voices) if isinstance(scale.slope, tuple) else scores.normalised())
